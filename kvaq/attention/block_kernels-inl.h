@@ -1,0 +1,176 @@
+// Included once per SIMD target, inside that target's own namespace, with KVAQ_LANES = f32 lanes of a register.
+// Only GCC/Clang vector extensions: no intrinsics, so the same text serves x86, ARM and the plain fallback.
+// Nothing here may be an inline function of a shared header (one-definition rule across different -m flags).
+
+typedef float VecF __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may_alias));
+typedef int32_t VecI __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may_alias));
+typedef float16 VecH __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
+
+static inline VecF load(const float* from) { return *reinterpret_cast<const VecF*>(from); }
+static inline void store(float* to, VecF value) { *reinterpret_cast<VecF*>(to) = value; }
+static inline VecF splat(float value) { return value - VecF{}; }
+static inline VecI splat_i(int32_t value) { return value - VecI{}; }
+
+// a * b + c. The targets' flags contract this to one FMA where the CPU has it (see CMake: -ffp-contract=fast here only).
+static inline VecF mul_add(VecF a, VecF b, VecF c) { return a * b + c; }
+
+template <size_t kRows>
+static inline void scores_rows(const float* q, size_t ld_q, size_t dim_k, const float* kt, size_t ld_kt, size_t n_tokens,
+                               float* s, size_t ld_s) {
+    constexpr size_t kVecs = 2;  // kRows * kVecs accumulators stay in registers
+    size_t t = 0;
+    for (; t + kVecs * KVAQ_LANES <= n_tokens; t += kVecs * KVAQ_LANES) {
+        VecF acc[kRows][kVecs] = {};
+        for (size_t c = 0; c < dim_k; ++c) {
+            VecF k[kVecs];
+            for (size_t j = 0; j < kVecs; ++j) k[j] = load(kt + c * ld_kt + t + j * KVAQ_LANES);
+            for (size_t r = 0; r < kRows; ++r) {
+                const VecF x = splat(q[r * ld_q + c]);
+                for (size_t j = 0; j < kVecs; ++j) acc[r][j] = mul_add(x, k[j], acc[r][j]);
+            }
+        }
+        for (size_t r = 0; r < kRows; ++r) {
+            for (size_t j = 0; j < kVecs; ++j) store(s + r * ld_s + t + j * KVAQ_LANES, acc[r][j]);
+        }
+    }
+    for (; t < n_tokens; t += KVAQ_LANES) {
+        VecF acc[kRows] = {};
+        for (size_t c = 0; c < dim_k; ++c) {
+            const VecF k = load(kt + c * ld_kt + t);
+            for (size_t r = 0; r < kRows; ++r) acc[r] = mul_add(splat(q[r * ld_q + c]), k, acc[r]);
+        }
+        for (size_t r = 0; r < kRows; ++r) store(s + r * ld_s + t, acc[r]);
+    }
+}
+
+static void scores(const float* q, size_t ld_q, size_t n_rows, size_t dim_k, const float* kt, size_t ld_kt, size_t n_tokens,
+                   float* s, size_t ld_s) {
+    size_t r = 0;
+    for (; r + 6 <= n_rows; r += 6) scores_rows<6>(q + r * ld_q, ld_q, dim_k, kt, ld_kt, n_tokens, s + r * ld_s, ld_s);
+    for (; r + 3 <= n_rows; r += 3) scores_rows<3>(q + r * ld_q, ld_q, dim_k, kt, ld_kt, n_tokens, s + r * ld_s, ld_s);
+    for (; r < n_rows; ++r) scores_rows<1>(q + r * ld_q, ld_q, dim_k, kt, ld_kt, n_tokens, s + r * ld_s, ld_s);
+}
+
+template <size_t kRows>
+static inline void accumulate_rows(const float* p, size_t ld_p, size_t t_begin, size_t t_end, const float* v, size_t ld_v,
+                                   size_t dim_v, float* o, size_t ld_o) {
+    constexpr size_t kVecs = 2;
+    size_t d = 0;
+    for (; d + kVecs * KVAQ_LANES <= dim_v; d += kVecs * KVAQ_LANES) {
+        VecF acc[kRows][kVecs];
+        for (size_t r = 0; r < kRows; ++r) {
+            for (size_t j = 0; j < kVecs; ++j) acc[r][j] = load(o + r * ld_o + d + j * KVAQ_LANES);
+        }
+        for (size_t t = t_begin; t < t_end; ++t) {
+            VecF x[kVecs];
+            for (size_t j = 0; j < kVecs; ++j) x[j] = load(v + t * ld_v + d + j * KVAQ_LANES);
+            for (size_t r = 0; r < kRows; ++r) {
+                const VecF w = splat(p[r * ld_p + t]);
+                for (size_t j = 0; j < kVecs; ++j) acc[r][j] = mul_add(w, x[j], acc[r][j]);
+            }
+        }
+        for (size_t r = 0; r < kRows; ++r) {
+            for (size_t j = 0; j < kVecs; ++j) store(o + r * ld_o + d + j * KVAQ_LANES, acc[r][j]);
+        }
+    }
+    for (; d < dim_v; d += KVAQ_LANES) {
+        VecF acc[kRows];
+        for (size_t r = 0; r < kRows; ++r) acc[r] = load(o + r * ld_o + d);
+        for (size_t t = t_begin; t < t_end; ++t) {
+            const VecF x = load(v + t * ld_v + d);
+            for (size_t r = 0; r < kRows; ++r) acc[r] = mul_add(splat(p[r * ld_p + t]), x, acc[r]);
+        }
+        for (size_t r = 0; r < kRows; ++r) store(o + r * ld_o + d, acc[r]);
+    }
+}
+
+static void accumulate(const float* p, size_t ld_p, size_t n_rows, size_t t_begin, size_t t_end, const float* v, size_t ld_v,
+                       size_t dim_v, float* o, size_t ld_o) {
+    size_t r = 0;
+    for (; r + 6 <= n_rows; r += 6) {
+        accumulate_rows<6>(p + r * ld_p, ld_p, t_begin, t_end, v, ld_v, dim_v, o + r * ld_o, ld_o);
+    }
+    for (; r + 3 <= n_rows; r += 3) {
+        accumulate_rows<3>(p + r * ld_p, ld_p, t_begin, t_end, v, ld_v, dim_v, o + r * ld_o, ld_o);
+    }
+    for (; r < n_rows; ++r) accumulate_rows<1>(p + r * ld_p, ld_p, t_begin, t_end, v, ld_v, dim_v, o + r * ld_o, ld_o);
+}
+
+// exp(x) for x <= 0 (and -inf): 2^n * 2^f, f in [-1/2, 1/2], degree-6 Taylor polynomial of 2^f in f ln 2; relative error
+// below 2e-7. Arguments under -87 give 0.
+static inline VecF exp_nonpositive(VecF x) {
+    const VecF log2e = splat(1.44269504088896341F);
+    const VecI tiny = x < splat(-87.0F);
+    const VecF y = tiny ? splat(-87.0F) : x;
+    const VecF magic = splat(12582912.0F);  // 1.5 * 2^23: adding it rounds to the nearest integer
+    const VecF n_biased = y * log2e + magic;
+    const VecF n = n_biased - magic;
+    const VecF hi = y - n * splat(0.693145751953125F);
+    const VecF f = hi - n * splat(1.42860682030941723e-6F);
+    VecF poly = splat(1.0F / 720.0F);
+    poly = mul_add(poly, f, splat(1.0F / 120.0F));
+    poly = mul_add(poly, f, splat(1.0F / 24.0F));
+    poly = mul_add(poly, f, splat(1.0F / 6.0F));
+    poly = mul_add(poly, f, splat(0.5F));
+    poly = mul_add(poly, f, splat(1.0F));
+    poly = mul_add(poly, f, splat(1.0F));
+    const VecI exponent = __builtin_convertvector(n, VecI);
+    const VecI bits = (exponent + splat_i(127)) << 23;
+    const VecF power = __builtin_bit_cast(VecF, bits);
+    return tiny ? splat(0.0F) : poly * power;
+}
+
+static float softmax_step(float* s, size_t n_tokens, size_t lo, size_t hi, float* m, float* l) {
+    const float minus_inf = -__builtin_inff();
+    if (lo >= hi) {
+        for (size_t t = 0; t < n_tokens; ++t) s[t] = 0.0F;
+        return 1.0F;
+    }
+    for (size_t t = 0; t < lo; ++t) s[t] = minus_inf;
+    for (size_t t = hi; t < n_tokens; ++t) s[t] = minus_inf;
+    VecF top = splat(minus_inf);
+    for (size_t t = 0; t < n_tokens; t += KVAQ_LANES) {
+        const VecF x = load(s + t);
+        top = x > top ? x : top;
+    }
+    float best = minus_inf;
+    for (size_t i = 0; i < KVAQ_LANES; ++i) best = top[i] > best ? top[i] : best;
+    if (!(best > minus_inf)) {
+        for (size_t t = 0; t < n_tokens; ++t) s[t] = 0.0F;
+        return 1.0F;
+    }
+    const float m_new = best > *m ? best : *m;
+    VecF sum = splat(0.0F);
+    for (size_t t = 0; t < n_tokens; t += KVAQ_LANES) {
+        const VecF e = exp_nonpositive(load(s + t) - splat(m_new));
+        store(s + t, e);
+        sum = sum + e;
+    }
+    float total = 0.0F;
+    for (size_t i = 0; i < KVAQ_LANES; ++i) total += sum[i];
+    float factor = 1.0F;
+    if (m_new > *m) {
+        float delta[KVAQ_LANES];
+        store(delta, exp_nonpositive(splat(*m - m_new)));
+        factor = delta[0];
+    }
+    *l = *l * factor + total;
+    *m = m_new;
+    return factor;
+}
+
+static void scale(float* x, size_t n, float factor) {
+    size_t i = 0;
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) store(x + i, load(x + i) * splat(factor));
+    for (; i < n; ++i) x[i] *= factor;
+}
+
+static void to_float(const float16* from, size_t n, float* to) {
+    size_t i = 0;
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
+        store(to + i, __builtin_convertvector(*reinterpret_cast<const VecH*>(from + i), VecF));
+    }
+    for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
+}
+
+static const BlockKernels kTable = {scores, accumulate, softmax_step, scale, to_float};

@@ -1,0 +1,14 @@
+// Compiled with the flags of its target (CMakeLists.txt); reached only through block_kernels().
+#include <cstddef>
+#include <cstdint>
+
+#include "kvaq/attention/block_kernels.h"
+
+#define KVAQ_LANES 16
+
+namespace kvaq::block_avx512 {
+#include "kvaq/attention/block_kernels-inl.h"
+
+const BlockKernels& table() noexcept { return kTable; }
+
+}  // namespace kvaq::block_avx512

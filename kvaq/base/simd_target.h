@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace kvaq {
+
+/// Instruction sets that kernels are compiled for; chosen at run time.
+enum class SimdTarget { kScalar, kAvx2, kAvx512, kNeon };
+
+/// Every target that was compiled in and that this CPU runs, kScalar first, the best one last.
+[[nodiscard]] std::vector<SimdTarget> supported_simd_targets();
+/// The best supported target, or the one forced by force_simd_target.
+[[nodiscard]] SimdTarget best_simd_target() noexcept;
+/// For tests and benchmarks: makes best_simd_target() return `target` (not thread-safe).
+void force_simd_target(SimdTarget target) noexcept;
+/// "scalar", "avx2", "avx512", "neon".
+[[nodiscard]] std::string to_string(SimdTarget target);
+
+}  // namespace kvaq

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kvaq/base/attention_call.h"
+#include "kvaq/plan/plan.h"
+
+namespace kvaq {
+
+/// Bytes the cache holds now, by kind.
+struct CacheUse {
+    size_t packed = 0;      ///< sealed tiles in use
+    size_t open = 0;        ///< f16 pages in use
+    size_t sinks = 0;
+    size_t allocated = 0;   ///< arenas in all, used or free, plus scratch
+    size_t n_tokens = 0;    ///< over all sequences, shared ones once
+};
+
+struct KvCacheOptions {
+    size_t n_seq_max = 1;
+    size_t n_ctx = 0;            ///< tokens over all sequences (shared ones once), as llama.cpp's unified cache counts cells
+    size_t max_batch_tokens = 512;  ///< largest micro-batch
+    bool keep_sliding = false;   ///< keep tiles of sliding-window layers that no later token can see
+};
+
+/// The serving cache: packed tiles, sequences that share pages (copy on write), attention over them. One per llama_context.
+/// Thread-safety: none but attend(), which all threads of one team call together.
+/// Throws Error kOutOfMemory from make_kv_cache when the planned bytes cannot be had.
+class KvCache : public AttentionHandler {
+  public:
+    [[nodiscard]] virtual const Plan& plan() const noexcept = 0;
+    [[nodiscard]] virtual CacheUse use() const noexcept = 0;
+    /// One line per distinct path: layers served, bits, bytes per token, kernel.
+    [[nodiscard]] virtual std::vector<std::string> describe() const = 0;
+
+    /// Bytes of save_sequence's result; 0 for an empty sequence.
+    [[nodiscard]] virtual size_t sequence_bytes(int32_t seq) const = 0;
+    /// Everything of one sequence, self-describing and checksummed (docs/formats.md).
+    [[nodiscard]] virtual std::vector<std::byte> save_sequence(int32_t seq) const = 0;
+    /// Replaces seq by what was saved. Throws Error kCorrupt or kMismatch, or kOutOfMemory when there is no room; seq is then unchanged.
+    virtual void load_sequence(int32_t seq, std::span<const std::byte> bytes) = 0;
+};
+
+[[nodiscard]] std::unique_ptr<KvCache> make_kv_cache(const Plan& plan, const KvCacheOptions& options);
+
+}  // namespace kvaq

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kvaq/base/float16.h"
+#include "kvaq/cache/page_table.h"
+#include "kvaq/plan/plan.h"
+
+namespace kvaq {
+
+/// Deleter of an anonymous mapping.
+struct Unmapper {
+    size_t bytes = 0;
+    void operator()(std::byte* data) const noexcept;
+};
+
+/// Zeroed anonymous memory that the system hands out page by page as it is touched: resident bytes follow use.
+class Arena {
+  public:
+    Arena() = default;
+    /// Throws Error kOutOfMemory naming `what`.
+    Arena(size_t n_items, size_t item_bytes, const char* what);
+    [[nodiscard]] std::byte* item(int32_t id) const noexcept { return data_.get() + static_cast<size_t>(id) * item_bytes_; }
+    [[nodiscard]] size_t item_bytes() const noexcept { return item_bytes_; }
+    [[nodiscard]] size_t bytes() const noexcept { return bytes_; }
+
+  private:
+    std::unique_ptr<std::byte, Unmapper> data_;
+    size_t item_bytes_ = 0;
+    size_t bytes_ = 0;
+};
+
+/// Where the heads of one f16 page lie. Keys [kv_head][channel][slot] (as scores read them), then values
+/// [kv_head][slot][channel].
+struct OpenPageShape {
+    size_t tile_tokens = 0, n_kv_heads = 0, head_dim_k = 0, head_dim_v = 0;
+    [[nodiscard]] size_t bytes() const noexcept {
+        return n_kv_heads * tile_tokens * (head_dim_k + head_dim_v) * sizeof(float16);
+    }
+    [[nodiscard]] float16* keys(std::byte* page, size_t head) const noexcept {
+        return reinterpret_cast<float16*>(page) + head * tile_tokens * head_dim_k;
+    }
+    [[nodiscard]] float16* values(std::byte* page, size_t head) const noexcept {
+        return reinterpret_cast<float16*>(page) + tile_tokens * (n_kv_heads * head_dim_k + head * head_dim_v);
+    }
+};
+
+/// K and V of one layer: packed tiles, f16 pages and sink rows in arenas indexed by the page table's ids.
+class LayerStore {
+  public:
+    LayerStore(const LayerPlan& plan, const PageTable& table);
+
+    /// What a layer holds per sealed page: the sum of packed_bytes over sides and heads.
+    [[nodiscard]] static size_t packed_page_bytes(const LayerPlan& plan, size_t tile_tokens);
+    [[nodiscard]] static OpenPageShape open_shape(const LayerPlan& plan, size_t tile_tokens);
+
+    [[nodiscard]] const LayerPlan& plan() const noexcept { return *plan_; }
+    [[nodiscard]] const TileLayout& layout(Side side, size_t head) const noexcept {
+        return side == Side::kKey ? key_layouts_[head] : value_layouts_[head];
+    }
+    [[nodiscard]] const OpenPageShape& open_shape() const noexcept { return open_shape_; }
+    [[nodiscard]] std::byte* tile(int32_t packed, Side side, size_t head) const noexcept {
+        return packed_.item(packed) + (side == Side::kKey ? key_offsets_[head] : value_offsets_[head]);
+    }
+    [[nodiscard]] std::byte* packed_page(int32_t packed) const noexcept { return packed_.item(packed); }
+    [[nodiscard]] std::byte* sink_page(int32_t sink) const noexcept { return sinks_.item(sink); }
+    /// The f16 page of a page, in this layer's arena or in the scratch shared by all layers.
+    [[nodiscard]] std::byte* f16_page(const Page& page, const Arena& scratch) const noexcept {
+        return page.open != kNone ? open_.item(page.open) : scratch.item(page.scratch);
+    }
+    [[nodiscard]] size_t packed_bytes() const noexcept { return packed_.item_bytes(); }
+    [[nodiscard]] size_t sink_bytes() const noexcept { return sinks_.item_bytes(); }
+    /// Shape of a sink page: as an f16 page of `sinks` slots.
+    [[nodiscard]] const OpenPageShape& sink_shape() const noexcept { return sink_shape_; }
+    [[nodiscard]] size_t allocated_bytes() const noexcept { return packed_.bytes() + open_.bytes() + sinks_.bytes(); }
+
+    /// Writes one token's rows into an f16 page. k [n_kv_heads rows], v likewise.
+    void write_token(std::byte* page, size_t slot, const float16* const* k_rows, const float16* const* v_rows) const noexcept;
+    /// Copies the first n slots of every head.
+    void copy_slots(const std::byte* from, std::byte* to, size_t n) const noexcept;
+    /// Quantizes one head and side of a full f16 page. scratch: tile_tokens * head_dim floats.
+    void seal(const std::byte* f16, int32_t packed, Side side, size_t head, float* scratch) const noexcept;
+    /// Copies the sink slots of a full f16 page 0.
+    void keep_sinks(const std::byte* f16, int32_t sink) const noexcept;
+    /// Decodes the first n tokens of a sealed page into an f16 page; sink slots come from their f16 copy.
+    void unseal(int32_t packed, int32_t sink, std::byte* f16, size_t n) const;
+
+  private:
+    const LayerPlan* plan_;
+    OpenPageShape open_shape_;
+    OpenPageShape sink_shape_;
+    std::vector<TileLayout> key_layouts_, value_layouts_;
+    std::vector<size_t> key_offsets_, value_offsets_;
+    Arena packed_, open_, sinks_;
+};
+
+}  // namespace kvaq

@@ -1,0 +1,358 @@
+#include "kvaq/cache/serving_cache.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <memory>
+
+#include "kvaq/base/error.h"
+
+namespace kvaq {
+namespace {
+
+constexpr size_t kBlockRows = 48;         // query rows that share one decoded tile in prefill: o and scores stay in L2
+constexpr size_t kSplitTokens = 8;        // blocks up to this many query tokens are split over runs of pages
+constexpr size_t kRunPages = 16;          // fixed, so the result does not depend on the number of threads
+constexpr size_t kMaxKvHeads = 256;
+
+using BasisFunction = void (*)(float*, size_t) noexcept;
+
+void hadamard(float* x, size_t n) noexcept { apply_basis(Basis::kHadamard, x, n); }
+
+BasisFunction basis_function(Basis basis) noexcept { return basis == Basis::kHadamard ? hadamard : nullptr; }
+
+TileAttention& thread_work() noexcept {
+    thread_local TileAttention work;
+    return work;
+}
+
+PageTableOptions table_options(const Plan& plan, const KvCacheOptions& options) {
+    return {.tile_tokens = plan.tile_tokens,
+            .window = plan.window,
+            .sinks = plan.sinks,
+            .n_seq_max = options.n_seq_max,
+            .n_ctx = options.n_ctx,
+            .max_batch_tokens = options.max_batch_tokens};
+}
+
+}  // namespace
+
+std::unique_ptr<KvCache> make_kv_cache(const Plan& plan, const KvCacheOptions& options) {
+    return std::make_unique<ServingCache>(plan, options);
+}
+
+ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
+    : plan_(plan), table_(table_options(plan, options)) {
+    size_t largest_open = 0;
+    size_t max_group = 1;
+    layers_.reserve(plan_.layers.size());
+    for (const LayerPlan& layer : plan_.layers) {
+        const LayerShape& shape = layer.shape;
+        KVAQ_CHECK(layer.heads.size() == shape.n_kv_heads && shape.n_kv_heads <= kMaxKvHeads);
+        if (layer_index_.size() <= static_cast<size_t>(shape.layer)) layer_index_.resize(static_cast<size_t>(shape.layer) + 1, -1);
+        layer_index_[static_cast<size_t>(shape.layer)] = static_cast<int32_t>(layers_.size());
+        layers_.emplace_back(layer, table_);
+        largest_open = std::max(largest_open, layers_.back().open_shape().bytes());
+        largest_.head_dim_k = std::max(largest_.head_dim_k, shape.head_dim_k);
+        largest_.head_dim_v = std::max(largest_.head_dim_v, shape.head_dim_v);
+        max_group = std::max(max_group, shape.heads_per_kv());
+        max_kv_heads_ = std::max(max_kv_heads_, shape.n_kv_heads);
+    }
+    largest_.group = max_group;
+    largest_.n_tokens = block_tokens();
+    scratch_ = Arena(table_.n_scratch(), largest_open, "prefill scratch");
+    const TileAttention::Shape split{.n_tokens = std::min(kSplitTokens, block_tokens()),
+                                     .n_heads = 0,
+                                     .group = max_group,
+                                     .head_dim_k = largest_.head_dim_k,
+                                     .head_dim_v = largest_.head_dim_v};
+    state_stride_ = (TileAttention::state_floats(split) + 15) / 16 * 16;
+}
+
+size_t ServingCache::block_tokens() const noexcept { return std::max<size_t>(1, kBlockRows / largest_.group); }
+
+const LayerStore& ServingCache::store(int32_t layer) const noexcept {
+    const int32_t index = layer >= 0 && static_cast<size_t>(layer) < layer_index_.size() ? layer_index_[static_cast<size_t>(layer)] : -1;
+    KVAQ_CHECK(index >= 0);
+    return layers_[static_cast<size_t>(index)];
+}
+
+bool ServingCache::begin(std::span<const BatchToken> tokens) {
+    if (!table_.begin(tokens, block_tokens())) return false;
+    runs_.clear();
+    size_t n_split = 0;
+    const std::vector<PageTable::QueryBlock>& blocks = table_.work().blocks;
+    for (size_t b = 0; b < blocks.size(); ++b) {
+        const size_t n_pages = blocks[b].pages.size();
+        const bool split = blocks[b].n_tokens <= kSplitTokens && n_pages > kRunPages;
+        const size_t run_pages = split ? kRunPages : n_pages;
+        const size_t n_runs = (n_pages + run_pages - 1) / run_pages;
+        for (size_t first = 0; first < n_pages; first += run_pages) {
+            runs_.push_back({.block = b,
+                             .first_page = first,
+                             .end_page = std::min(n_pages, first + run_pages),
+                             .n_runs = n_runs,
+                             .state_slot = n_split});
+        }
+        if (split) n_split += n_runs;
+    }
+    const size_t floats = n_split * max_kv_heads_ * state_stride_;
+    if (states_.size() < floats) states_.resize(floats);
+    next_unit_.store(0, std::memory_order_relaxed);
+    next_seal_.store(0, std::memory_order_relaxed);
+    return true;
+}
+
+void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept {
+    const PageTable::Work& work = table_.work();
+    const size_t n_heads = layer.open_shape().n_kv_heads;
+    const float16* k_rows[kMaxKvHeads];
+    const float16* v_rows[kMaxKvHeads];
+    for (size_t i = team.index(); i < work.writes.size(); i += team.size()) {
+        const PageTable::Write& write = work.writes[i];
+        for (size_t h = 0; h < n_heads; ++h) {
+            k_rows[h] = call.k.row(static_cast<size_t>(write.token), h);
+            v_rows[h] = call.v.row(static_cast<size_t>(write.token), h);
+        }
+        layer.write_token(layer.f16_page(table_.page(write.page), scratch_), static_cast<size_t>(write.slot), k_rows, v_rows);
+    }
+    team.barrier();
+    if (!work.copies.empty()) {
+        if (team.index() == 0) {
+            for (const PageTable::Copy& copy : work.copies) {
+                layer.copy_slots(layer.f16_page(table_.page(copy.from), scratch_),
+                                 layer.f16_page(table_.page(copy.to), scratch_), static_cast<size_t>(copy.n_tokens));
+            }
+        }
+        team.barrier();
+    }
+}
+
+void ServingCache::seal(const LayerStore& layer, Team& team, float* scratch) noexcept {
+    const std::vector<int32_t>& seals = table_.work().seals;
+    if (seals.empty()) return;
+    const size_t n_heads = layer.open_shape().n_kv_heads;
+    const size_t n_units = seals.size() * n_heads * 2;
+    for (size_t unit = next_seal_.fetch_add(1); unit < n_units; unit = next_seal_.fetch_add(1)) {
+        const Page& page = table_.page(seals[unit / (2 * n_heads)]);
+        const std::byte* f16 = layer.f16_page(page, scratch_);
+        const Side side = unit % 2 == 0 ? Side::kKey : Side::kValue;
+        const size_t head = unit / 2 % n_heads;
+        layer.seal(f16, page.packed, side, head, scratch);
+        if (head == 0 && side == Side::kKey && page.sink != kNone) layer.keep_sinks(f16, page.sink);
+    }
+    team.barrier();
+}
+
+void ServingCache::load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n,
+                            TileAttention& work) const noexcept {
+    const BlockKernels& kernels = block_kernels(best_simd_target());
+    const size_t tile = plan_.tile_tokens;
+    const float16* keys = shape.keys(page, head);
+    for (size_t c = 0; c < shape.head_dim_k; ++c) kernels.to_float(keys + c * shape.tile_tokens, n, work.keys() + c * tile);
+    const float16* values = shape.values(page, head);
+    const size_t padded = (shape.head_dim_v + 15) / 16 * 16;
+    for (size_t t = 0; t < n; ++t) {
+        kernels.to_float(values + t * shape.head_dim_v, shape.head_dim_v, work.values() + t * padded);
+        std::fill(work.values() + t * padded + shape.head_dim_v, work.values() + (t + 1) * padded, 0.0F);
+    }
+}
+
+void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
+                              TileAttention& work) noexcept {
+    const PageTable::QueryBlock& block = table_.work().blocks[run.block];
+    const LayerShape& shape = layer.plan().shape;
+    const HeadPlan& codecs = layer.plan().heads[kv_head];
+    const TileAttention::Shape rows{.n_tokens = block.n_tokens,
+                                    .n_heads = shape.n_heads,
+                                    .group = shape.heads_per_kv(),
+                                    .head_dim_k = shape.head_dim_k,
+                                    .head_dim_v = shape.head_dim_v};
+    work.start(call, block.first_token, block.first_pos, kv_head, rows, basis_function(codecs.key.basis));
+    const auto tile = static_cast<int32_t>(plan_.tile_tokens);
+    const auto n_tokens = static_cast<int32_t>(block.n_tokens);
+    for (size_t i = run.first_page; i < run.end_page; ++i) {
+        const auto index = static_cast<int32_t>(i);
+        const int32_t first_key = index * tile;
+        const int32_t last_key = first_key + tile - 1;
+        if (last_key < work.first_visible(0)) continue;
+        const Page& page = table_.page(block.pages[i]);
+        // Query tokens [begin, split) read the page in f16, [split, n_tokens) packed; those before begin do not see it.
+        const int32_t begin = std::clamp(first_key - block.first_pos, 0, n_tokens);
+        int32_t split = std::clamp(last_key + table_.options().window - block.first_pos, begin, n_tokens);
+        if (page.packed == kNone) split = n_tokens;
+        if (index < block.f16_from) split = begin;
+        if (split > begin) {
+            const int32_t newest = block.first_pos + split - 1;
+            const auto n = static_cast<size_t>(std::min(tile, newest - first_key + 1));
+            load_f16(layer.open_shape(), layer.f16_page(page, scratch_), kv_head, n, work);
+            work.add_tile(TileAttention::Form::kPlain, first_key, 0, n, plan_.tile_tokens, static_cast<size_t>(begin),
+                          static_cast<size_t>(split));
+        }
+        if (split < n_tokens) {
+            const size_t sinks = page.sink != kNone ? layer.sink_shape().tile_tokens : 0;
+            if (sinks > 0) {
+                load_f16(layer.sink_shape(), layer.sink_page(page.sink), kv_head, sinks, work);
+                work.add_tile(TileAttention::Form::kPlain, first_key, 0, sinks, plan_.tile_tokens, static_cast<size_t>(split),
+                              static_cast<size_t>(n_tokens));
+            }
+            decode_tile(layer.layout(Side::kKey, kv_head), layer.tile(page.packed, Side::kKey, kv_head), work.keys());
+            decode_tile(layer.layout(Side::kValue, kv_head), layer.tile(page.packed, Side::kValue, kv_head), work.values());
+            work.add_tile(TileAttention::Form::kPacked, first_key, sinks, plan_.tile_tokens, plan_.tile_tokens,
+                          static_cast<size_t>(split), static_cast<size_t>(n_tokens));
+        }
+    }
+    work.finish(basis_function(codecs.value.basis));
+    if (run.n_runs == 1) {
+        work.write(call);
+    } else {
+        const size_t number = run.first_page / kRunPages;
+        work.save(&states_[((run.state_slot * max_kv_heads_) + kv_head * run.n_runs + number) * state_stride_]);
+    }
+}
+
+void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
+    const LayerStore& layer = store(call.layer);
+    const size_t n_heads = layer.open_shape().n_kv_heads;
+    TileAttention& work = thread_work();
+    work.reserve(largest_, plan_.tile_tokens);  // allocates in a thread's first call only
+    // A layer that shares another one's cache writes the same rows again: the scratch pages are shared by all layers and
+    // hold another layer's rows by now.
+    append(call, layer, team);
+    if (call.append) seal(layer, team, work.keys());
+    const size_t n_units = runs_.size() * n_heads;
+    for (size_t unit = next_unit_.fetch_add(1); unit < n_units; unit = next_unit_.fetch_add(1)) {
+        // Late blocks of a prefill see most pages: take them first, so that the threads end together.
+        const Run& run = runs_[runs_.size() - 1 - unit / n_heads];
+        attend_run(call, layer, run, unit % n_heads, work);
+    }
+    team.barrier();
+    if (team.index() == 0) {  // nobody takes units between these two barriers
+        next_unit_.store(0, std::memory_order_relaxed);
+        next_seal_.store(0, std::memory_order_relaxed);
+    }
+    for (size_t i = 0, merged = 0; i < runs_.size(); i += runs_[i].n_runs) {
+        const Run& run = runs_[i];
+        if (run.n_runs == 1) continue;
+        const PageTable::QueryBlock& block = table_.work().blocks[run.block];
+        const LayerShape& shape = layer.plan().shape;
+        const TileAttention::Shape rows{.n_tokens = block.n_tokens,
+                                        .n_heads = shape.n_heads,
+                                        .group = shape.heads_per_kv(),
+                                        .head_dim_k = shape.head_dim_k,
+                                        .head_dim_v = shape.head_dim_v};
+        for (size_t head = 0; head < n_heads; ++head, ++merged) {
+            if (merged % team.size() != team.index()) continue;
+            TileAttention::merge_and_write(call, rows, block.first_token, head,
+                                           &states_[(run.state_slot * max_kv_heads_ + head * run.n_runs) * state_stride_],
+                                           run.n_runs, state_stride_);
+        }
+    }
+    team.barrier();
+}
+
+int32_t ServingCache::seq_pos_min(int32_t seq) const noexcept {
+    if (seq < 0 || static_cast<size_t>(seq) >= table_.options().n_seq_max) return -1;
+    return table_.n_tokens(seq) > 0 ? 0 : -1;
+}
+
+int32_t ServingCache::seq_pos_max(int32_t seq) const noexcept {
+    if (seq < 0 || static_cast<size_t>(seq) >= table_.options().n_seq_max) return -1;
+    return table_.n_tokens(seq) - 1;
+}
+
+void ServingCache::unseal(const std::vector<PageTable::Unseal>& unseals) {
+    for (const PageTable::Unseal& unseal : unseals) {
+        const Page& from = table_.page(unseal.from);
+        for (const LayerStore& layer : layers_) {
+            layer.unseal(from.packed, from.sink, layer.f16_page(table_.page(unseal.to), scratch_),
+                         static_cast<size_t>(unseal.n_tokens));
+        }
+    }
+    table_.release();
+}
+
+bool ServingCache::seq_rm(int32_t seq, int32_t p0, int32_t p1) {
+    const auto n_seq = static_cast<int32_t>(table_.options().n_seq_max);
+    if (seq >= n_seq) return true;
+    std::vector<PageTable::Unseal> unseals;
+    bool done = true;
+    for (int32_t s = seq < 0 ? 0 : seq; s < (seq < 0 ? n_seq : seq + 1); ++s) {
+        done = table_.seq_rm(s, p0, p1, unseals) && done;
+    }
+    unseal(unseals);
+    return done;
+}
+
+bool ServingCache::seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) {
+    const auto n_seq = static_cast<int32_t>(table_.options().n_seq_max);
+    if (src < 0 || dst < 0 || src >= n_seq || dst >= n_seq) return false;
+    std::vector<PageTable::Unseal> unseals;
+    const bool done = table_.seq_cp(src, dst, p0, p1, unseals);
+    unseal(unseals);
+    return done;
+}
+
+CacheUse ServingCache::use() const noexcept {
+    CacheUse use;
+    for (const LayerStore& layer : layers_) {
+        use.packed += table_.used_packed() * layer.packed_bytes();
+        use.open += table_.used_open() * layer.open_shape().bytes();
+        use.sinks += table_.used_sink() * layer.sink_bytes();
+        use.allocated += layer.allocated_bytes();
+    }
+    use.allocated += scratch_.bytes();
+    use.n_tokens = table_.used_tokens();
+    return use;
+}
+
+std::vector<std::string> ServingCache::describe() const {
+    struct Group {
+        std::string what;
+        std::vector<int32_t> layers;
+        size_t bytes_per_tile = 0;
+    };
+    std::vector<Group> groups;
+    for (const LayerStore& layer : layers_) {
+        std::string what = "K";
+        const std::vector<HeadPlan>& heads = layer.plan().heads;
+        const auto list = [&](auto member) {
+            std::string text;
+            std::string last;
+            for (const HeadPlan& head : heads) {
+                const std::string codec = to_string(head.*member);
+                if (codec != last) text += (text.empty() ? " " : "/") + codec;
+                last = codec;
+            }
+            return text;
+        };
+        what += list(&HeadPlan::key) + ", V" + list(&HeadPlan::value);
+        if (layer.plan().shape.sliding_window > 0) {
+            what += ", sliding window " + std::to_string(layer.plan().shape.sliding_window);
+        }
+        auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.what == what; });
+        if (group == groups.end()) {
+            groups.push_back({.what = what, .layers = {}, .bytes_per_tile = layer.packed_bytes()});
+            group = groups.end() - 1;
+        }
+        group->layers.push_back(layer.plan().shape.layer);
+    }
+    std::vector<std::string> lines;
+    for (const Group& group : groups) {
+        std::string layers;
+        for (size_t i = 0; i < group.layers.size();) {
+            size_t j = i;
+            while (j + 1 < group.layers.size() && group.layers[j + 1] == group.layers[j] + 1) ++j;
+            layers += (layers.empty() ? "" : ",") + std::to_string(group.layers[i]);
+            if (j > i) layers += "-" + std::to_string(group.layers[j]);
+            i = j + 1;
+        }
+        const double per_token = static_cast<double>(group.bytes_per_tile) / static_cast<double>(plan_.tile_tokens);
+        char number[32];
+        std::snprintf(number, sizeof number, "%.1f", per_token);
+        lines.push_back("layers " + layers + ": " + group.what + "; " + number + " bytes/token per layer; attention cpu-" +
+                        to_string(best_simd_target()));
+    }
+    return lines;
+}
+
+}  // namespace kvaq

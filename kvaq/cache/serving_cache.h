@@ -1,0 +1,72 @@
+#pragma once
+
+// PRIVATE header of kvaq/cache: the implementation behind make_kv_cache(). Include kvaq/cache/kv_cache.h instead.
+
+#include <atomic>
+#include <vector>
+
+#include "kvaq/attention/tile_attention.h"
+#include "kvaq/cache/kv_cache.h"
+#include "kvaq/cache/layer_store.h"
+#include "kvaq/cache/page_table.h"
+
+namespace kvaq {
+
+class ServingCache final : public KvCache {
+  public:
+    ServingCache(const Plan& plan, const KvCacheOptions& options);
+
+    bool begin(std::span<const BatchToken> tokens) override;
+    void attend(const AttentionCall& call, Team& team) noexcept override;
+    void end() noexcept override { table_.end(); }
+    void rollback() noexcept override { table_.rollback(); }
+
+    void clear() noexcept override { table_.clear(); }
+    bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override;
+    bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) override;
+    void seq_keep(int32_t seq) noexcept override { table_.seq_keep(seq); }
+    [[nodiscard]] int32_t seq_pos_min(int32_t seq) const noexcept override;
+    [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override;
+
+    [[nodiscard]] const Plan& plan() const noexcept override { return plan_; }
+    [[nodiscard]] CacheUse use() const noexcept override;
+    [[nodiscard]] std::vector<std::string> describe() const override;
+
+    [[nodiscard]] size_t sequence_bytes(int32_t seq) const override;
+    [[nodiscard]] std::vector<std::byte> save_sequence(int32_t seq) const override;
+    void load_sequence(int32_t seq, std::span<const std::byte> bytes) override;
+
+  private:
+    /// A query block and a run of its pages: one unit of attention work per KV head.
+    struct Run {
+        size_t block = 0;
+        size_t first_page = 0;
+        size_t end_page = 0;
+        size_t n_runs = 1;     ///< runs of the block; > 1: partial states are merged afterwards
+        size_t state_slot = 0;  ///< of the block's first run, in runs
+    };
+
+    [[nodiscard]] size_t block_tokens() const noexcept;
+    [[nodiscard]] const LayerStore& store(int32_t layer) const noexcept;
+    void append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept;
+    void seal(const LayerStore& layer, Team& team, float* scratch) noexcept;
+    void attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
+                    TileAttention& work) noexcept;
+    void load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n, TileAttention& work) const noexcept;
+    void unseal(const std::vector<PageTable::Unseal>& unseals);
+
+    Plan plan_;
+    PageTable table_;
+    std::vector<LayerStore> layers_;
+    std::vector<int32_t> layer_index_;  ///< model layer -> index in layers_, -1
+    Arena scratch_;
+    TileAttention::Shape largest_;
+    size_t state_stride_ = 0;    ///< floats of the largest partial state
+    size_t max_kv_heads_ = 0;
+    std::vector<Run> runs_;
+    std::vector<float> states_;  ///< [n split runs][kv head][state_stride_]
+    std::atomic<size_t> next_unit_{0};
+    std::atomic<size_t> next_seal_{0};
+};
+
+}  // namespace kvaq

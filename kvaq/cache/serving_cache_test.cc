@@ -1,0 +1,370 @@
+#include <gtest/gtest.h>
+
+#include <barrier>
+#include <cmath>
+#include <random>
+#include <thread>
+
+#include "kvaq/attention/reference.h"
+#include "kvaq/base/error.h"
+#include "kvaq/base/simd_target.h"
+#include "kvaq/cache/kv_cache.h"
+#include "kvaq/plan/budget.h"
+#include "kvaq/plan/plan.h"
+
+namespace kvaq {
+namespace {
+
+class ThreadTeam final : public Team {
+  public:
+    ThreadTeam(size_t index, size_t size, std::barrier<>& barrier) : index_(index), size_(size), barrier_(barrier) {}
+    [[nodiscard]] size_t index() const noexcept override { return index_; }
+    [[nodiscard]] size_t size() const noexcept override { return size_; }
+    void barrier() noexcept override { barrier_.arrive_and_wait(); }
+
+  private:
+    size_t index_, size_;
+    std::barrier<>& barrier_;
+};
+
+void run_team(AttentionHandler& handler, const AttentionCall& call, size_t n_threads) {
+    std::barrier barrier(static_cast<ptrdiff_t>(n_threads));
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < n_threads; ++i) {
+        threads.emplace_back([&, i] {
+            ThreadTeam team(i, n_threads, barrier);
+            handler.attend(call, team);
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+}
+
+ModelShape small_model(size_t head_dim_k = 32, size_t head_dim_v = 32, int32_t sliding_window = 0) {
+    ModelShape shape;
+    shape.architecture = "test";
+    for (const int32_t layer : {0, 3}) {
+        shape.layers.push_back({.layer = layer,
+                                .n_heads = 6,
+                                .n_kv_heads = 2,
+                                .head_dim_k = head_dim_k,
+                                .head_dim_v = head_dim_v,
+                                .sliding_window = layer == 3 ? sliding_window : 0});
+    }
+    return shape;
+}
+
+/// One token of a test: which sequences it belongs to, at which position. Its q, k, v follow from (layer, content).
+struct TestToken {
+    int32_t pos;
+    std::vector<int32_t> seq_ids;
+    uint32_t content;
+};
+
+struct Rows {
+    std::vector<float> q, out;
+    std::vector<float16> k, v;
+};
+
+Rows rows_of(const LayerShape& shape, const std::vector<TestToken>& tokens) {
+    Rows rows;
+    for (const TestToken& token : tokens) {
+        std::mt19937 random(token.content * 7919U + static_cast<uint32_t>(shape.layer));
+        std::normal_distribution<float> normal;
+        for (size_t i = 0; i < shape.n_heads * shape.head_dim_k; ++i) rows.q.push_back(normal(random) * 1.5F);
+        for (size_t i = 0; i < shape.n_kv_heads * shape.head_dim_k; ++i) rows.k.push_back(to_float16(normal(random) + (i % 7 == 0 ? 3.0F : 0.0F)));
+        for (size_t i = 0; i < shape.n_kv_heads * shape.head_dim_v; ++i) rows.v.push_back(to_float16(normal(random)));
+    }
+    rows.out.assign(tokens.size() * shape.n_heads * shape.head_dim_v, -1.0F);
+    return rows;
+}
+
+/// Runs one micro-batch through every layer; returns all outputs, layer after layer. Empty if there was no room.
+std::vector<float> step(AttentionHandler& handler, const ModelShape& model, const std::vector<TestToken>& tokens,
+                        const ScoreRule& rule = {.scale = 0.2F}, size_t n_threads = 1) {
+    std::vector<BatchToken> batch;
+    for (const TestToken& token : tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
+    if (!handler.begin(batch)) return {};
+    std::vector<float> all;
+    for (const LayerShape& shape : model.layers) {
+        Rows rows = rows_of(shape, tokens);
+        AttentionCall call;
+        call.layer = shape.layer;
+        call.n_tokens = tokens.size();
+        call.q = {rows.q.data(), shape.n_heads * shape.head_dim_k, shape.head_dim_k};
+        call.k = {rows.k.data(), shape.n_kv_heads * shape.head_dim_k, shape.head_dim_k};
+        call.v = {rows.v.data(), shape.n_kv_heads * shape.head_dim_v, shape.head_dim_v};
+        call.out = {rows.out.data(), shape.n_heads * shape.head_dim_v, shape.head_dim_v};
+        call.rule = rule;
+        if (shape.sliding_window > 0) call.rule.sliding_window = shape.sliding_window;
+        run_team(handler, call, n_threads);
+        all.insert(all.end(), rows.out.begin(), rows.out.end());
+    }
+    handler.end();
+    return all;
+}
+
+std::vector<TestToken> text(int32_t seq, int32_t first, int32_t n, uint32_t salt = 0) {
+    std::vector<TestToken> tokens;
+    for (int32_t i = 0; i < n; ++i) tokens.push_back({first + i, {seq}, static_cast<uint32_t>(first + i) + salt * 100003U});
+    return tokens;
+}
+
+double max_difference(const std::vector<float>& a, const std::vector<float>& b) {
+    EXPECT_EQ(a.size(), b.size());
+    double worst = 0;
+    for (size_t i = 0; i < a.size() && i < b.size(); ++i) {
+        const double difference = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+        if (!(difference <= worst)) worst = difference;  // NaN counts
+    }
+    return worst;
+}
+
+// f32 sums of at most 512 terms of size <= 4 with weights that sum to 1: 512 * 2^-24 * 4, and the same once more for the
+// scores, whose error of 64 terms * 2^-24 * |q||k| (<= 200) enters as a relative error of p.
+constexpr double kTolerance = 4e-4;
+
+class ServingCachePreset : public testing::TestWithParam<const char*> {};
+
+TEST_P(ServingCachePreset, EqualsTheReferenceInPrefillAndDecodeOnEveryTarget) {
+    const ModelShape model = small_model();
+    const Plan plan = make_uniform_plan(parse_preset(GetParam()), model);
+    for (const SimdTarget target : supported_simd_targets()) {
+        force_simd_target(target);
+        const auto cache = make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 512, .max_batch_tokens = 256});
+        const auto reference = make_reference_handler(plan, 2, 512);
+        int32_t pos = 0;
+        for (const int32_t n : {1, 70, 1, 130, 1, 1, 9, 64, 1}) {
+            const std::vector<TestToken> tokens = text(0, pos, n);
+            EXPECT_LE(max_difference(step(*cache, model, tokens), step(*reference, model, tokens)), kTolerance)
+                << GetParam() << " " << to_string(target) << " at " << pos;
+            pos += n;
+        }
+    }
+    force_simd_target(supported_simd_targets().back());
+}
+
+TEST_P(ServingCachePreset, AnyBatchSplitLeavesTheSameBytes) {
+    const ModelShape model = small_model();
+    const Plan plan = make_uniform_plan(parse_preset(GetParam()), model);
+    std::vector<std::vector<std::byte>> saved;
+    for (const std::vector<int32_t>& split : std::vector<std::vector<int32_t>>{{300}, {1, 299}, {64, 64, 64, 64, 44}, {37, 100, 163}, {}}) {
+        const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 320, .max_batch_tokens = 300});
+        int32_t pos = 0;
+        for (const int32_t n : split) {
+            ASSERT_FALSE(step(*cache, model, text(0, pos, n)).empty());
+            pos += n;
+        }
+        for (; pos < 300; ++pos) ASSERT_FALSE(step(*cache, model, text(0, pos, 1)).empty());
+        // One more token everywhere: a page whose last query is the batch's last token seals with the next one.
+        ASSERT_FALSE(step(*cache, model, text(0, 300, 1)).empty());
+        saved.push_back(cache->save_sequence(0));
+        EXPECT_EQ(saved.back().size(), cache->sequence_bytes(0));
+    }
+    for (const auto& bytes : saved) EXPECT_TRUE(bytes == saved[0]) << GetParam();
+}
+
+TEST_P(ServingCachePreset, AnyNumberOfThreadsGivesTheSameBits) {
+    const ModelShape model = small_model();
+    const Plan plan = make_uniform_plan(parse_preset(GetParam()), model);
+    std::vector<std::vector<float>> outputs;
+    for (const size_t n_threads : {1U, 2U, 3U, 4U}) {
+        const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 2000, .max_batch_tokens = 600});
+        std::vector<float> all;
+        int32_t pos = 0;
+        for (const int32_t n : {600, 600, 1, 5, 1}) {  // 1207 tokens: decode is split over two runs of pages
+            const std::vector<float> out = step(*cache, model, text(0, pos, n), {.scale = 0.2F}, n_threads);
+            all.insert(all.end(), out.begin(), out.end());
+            pos += n;
+        }
+        outputs.push_back(all);
+    }
+    for (const auto& out : outputs) EXPECT_TRUE(out == outputs[0]) << GetParam();
+}
+
+TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
+    const ModelShape model = small_model();
+    const Plan plan = make_uniform_plan(parse_preset(GetParam()), model);
+    const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 640, .max_batch_tokens = 128});
+    int32_t pos = 0;
+    for (const int32_t n : {1, 62, 1, 1, 63, 100, 128, 128, 28}) {
+        ASSERT_FALSE(step(*cache, model, text(0, pos, n)).empty());
+        pos += n;
+        const CacheUse use = cache->use();
+        EXPECT_EQ(use.packed + use.open + use.sinks, cache_bytes(plan, static_cast<size_t>(pos)).total) << GetParam() << " " << pos;
+        EXPECT_LE(use.packed + use.open + use.sinks, use.allocated);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
+                         testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70", "k5v6-rotk-s8", "k2v1.58-g32",
+                                         "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0"));
+
+TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
+    const std::vector<float> sink_logits = {0.5F, -1.0F, 2.0F, 0.0F, 1.0F, -3.0F};
+    std::vector<ScoreRule> rules(6, ScoreRule{.scale = 0.2F});
+    rules[0].softcap = 5.0F;
+    rules[1].alibi_max_bias = 8.0F;
+    rules[2].sink_logits = sink_logits.data();
+    rules[3].sliding_window = 40;
+    rules[4].sliding_window = 100;
+    rules[4].chunked_window = true;
+    rules[5] = {.scale = 0.3F, .softcap = 3.0F, .alibi_max_bias = 4.0F, .sliding_window = 77, .sink_logits = sink_logits.data()};
+    const ModelShape model = small_model(40, 24, 50);
+    const Plan plan = make_uniform_plan(parse_preset("k4v4-rot-w20-s3"), model);
+    for (const ScoreRule& rule : rules) {
+        const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 512, .max_batch_tokens = 256});
+        const auto reference = make_reference_handler(plan, 1, 512);
+        int32_t pos = 0;
+        for (const int32_t n : {100, 1, 120, 1, 3}) {
+            const std::vector<TestToken> tokens = text(0, pos, n);
+            EXPECT_LE(max_difference(step(*cache, model, tokens, rule), step(*reference, model, tokens, rule)), kTolerance);
+            pos += n;
+        }
+    }
+}
+
+TEST(ServingCache, EveryHeadSizeFrom32To256MatchesTheReference) {
+    for (size_t dim = 32; dim <= 256; dim += 8) {
+        const ModelShape model = small_model(dim, dim);
+        const Plan plan = make_uniform_plan(parse_preset("k4v3-rot-g32"), model);
+        const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 128, .max_batch_tokens = 100});
+        const auto reference = make_reference_handler(plan, 1, 128);
+        const ScoreRule rule{.scale = 1.0F / static_cast<float>(dim)};
+        EXPECT_LE(max_difference(step(*cache, model, text(0, 0, 70), rule), step(*reference, model, text(0, 0, 70), rule)), kTolerance)
+            << dim;
+        EXPECT_LE(max_difference(step(*cache, model, text(0, 70, 1), rule), step(*reference, model, text(0, 70, 1), rule)), kTolerance)
+            << dim;
+    }
+}
+
+// Random traffic of four sequences (appends alone and together, suffix and whole removals, forks, rollbacks, snapshots)
+// against the plain-vector reference.
+TEST(ServingCache, RandomOperationsMatchTheReference) {
+    const ModelShape model = small_model(16, 16);
+    for (const char* preset : {"f16", "k4v2-w20-s4", "k4v4-rot", "k2v2-kchan-g32-w64"}) {
+        const uint32_t seed = 20261124;
+        std::mt19937 random(seed);
+        const Plan plan = make_uniform_plan(parse_preset(preset), model);
+        const auto cache = make_kv_cache(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200});
+        const auto reference = make_reference_handler(plan, 4, 100000);
+        const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
+        for (int op = 0; op < 250; ++op) {
+            const std::string where = std::string(preset) + " seed " + std::to_string(seed) + " op " + std::to_string(op);
+            const int32_t seq = below(4);
+            const int32_t n = cache->seq_pos_max(seq) + 1;
+            ASSERT_EQ(n, reference->seq_pos_max(seq) + 1) << where;
+            switch (below(8)) {
+                case 0: {
+                    const int32_t from = n == 0 ? 0 : below(n + 1);
+                    ASSERT_EQ(cache->seq_rm(seq, from, -1), reference->seq_rm(seq, from, -1)) << where;
+                    break;
+                }
+                case 1: {
+                    const int32_t dst = below(4);
+                    if (dst == seq) break;
+                    ASSERT_TRUE(cache->seq_rm(dst, -1, -1) && reference->seq_rm(dst, -1, -1));
+                    const int32_t to = below(3) == 0 && n > 0 ? below(n) : -1;
+                    ASSERT_EQ(cache->seq_cp(seq, dst, -1, to), reference->seq_cp(seq, dst, -1, to)) << where;
+                    break;
+                }
+                case 2: {  // a batch that fails
+                    std::vector<TestToken> tokens = text(seq, n, 1 + below(80), 99);
+                    std::vector<BatchToken> batch;
+                    for (const TestToken& token : tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
+                    const auto before = cache->save_sequence(seq);
+                    ASSERT_TRUE(cache->begin(batch));
+                    cache->rollback();
+                    ASSERT_TRUE(before == cache->save_sequence(seq)) << where;
+                    break;
+                }
+                case 3: {  // save, lose, restore
+                    const auto bytes = cache->save_sequence(seq);
+                    if (bytes.empty()) break;
+                    ASSERT_TRUE(cache->seq_rm(seq, n / 2, -1));
+                    cache->load_sequence(seq, bytes);
+                    ASSERT_TRUE(bytes == cache->save_sequence(seq)) << where;
+                    break;
+                }
+                default: {
+                    std::vector<TestToken> tokens = text(seq, n, below(3) == 0 ? 1 + below(150) : 1 + below(3), static_cast<uint32_t>(op));
+                    const int32_t other = below(4);
+                    if (other != seq) {
+                        const std::vector<TestToken> more = text(other, cache->seq_pos_max(other) + 1, 1 + below(40), static_cast<uint32_t>(op) + 7);
+                        tokens.insert(tokens.end(), more.begin(), more.end());
+                    }
+                    const auto got = step(*cache, model, tokens);
+                    if (got.empty()) {
+                        cache->clear();
+                        reference->clear();
+                        break;
+                    }
+                    ASSERT_LE(max_difference(got, step(*reference, model, tokens)), kTolerance) << where;
+                }
+            }
+        }
+    }
+}
+
+TEST(ServingCache, TokensOfSeveralSequencesAreStoredOnceAndDivergeByCopyOnWrite) {
+    const ModelShape model = small_model();
+    const Plan plan = make_uniform_plan(parse_preset("k4v4"), model);
+    const auto cache = make_kv_cache(plan, {.n_seq_max = 4, .n_ctx = 512, .max_batch_tokens = 512});
+    const auto reference = make_reference_handler(plan, 4, 5000);
+    std::vector<TestToken> tokens;
+    for (int32_t i = 0; i < 100; ++i) tokens.push_back({i, {0, 1, 2, 3}, static_cast<uint32_t>(i)});
+    for (int32_t s = 0; s < 4; ++s) {
+        for (const TestToken& token : text(s, 100, 20, static_cast<uint32_t>(s) + 1)) tokens.push_back(token);
+    }
+    EXPECT_LE(max_difference(step(*cache, model, tokens), step(*reference, model, tokens)), kTolerance);
+    EXPECT_EQ(cache->use().n_tokens, 180U);
+    tokens.clear();
+    for (int32_t s = 0; s < 4; ++s) {
+        for (const TestToken& token : text(s, 120, 1, static_cast<uint32_t>(s) + 1)) tokens.push_back(token);
+    }
+    EXPECT_LE(max_difference(step(*cache, model, tokens), step(*reference, model, tokens)), kTolerance);
+}
+
+TEST(ServingCache, AFullCacheSaysNoAndStaysAsItWas) {
+    const ModelShape model = small_model();
+    const Plan plan = make_uniform_plan(parse_preset("k4v4"), model);
+    const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 100, .max_batch_tokens = 100});
+    ASSERT_FALSE(step(*cache, model, text(0, 0, 90)).empty());
+    const auto before = cache->save_sequence(0);
+    EXPECT_TRUE(step(*cache, model, text(0, 90, 11)).empty());
+    EXPECT_TRUE(before == cache->save_sequence(0));
+    EXPECT_FALSE(step(*cache, model, text(0, 90, 10)).empty());
+}
+
+TEST(ServingCache, RefusesPositionsThatDoNotContinue) {
+    const ModelShape model = small_model();
+    const auto cache = make_kv_cache(make_uniform_plan(parse_preset("k4v4"), model), {.n_seq_max = 1, .n_ctx = 100, .max_batch_tokens = 100});
+    ASSERT_FALSE(step(*cache, model, text(0, 0, 5)).empty());
+    EXPECT_THROW((void)step(*cache, model, text(0, 7, 1)), Error);
+    EXPECT_EQ(cache->seq_pos_max(0), 4);
+    EXPECT_FALSE(step(*cache, model, text(0, 5, 1)).empty());
+}
+
+TEST(ServingCache, RefusesDamagedSnapshotsAndLeavesTheSequenceAlone) {
+    const ModelShape model = small_model();
+    const auto make = [&](const char* preset) {
+        return make_kv_cache(make_uniform_plan(parse_preset(preset), model), {.n_seq_max = 2, .n_ctx = 300, .max_batch_tokens = 300});
+    };
+    const auto cache = make("k4v4-w10-s2");
+    ASSERT_FALSE(step(*cache, model, text(0, 0, 150)).empty());
+    const auto good = cache->save_sequence(0);
+    for (const size_t size : {size_t{0}, size_t{10}, size_t{80}, good.size() - 1}) {
+        EXPECT_THROW(cache->load_sequence(1, std::span(good).first(size)), Error) << size;
+    }
+    for (size_t at = 0; at < good.size(); at += good.size() / 97) {
+        auto bad = good;
+        bad[at] ^= std::byte{16};
+        EXPECT_THROW(cache->load_sequence(1, bad), Error) << at;
+    }
+    EXPECT_EQ(cache->seq_pos_max(1), -1);
+    EXPECT_THROW(make("k4v4-w10-s3")->load_sequence(1, good), Error);
+    cache->load_sequence(1, good);
+    EXPECT_TRUE(cache->save_sequence(1) == good);
+}
+
+}  // namespace
+}  // namespace kvaq

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <string>
+
+#include "kvaq/plan/plan.h"
+
+namespace kvaq {
+
+/// Writes *.plan.gguf atomically (temporary file beside it, fsync, rename). Throws Error kIo.
+void write_plan(const Plan& plan, const std::string& path);
+/// Throws Error kNotFound, kCorrupt (truncated, not GGUF, values out of range), kMismatch (another schema version).
+[[nodiscard]] Plan read_plan(const std::string& path);
+
+}  // namespace kvaq
