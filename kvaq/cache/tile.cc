@@ -1,0 +1,257 @@
+#include "kvaq/cache/tile.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <string>
+
+#include "kvaq/base/error.h"
+#include "kvaq/quant/affine.h"
+#include "kvaq/quant/bit_planes.h"
+#include "kvaq/quant/hadamard.h"
+
+namespace kvaq {
+namespace {
+
+constexpr size_t kAlign = 64;
+constexpr size_t kMaxDim = 512;
+constexpr size_t kMaxTile = 128;
+
+size_t round_up(size_t n, size_t to) noexcept { return (n + to - 1) / to * to; }
+
+size_t n_codes(const TileLayout& layout, const Band& band) noexcept {
+    const size_t channels = layout.side == Side::kKey ? band.n_channels : round_up(band.n_channels, 16);
+    return channels * layout.tile_tokens;
+}
+
+// Place of an element in code order; channel counts from the band's first.
+size_t code_index(const TileLayout& layout, const Band& band, size_t token, size_t channel) noexcept {
+    if (layout.side == Side::kKey) {
+        const size_t cell = channel / 4 * (layout.tile_tokens / 16) + token / 16;
+        return cell * 64 + token % 16 * 4 + channel % 4;
+    }
+    const size_t cell = token / 4 * (round_up(band.n_channels, 16) / 16) + channel / 16;
+    return cell * 64 + channel % 16 * 4 + token % 4;
+}
+
+size_t f16_index(const TileLayout& layout, size_t token, size_t channel) noexcept {
+    return layout.side == Side::kKey ? channel * layout.tile_tokens + token : token * layout.head_dim + channel;
+}
+
+// Neighbours of a binary16 value towards -inf / +inf, so that a group's stored range covers its true one.
+float16 round_down(double x) noexcept {
+    const float16 y = to_float16(static_cast<float>(x));
+    if (static_cast<double>(y) <= x) return y;
+    const uint16_t bits = float16_bits(y);  // y > x >= -65504: step one towards -inf in sign-magnitude order
+    if ((bits & 0x7FFFU) == 0) return float16_from_bits(0x8001U);
+    return float16_from_bits(static_cast<uint16_t>((bits & 0x8000U) != 0 ? bits + 1 : bits - 1));
+}
+float16 round_up_f16(double x) noexcept { return -round_down(-x); }
+
+AffineParams stored(double scale, double offset) noexcept {
+    return {.scale = static_cast<double>(to_float16(static_cast<float>(scale))),
+            .offset = static_cast<double>(to_float16(static_cast<float>(offset)))};
+}
+
+AffineParams group_params(const CodecSpec& spec, std::span<const double> group) noexcept {
+    if (spec.rule == AffineRule::kQuanto) {
+        const AffineParams params = quanto_params(group, spec.bits);
+        return stored(params.scale, params.offset);
+    }
+    if (spec.symmetric) {
+        // The offset is not stored: it is a fixed multiple of the scale.
+        const double scale = static_cast<double>(round_up_f16(symmetric_params(group, spec.bits).scale));
+        return {.scale = scale, .offset = symmetric_offset(spec.bits) * scale};
+    }
+    const auto [low, high] = std::minmax_element(group.begin(), group.end());
+    const double offset = static_cast<double>(round_down(*low));
+    const double range = *high - offset;
+    return {.scale = static_cast<double>(round_up_f16(range / static_cast<double>(n_levels(spec.bits) - 1))), .offset = offset};
+}
+
+void put_f16(std::byte* packed, size_t offset, size_t index, double value) noexcept {
+    reinterpret_cast<float16*>(packed + offset)[index] = to_float16(static_cast<float>(value));
+}
+double get_f16(const std::byte* packed, size_t offset, size_t index) noexcept {
+    return static_cast<double>(reinterpret_cast<const float16*>(packed + offset)[index]);
+}
+
+struct Scratch {
+    std::array<float, kMaxTile * kMaxDim> x;
+    std::array<double, kMaxTile * kMaxDim> grouped;
+    std::array<uint32_t, kMaxTile * kMaxDim> hqq_codes;
+    std::array<uint8_t, kMaxTile * kMaxDim> codes;
+    std::array<AffineParams, kMaxTile * kMaxDim / 8> params;
+};
+
+// Elements of one group in row order.
+template <typename Visit>
+void for_each_in_group(const Band& band, size_t token_block, size_t channel_block, Visit visit) {
+    const size_t t0 = token_block * band.group_tokens;
+    const size_t c0 = channel_block * band.group_channels;
+    const size_t c1 = std::min<size_t>(c0 + band.group_channels, band.n_channels);
+    for (size_t t = t0; t < t0 + band.group_tokens; ++t) {
+        for (size_t c = c0; c < c1; ++c) visit(t, c);
+    }
+}
+
+void encode_affine(const TileLayout& layout, const Band& band, Scratch& s, std::byte* packed) noexcept {
+    const CodecSpec& spec = layout.spec;
+    const size_t dim = layout.head_dim;
+    std::fill_n(s.codes.data(), n_codes(layout, band), uint8_t{0});
+    const size_t n_groups = size_t{band.n_token_blocks} * band.n_channel_blocks;
+    const size_t group_size = size_t{band.group_tokens} * band.group_channels;
+    const bool together = spec.rule == AffineRule::kHqq && group_size * n_groups == layout.tile_tokens * band.n_channels;
+    size_t n = 0;
+    const auto gather = [&](size_t tb, size_t cb) {
+        for_each_in_group(band, tb, cb, [&](size_t t, size_t c) { s.grouped[n++] = static_cast<double>(s.x[t * dim + c]); });
+    };
+    if (spec.rule == AffineRule::kHqq) {  // all groups of the tile are refined together where they have one size
+        size_t group = 0;
+        for (size_t tb = 0; tb < band.n_token_blocks; ++tb) {
+            for (size_t cb = 0; cb < band.n_channel_blocks; ++cb, ++group) {
+                const size_t first = n;
+                gather(tb, cb);
+                if (together) continue;
+                hqq_quantize({&s.grouped[first], n - first}, n - first, spec.bits, {&s.params[group], 1}, {&s.hqq_codes[first], n - first});
+            }
+        }
+        if (together) hqq_quantize({s.grouped.data(), n}, group_size, spec.bits, {s.params.data(), n_groups}, {s.hqq_codes.data(), n});
+        n = 0;
+    }
+    for (size_t tb = 0, group = 0; tb < band.n_token_blocks; ++tb) {
+        for (size_t cb = 0; cb < band.n_channel_blocks; ++cb, ++group) {
+            AffineParams params;
+            if (spec.rule == AffineRule::kHqq) {
+                params = s.params[group];
+                for_each_in_group(band, tb, cb, [&](size_t t, size_t c) {
+                    s.codes[code_index(layout, band, t, c)] = static_cast<uint8_t>(s.hqq_codes[n++]);
+                });
+            } else {
+                n = 0;
+                gather(tb, cb);
+                params = group_params(spec, {s.grouped.data(), n});
+                size_t i = 0;
+                for_each_in_group(band, tb, cb, [&](size_t t, size_t c) {
+                    s.codes[code_index(layout, band, t, c)] = static_cast<uint8_t>(affine_code(s.grouped[i++], params, spec.bits));
+                });
+            }
+            put_f16(packed, band.scale_offset, group, params.scale);
+            if (!spec.symmetric) put_f16(packed, band.offset_offset, group, params.offset);
+        }
+    }
+    pack_codes(spec.bits, {s.codes.data(), n_codes(layout, band)}, packed + band.codes_offset);
+}
+
+}  // namespace
+
+void apply_basis(Basis basis, float* x, size_t head_dim) noexcept {
+    if (basis == Basis::kHadamard) hadamard_transform(x, head_dim);
+}
+
+TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, size_t tile_tokens) {
+    const auto refuse = [&](const std::string& what, const std::string& wanted, const std::string& found, const std::string& hint) {
+        throw Error(ErrorCode::kInvalidArgument, what + " (codec " + to_string(spec) + ")", wanted, found, hint);
+    };
+    if (head_dim % 8 != 0 || head_dim < 8 || head_dim > kMaxDim) {
+        refuse("head size not served", "a multiple of 8 from 8 to 512", std::to_string(head_dim), "");
+    }
+    if (tile_tokens != 64 && tile_tokens != 128) refuse("tile size not served", "64 or 128 tokens", std::to_string(tile_tokens), "");
+    TileLayout layout;
+    layout.spec = spec;
+    layout.side = side;
+    layout.tile_tokens = tile_tokens;
+    layout.head_dim = head_dim;
+    Band band;
+    band.n_channels = static_cast<uint16_t>(head_dim);
+    band.bits = spec.bits;
+    if (spec.bits == CodeBits::k16) {
+        band.codes_bytes = tile_tokens * head_dim * sizeof(float16);
+        layout.bytes = round_up(band.codes_bytes, kAlign);
+        layout.bands = {band};
+        return layout;
+    }
+    if (spec.group != 32 && spec.group != 64 && spec.group != 128) {
+        refuse("group size not served", "32, 64 or 128", std::to_string(spec.group), "");
+    }
+    if (spec.symmetric && spec.rule != AffineRule::kMinMax) {
+        refuse("the Quanto and HQQ rules have a zero point", "no -sym", "-sym", "Leave out -sym");
+    }
+    band.coding = BandCoding::kAffine;
+    if (spec.axis == GroupAxis::kPerChannel) {
+        if (spec.group > tile_tokens) {
+            refuse("a group along tokens must fit in a tile", "at most " + std::to_string(tile_tokens), std::to_string(spec.group),
+                   "Use tiles of 128 tokens");
+        }
+        band.group_tokens = spec.group;
+        band.group_channels = 1;
+    } else if (spec.group > head_dim && spec.group % head_dim == 0 && tile_tokens % (spec.group / head_dim) == 0) {
+        band.group_tokens = static_cast<uint16_t>(spec.group / head_dim);
+        band.group_channels = static_cast<uint16_t>(head_dim);
+    } else {
+        band.group_tokens = 1;
+        band.group_channels = static_cast<uint16_t>(std::min<size_t>(spec.group, head_dim));
+    }
+    band.n_token_blocks = static_cast<uint16_t>(tile_tokens / band.group_tokens);
+    band.n_channel_blocks = static_cast<uint16_t>((head_dim + band.group_channels - 1) / band.group_channels);
+    band.codes_bytes = code_bytes(spec.bits, n_codes(layout, band));
+    const size_t param_bytes = size_t{band.n_token_blocks} * band.n_channel_blocks * sizeof(float16);
+    band.scale_offset = band.codes_bytes;
+    band.offset_offset = spec.symmetric ? 0 : band.scale_offset + param_bytes;
+    layout.bytes = round_up(band.codes_bytes + (spec.symmetric ? 1 : 2) * param_bytes, kAlign);
+    layout.bands = {band};
+    return layout;
+}
+
+size_t packed_bytes(const CodecSpec& spec, Side side, size_t head_dim, size_t tile_tokens) {
+    return make_tile_layout(spec, side, head_dim, tile_tokens).bytes;
+}
+
+void encode_tile(const TileLayout& layout, const float* x, std::byte* packed) noexcept {
+    thread_local Scratch scratch;
+    std::fill_n(packed, layout.bytes, std::byte{0});
+    const size_t dim = layout.head_dim;
+    for (size_t i = 0; i < layout.tile_tokens * dim; ++i) {
+        scratch.x[i] = std::isnan(x[i]) ? 0.0F : std::clamp(x[i], -kFloat16Max, kFloat16Max);
+    }
+    for (size_t t = 0; t < layout.tile_tokens; ++t) apply_basis(layout.spec.basis, &scratch.x[t * dim], dim);
+    for (const Band& band : layout.bands) {
+        if (band.coding == BandCoding::kFloat16) {
+            auto* out = reinterpret_cast<float16*>(packed + band.codes_offset);
+            for (size_t t = 0; t < layout.tile_tokens; ++t) {
+                for (size_t c = 0; c < dim; ++c) out[f16_index(layout, t, c)] = to_float16(scratch.x[t * dim + c]);
+            }
+        } else {
+            encode_affine(layout, band, scratch, packed);
+        }
+    }
+}
+
+uint32_t code_at(const TileLayout& layout, const std::byte* packed, size_t token, size_t channel) {
+    const Band& band = layout.bands.at(0);
+    KVAQ_CHECK(band.coding == BandCoding::kAffine);
+    return unpack_code(band.bits, n_codes(layout, band), packed + band.codes_offset, code_index(layout, band, token, channel));
+}
+
+void decode_tile_reference(const TileLayout& layout, const std::byte* packed, double* out, bool undo_basis) {
+    const size_t dim = layout.head_dim;
+    const Band& band = layout.bands.at(0);
+    for (size_t t = 0; t < layout.tile_tokens; ++t) {
+        for (size_t c = 0; c < dim; ++c) {
+            double value = 0;
+            if (band.coding == BandCoding::kFloat16) {
+                value = get_f16(packed, band.codes_offset, f16_index(layout, t, c));
+            } else {
+                const size_t group = t / band.group_tokens * band.n_channel_blocks + c / band.group_channels;
+                const double scale = get_f16(packed, band.scale_offset, group);
+                const double offset =
+                    layout.spec.symmetric ? symmetric_offset(band.bits) * scale : get_f16(packed, band.offset_offset, group);
+                value = static_cast<double>(code_at(layout, packed, t, c)) * scale + offset;
+            }
+            out[t * dim + c] = value;
+        }
+        if (undo_basis && layout.spec.basis == Basis::kHadamard) hadamard_transform(out + t * dim, dim);
+    }
+}
+
+}  // namespace kvaq

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <cstddef>
+
+namespace kvaq {
+
+/// Orthonormal Walsh-Hadamard transform in place, in blocks of the largest power of two that divides n (96 = 3 blocks of
+/// 32): x <- H x / sqrt(block). Its own inverse. f32, fixed order of additions: the same bits on every machine.
+void hadamard_transform(float* x, size_t n) noexcept;
+void hadamard_transform(double* x, size_t n) noexcept;
+
+}  // namespace kvaq
