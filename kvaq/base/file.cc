@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 
 #include "kvaq/base/error.h"
@@ -76,9 +75,16 @@ size_t read_at(int fd, const std::string& path, uint64_t offset, std::span<std::
 }  // namespace
 
 void atomic_write(const std::string& path, std::span<const std::byte> bytes) {
-    std::string temporary = path + ".tmp-XXXXXX";
-    Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
-    if (file.get() < 0) fail("cannot write beside", path, errno);
+    // Not mkstemp: it would make the file private to its owner, and umask cannot be asked for without a race.
+    std::string temporary;
+    int fd = -1;
+    for (int attempt = 0; fd < 0 && attempt < 1000; ++attempt) {
+        temporary = path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
+        fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0 && errno != EEXIST) break;
+    }
+    if (fd < 0) fail("cannot write beside", path, errno);
+    Descriptor file(fd);
     const auto give_up = [&](const char* what) {
         const int error = errno;
         ::unlink(temporary.c_str());
@@ -93,10 +99,6 @@ void atomic_write(const std::string& path, std::span<const std::byte> bytes) {
         }
         done += static_cast<size_t>(n);
     }
-    // mkstemp makes files for the owner only; give the mode that open(2) would have given.
-    const mode_t mask = ::umask(0);
-    ::umask(mask);
-    if (::fchmod(file.get(), static_cast<mode_t>(0666U & ~mask)) != 0) give_up("cannot set the mode of");
     if (::fsync(file.get()) != 0) give_up("cannot write");
     if (!file.close()) give_up("cannot write");
     if (::rename(temporary.c_str(), path.c_str()) != 0) give_up("cannot replace");

@@ -23,6 +23,12 @@ struct SnapshotHeader {
 };
 static_assert(sizeof(SnapshotHeader) == 48);
 
+std::array<uint8_t, 32> digest_of(std::span<const std::byte> bytes) {
+    Sha256 hash;
+    hash.update(bytes);
+    return hash.digest();
+}
+
 std::array<uint8_t, 32> plan_digest(const Plan& plan) {
     std::string text = plan.fingerprint + "|" + std::to_string(plan.tile_tokens) + "|" + std::to_string(plan.window) + "|" +
                        std::to_string(plan.sinks);
@@ -31,7 +37,7 @@ std::array<uint8_t, 32> plan_digest(const Plan& plan) {
                 std::to_string(layer.shape.head_dim_v);
         for (const HeadPlan& head : layer.heads) text += "," + to_string(head.key) + "/" + to_string(head.value);
     }
-    return sha256(std::as_bytes(std::span(text)));
+    return digest_of(std::as_bytes(std::span(text)));
 }
 
 }  // namespace
@@ -86,7 +92,7 @@ std::vector<std::byte> ServingCache::save_sequence(int32_t seq) const {
             put(rows.data(), rows.size());
         }
     }
-    const auto digest = sha256(out);
+    const auto digest = digest_of(out);
     put(digest.data(), digest.size());
     return out;
 }
@@ -102,7 +108,7 @@ void ServingCache::load_sequence(int32_t seq, std::span<const std::byte> bytes) 
         throw Error(ErrorCode::kCorrupt, "not a kvaq sequence snapshot", "magic KVAQSEQ1", "other bytes", "The sequence is unchanged");
     }
     const auto body = bytes.first(bytes.size() - 32);
-    const auto digest = sha256(body);
+    const auto digest = digest_of(body);
     if (std::memcmp(digest.data(), bytes.data() + body.size(), digest.size()) != 0) {
         throw Error(ErrorCode::kCorrupt, "the sequence snapshot is damaged or truncated", "its sha256", "another",
                     "The sequence is unchanged");

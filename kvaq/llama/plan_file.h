@@ -8,7 +8,8 @@ namespace kvaq {
 
 /// Writes *.plan.gguf atomically (temporary file beside it, fsync, rename). Throws Error kIo.
 void write_plan(const Plan& plan, const std::string& path);
-/// Throws Error kNotFound, kCorrupt (truncated, not GGUF, values out of range), kMismatch (another schema version).
+/// Throws Error kNotFound, kCorrupt (truncated, not GGUF, values out of range, checksum), kMismatch (another schema version
+/// or another tile format).
 [[nodiscard]] Plan read_plan(const std::string& path);
 
 }  // namespace kvaq

@@ -1,0 +1,133 @@
+// kvaq run|chat|serve|perplexity|bench --plan P [that program's own flags], kvaq exec --plan P -- program args...
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <map>
+
+#include "kvaq/base/error.h"
+#include "kvaq/cli/verbs.h"
+#include "kvaq/llama/attach.h"
+#include "kvaq/llama/kvaq.h"
+
+namespace kvaq {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Program {
+    const char* name;
+    const char* what;
+};
+
+const std::map<std::string, Program>& programs() {
+    static const std::map<std::string, Program> table = {
+        {"run", {"llama-completion", "complete a prompt (-m MODEL -p PROMPT ...)"}},
+        {"chat", {"llama-cli", "chat in the terminal"}},
+        {"serve", {"llama-server", "OpenAI-compatible server"}},
+        {"perplexity", {"llama-perplexity", "llama.cpp's own perplexity, KL and task scores"}},
+        {"bench", {"llama-bench", "llama.cpp's own speed table"}},
+        {"exec", {"", "any llama.cpp program: kvaq exec --plan P -- PROGRAM ARGS..."}},
+    };
+    return table;
+}
+
+bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
+
+/// KVAQ_LLAMA_BIN, the folder of this program, the folder kvaq was built against, then PATH.
+fs::path find_program(const std::string& name) {
+    if (name.find('/') != std::string::npos) return name;
+    std::vector<fs::path> folders;
+    if (const char* folder = std::getenv("KVAQ_LLAMA_BIN")) folders.emplace_back(folder);
+    folders.push_back(fs::read_symlink("/proc/self/exe").parent_path());
+    folders.emplace_back(KVAQ_LLAMA_BIN_DIR);
+    if (const char* path = std::getenv("PATH")) {
+        std::stringstream parts{std::string(path)};
+        for (std::string part; std::getline(parts, part, ':');) folders.emplace_back(part);
+    }
+    for (const fs::path& folder : folders) {
+        if (is_program(folder / name)) return folder / name;
+    }
+    throw Error(ErrorCode::kNotFound, "llama.cpp's program is not installed", name, "nothing of that name in PATH or " KVAQ_LLAMA_BIN_DIR,
+                "Set KVAQ_LLAMA_BIN to the folder that holds it");
+}
+
+/// The drop-in library is the one this program itself is linked to.
+std::string library_path() {
+    Dl_info info;
+    if (dladdr(reinterpret_cast<void*>(&kvaq_version), &info) == 0 || info.dli_fname == nullptr) {
+        throw Error(ErrorCode::kNotFound, "cannot find libkvaq-llama.so");
+    }
+    return fs::absolute(info.dli_fname).string();
+}
+
+}  // namespace
+
+bool is_launch_verb(const std::string& verb) { return programs().contains(verb); }
+
+std::string launch_help() {
+    std::string text = "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [the program's own flags]):\n";
+    for (const auto& [verb, program] : programs()) {
+        text += "  " + verb + std::string(28 - verb.size(), ' ') + (program.name[0] != '\0' ? std::string(program.name) + ": " : "") + program.what + "\n";
+    }
+    return text;
+}
+
+void launch(const std::vector<std::string>& args) {
+    const std::string& verb = args.at(0);
+    std::optional<std::string> plan;
+    std::vector<std::string> rest;
+    bool own_flags = true;  // up to "--" for exec; everywhere for the others
+    for (size_t i = 1; i < args.size(); ++i) {
+        if (own_flags && args[i] == "--plan") {
+            if (i + 1 == args.size()) throw Error(ErrorCode::kInvalidArgument, "--plan needs a value", "a preset (k4v2) or a *.plan.gguf file", "nothing");
+            plan = args[++i];
+        } else if (own_flags && args[i].rfind("--plan=", 0) == 0) {
+            plan = args[i].substr(7);
+        } else if (verb == "exec" && own_flags && args[i] == "--") {
+            own_flags = false;
+        } else if (verb == "exec" && own_flags && (args[i] == "--help" || args[i] == "-h")) {
+            std::fputs("usage: kvaq exec --plan PRESET|FILE -- PROGRAM ARGS...\n", stdout);
+            std::exit(0);
+        } else if (verb == "exec" && own_flags && rest.empty() && args[i].rfind("-", 0) == 0) {
+            throw Error(ErrorCode::kInvalidArgument, "unknown flag of kvaq exec", "--plan PRESET|FILE -- PROGRAM ARGS...", args[i]);
+        } else {
+            rest.push_back(args[i]);
+        }
+    }
+    const bool help_only = !rest.empty() && (rest[0] == "--help" || rest[0] == "-h" || rest[0] == "--version");
+    if (!plan && !help_only) {
+        const char* env = std::getenv("KVAQ_PLAN");
+        if (env == nullptr || *env == '\0') {
+            throw Error(ErrorCode::kInvalidArgument, "no plan given", "--plan PRESET|FILE", "nothing",
+                        "Try --plan k4v4-rot, or make a plan with: kvaq plan -m MODEL --budget 3.25bits -o MODEL.plan.gguf");
+        }
+        plan = env;
+    }
+    if (plan) (void)plan_factory(*plan);  // a wrong name or file is said here, in one line
+    if (verb == "exec") {
+        if (rest.empty()) throw Error(ErrorCode::kInvalidArgument, "no program given", "kvaq exec --plan P -- PROGRAM ARGS...", "nothing");
+    } else {
+        rest.insert(rest.begin(), programs().at(verb).name);
+    }
+    const fs::path program = find_program(rest[0]);
+    if (plan) {
+        const std::string value = fs::exists(*plan) ? fs::absolute(*plan).string() : *plan;
+        setenv("KVAQ_PLAN", value.c_str(), 1);
+        const char* preload = std::getenv("LD_PRELOAD");
+        const std::string libraries = library_path() + (preload != nullptr && *preload != '\0' ? std::string(":") + preload : "");
+        setenv("LD_PRELOAD", libraries.c_str(), 1);
+    }
+    std::vector<char*> argv;
+    argv.reserve(rest.size() + 1);
+    for (std::string& arg : rest) argv.push_back(arg.data());
+    argv.push_back(nullptr);
+    execv(program.c_str(), argv.data());
+    throw Error(ErrorCode::kNotFound, "cannot start " + program.string(), "an executable program", std::strerror(errno));
+}
+
+}  // namespace kvaq

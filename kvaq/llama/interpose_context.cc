@@ -1,0 +1,195 @@
+// libllama's functions that make and free models and contexts, interposed: KVAQ_PLAN or kvaq::attach() decides per context
+// whether we serve it.
+#include <llama.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <string>
+
+#include "kvaq/base/error.h"
+#include "kvaq/llama/attach.h"
+#include "kvaq/llama/attachment.h"
+#include "kvaq/llama/real.h"
+#include "kvaq/llama/served_context.h"
+#include "kvaq/plan/budget.h"
+
+namespace kvaq {
+namespace {
+
+std::string metadata(const llama_model* model, const std::string& key) {
+    char value[256] = "";
+    return llama_model_meta_val_str(model, key.c_str(), value, sizeof value) < 0 ? "" : value;
+}
+
+/// Refuses, by name, what would be served wrongly. The model itself is checked by model_shape_of.
+void check_params(const llama_model* model, const llama_context_params& params, const ModelShape& shape) {
+    const auto refuse = [](const std::string& fact, const std::string& wanted, const std::string& found, const std::string& hint) {
+        throw Error(ErrorCode::kUnsupported, fact, wanted, found, hint);
+    };
+    if (params.type_k != GGML_TYPE_F16 || params.type_v != GGML_TYPE_F16) {
+        refuse("both a K/V plan and llama.cpp's own cache types were asked for", "-ctk f16 -ctv f16 (the default)",
+               std::string("-ctk ") + ggml_type_name(params.type_k) + " -ctv " + ggml_type_name(params.type_v), "Leave out -ctk and -ctv");
+    }
+    if (params.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_DISABLED) {
+        refuse("the plan's cache needs flash attention", "-fa on or auto", "-fa off", "Leave out -fa off");
+    }
+    if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT || params.ctx_other != nullptr) {
+        refuse("contexts that share another one's cache (MTP) are not served yet", "", "", "Start without MTP speculation");
+    }
+    if (params.attention_type == LLAMA_ATTENTION_TYPE_NON_CAUSAL) {
+        refuse("non-causal attention is not served", "causal attention", "non-causal", "");
+    }
+    if (params.embeddings && params.pooling_type != LLAMA_POOLING_TYPE_NONE && params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED) {
+        refuse("embedding contexts are not served: they keep no cache", "", "", "Start without a plan");
+    }
+    if (metadata(model, shape.architecture + ".rope.scaling.type") == "longrope") {
+        refuse("LongRoPE models are not served: their factors depend on llama.cpp's own cache size", "", shape.architecture, "Start without a plan");
+    }
+}
+
+std::string mebibytes(size_t bytes) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.1f MiB", static_cast<double>(bytes) / (1024 * 1024));
+    return text;
+}
+
+void print_start(const ServedContext& context, const llama_context_params& own) {
+    if (context.cache == nullptr) return;
+    const Plan& plan = context.cache->plan();
+    const CacheBytes bytes = cache_bytes(plan, context.n_ctx);
+    size_t token_bytes = 0;
+    for (const LayerShape& layer : context.shape.layers) token_bytes += layer.n_kv_heads * (layer.head_dim_k + layer.head_dim_v) * 2;
+    const size_t n_own = (own.n_ctx + 255) / 256 * 256;
+    std::fprintf(stderr, "kvaq: plan %s, window %d, sinks %d\n", plan.name.c_str(), plan.window, plan.sinks);
+    for (const std::string& line : context.cache->describe()) std::fprintf(stderr, "kvaq: %s\n", line.c_str());
+    std::fprintf(stderr, "kvaq: %s for a full context of %u tokens, %.2f bits per element (f16: %s); llama.cpp's own cache keeps one batch: %s\n",
+                 mebibytes(bytes.total).c_str(), context.n_ctx, bytes.effective_bits, mebibytes(token_bytes * context.n_ctx).c_str(),
+                 mebibytes(token_bytes * n_own).c_str());
+}
+
+llama_context* serve(llama_model* model, llama_context_params params, const HandlerFactory& factory) {
+    const std::string version = KVAQ_REAL(llama_version)();
+    if (version.rfind(KVAQ_LLAMA_VERSION, 0) != 0) {
+        throw Error(ErrorCode::kMismatch, "this llama.cpp does not fit", KVAQ_LLAMA_VERSION, version,
+                    "Use the llama.cpp that scripts/bootstrap.sh builds, or rebuild kvaq against yours (-DKVAQ_LLAMA_DIR=)");
+    }
+    const bool measure_only = is_measure_only(model);
+    auto context = std::make_unique<ServedContext>();
+    context->shape = model_shape_of(model);
+    check_params(model, params, context->shape);
+    context->chunked_window = context->shape.architecture == "llama4";
+    context->program_callback = params.cb_eval;
+    context->program_callback_data = params.cb_eval_user_data;
+
+    // What the program would have got (src/llama-context.cpp of the pinned version).
+    const auto pad = [](uint32_t n) { return (n + 255U) / 256U * 256U; };
+    const uint32_t asked = params.n_ctx == 0 ? static_cast<uint32_t>(llama_model_n_ctx_train(model)) : params.n_ctx;
+    const uint32_t n_seq_max = std::max<uint32_t>(1, params.n_seq_max);
+    context->n_ctx = pad(asked);
+    context->n_ctx_seq = context->n_ctx;
+    if (!params.kv_unified) {
+        context->n_ctx_seq = pad(context->n_ctx / n_seq_max);
+        context->n_ctx = context->n_ctx_seq * n_seq_max;
+    }
+    context->n_seq_max = n_seq_max;
+
+    llama_context_params own = params;
+    own.n_ctx = std::min(asked, params.n_batch);
+    own.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    own.kv_unified = true;
+    own.swa_full = true;
+    if (measure_only) return KVAQ_REAL(llama_init_from_model)(model, own);
+    own.cb_eval = serve_callback;
+    own.cb_eval_user_data = context.get();
+
+    const uint32_t n_batch = std::min(asked, params.n_batch);
+    const uint32_t n_ubatch = std::min(n_batch, params.n_ubatch == 0 ? params.n_batch : params.n_ubatch);
+    context->handler = factory(context->shape, {.n_seq_max = n_seq_max, .n_ctx = context->n_ctx, .max_batch_tokens = n_ubatch, .keep_sliding = true});
+    context->cache = dynamic_cast<KvCache*>(context->handler.get());
+    print_start(*context, own);
+    llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);
+    if (ctx == nullptr) return nullptr;
+    context->ctx = ctx;
+    const llama_memory_t memory = KVAQ_REAL(llama_get_memory)(ctx);
+    Registry::instance().add(std::move(context), memory);
+    return ctx;
+}
+
+void print_end(const ServedContext& context) {
+    if (context.cache == nullptr) return;
+    const CacheUse use = context.cache->use();
+    std::fprintf(stderr, "kvaq: at exit: %zu tokens cached, %s packed, %s f16, %s reserved\n", use.n_tokens, mebibytes(use.packed).c_str(),
+                 mebibytes(use.open + use.sinks).c_str(), mebibytes(use.allocated).c_str());
+}
+
+}  // namespace
+}  // namespace kvaq
+
+using namespace kvaq;
+
+extern "C" {
+
+llama_model* llama_model_load_from_file(const char* path, llama_model_params params) {
+    llama_model* model = KVAQ_REAL(llama_model_load_from_file)(path, params);
+    if (model != nullptr) note_model(model, path, params.no_alloc);
+    return model;
+}
+
+llama_model* llama_load_model_from_file(const char* path, llama_model_params params) { return llama_model_load_from_file(path, params); }
+
+llama_model* llama_model_load_from_splits(const char** paths, size_t n_paths, llama_model_params params) {
+    llama_model* model = KVAQ_REAL(llama_model_load_from_splits)(paths, n_paths, params);
+    if (model != nullptr && n_paths > 0) note_model(model, paths[0], params.no_alloc);
+    return model;
+}
+
+void llama_model_free(llama_model* model) {
+    forget_model(model);
+    KVAQ_REAL(llama_model_free)(model);
+}
+
+void llama_free_model(llama_model* model) { llama_model_free(model); }
+
+llama_context* llama_init_from_model(llama_model* model, llama_context_params params) {
+    if (model == nullptr) return KVAQ_REAL(llama_init_from_model)(model, params);
+    try {
+        const HandlerFactory factory = current_factory();
+        if (!factory) return KVAQ_REAL(llama_init_from_model)(model, params);
+        return serve(model, params, factory);
+    } catch (const std::exception& error) {
+        print_error(error.what());
+        return nullptr;
+    }
+}
+
+llama_context* llama_new_context_with_model(llama_model* model, llama_context_params params) { return llama_init_from_model(model, params); }
+
+void llama_free(llama_context* ctx) {
+    const std::unique_ptr<ServedContext> context = Registry::instance().remove(ctx);
+    if (context != nullptr) print_end(*context);
+    KVAQ_REAL(llama_free)(ctx);
+}
+
+uint32_t llama_n_ctx(const llama_context* ctx) {
+    const ServedContext* context = Registry::instance().find(ctx);
+    return context != nullptr ? context->n_ctx : KVAQ_REAL(llama_n_ctx)(ctx);
+}
+
+uint32_t llama_n_ctx_seq(const llama_context* ctx) {
+    const ServedContext* context = Registry::instance().find(ctx);
+    return context != nullptr ? context->n_ctx_seq : KVAQ_REAL(llama_n_ctx_seq)(ctx);
+}
+
+void llama_set_causal_attn(llama_context* ctx, bool causal) {
+    ServedContext* context = Registry::instance().find(ctx);
+    if (context != nullptr && !causal) {
+        context->poisoned = "the program switched to non-causal attention, which the plan's cache does not serve";
+        print_error(context->poisoned);
+        return;
+    }
+    KVAQ_REAL(llama_set_causal_attn)(ctx, causal);
+}
+
+}  // extern "C"

@@ -1,0 +1,193 @@
+// libllama's state functions, interposed. One sequence (slots, llama-server's prompt cache, checkpoints) is saved and restored
+// with its packed bits; the state of a whole context is refused by name.
+#include <llama.h>
+
+#include <array>
+#include <cstring>
+#include <exception>
+#include <span>
+
+#include "kvaq/base/error.h"
+#include "kvaq/base/file.h"
+#include "kvaq/llama/real.h"
+#include "kvaq/llama/served_context.h"
+
+namespace kvaq {
+namespace {
+
+constexpr std::array<char, 8> kFileMagic = {'K', 'V', 'A', 'Q', 'S', 'L', 'T', '1'};
+
+bool refuse_whole_state() {
+    print_error("saving or restoring a whole context is not served by the packed cache; save its sequences (llama_state_seq_*) instead");
+    return false;
+}
+
+KvCache* cache_or_refuse(ServedContext& context) {
+    if (context.cache == nullptr) print_error("this context's cache cannot be saved or restored");
+    return context.cache;
+}
+
+size_t state_size(ServedContext& context, llama_seq_id seq) {
+    KvCache* cache = cache_or_refuse(context);
+    return cache == nullptr ? 0 : cache->sequence_bytes(seq);
+}
+
+size_t get_state(ServedContext& context, uint8_t* dst, size_t size, llama_seq_id seq) {
+    KvCache* cache = cache_or_refuse(context);
+    if (cache == nullptr) return 0;
+    const std::vector<std::byte> bytes = cache->save_sequence(seq);
+    if (bytes.size() > size) {
+        print_error("the buffer for the sequence's state is too small: wanted " + std::to_string(bytes.size()) + " bytes, found " + std::to_string(size));
+        return 0;
+    }
+    std::memcpy(dst, bytes.data(), bytes.size());
+    return bytes.size();
+}
+
+size_t set_state(ServedContext& context, const uint8_t* src, size_t size, llama_seq_id seq) {
+    KvCache* cache = cache_or_refuse(context);
+    if (cache == nullptr) return 0;
+    try {
+        cache->load_sequence(seq, std::as_bytes(std::span(src, size)));
+        return size;
+    } catch (const std::exception& error) {
+        print_error(error.what());
+        return 0;
+    }
+}
+
+}  // namespace
+}  // namespace kvaq
+
+using namespace kvaq;
+
+#define KVAQ_CONTEXT_OR(ctx, real_call)                                   \
+    ServedContext* context = Registry::instance().find(ctx);              \
+    if (context == nullptr) return real_call
+
+extern "C" {
+
+size_t llama_state_seq_get_size_ext(llama_context* ctx, llama_seq_id seq_id, llama_state_seq_flags flags) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_get_size_ext)(ctx, seq_id, flags));
+    return state_size(*context, seq_id);  // also for partial states: sliding windows are kept whole, so a checkpoint is the sequence
+}
+
+size_t llama_state_seq_get_data_ext(llama_context* ctx, uint8_t* dst, size_t size, llama_seq_id seq_id, llama_state_seq_flags flags) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_get_data_ext)(ctx, dst, size, seq_id, flags));
+    return get_state(*context, dst, size, seq_id);
+}
+
+size_t llama_state_seq_set_data_ext(llama_context* ctx, const uint8_t* src, size_t size, llama_seq_id seq_id, llama_state_seq_flags flags) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_set_data_ext)(ctx, src, size, seq_id, flags));
+    return set_state(*context, src, size, seq_id);
+}
+
+size_t llama_state_seq_get_size(llama_context* ctx, llama_seq_id seq_id) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_get_size)(ctx, seq_id));
+    return state_size(*context, seq_id);
+}
+
+size_t llama_state_seq_get_data(llama_context* ctx, uint8_t* dst, size_t size, llama_seq_id seq_id) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_get_data)(ctx, dst, size, seq_id));
+    return get_state(*context, dst, size, seq_id);
+}
+
+size_t llama_state_seq_set_data(llama_context* ctx, const uint8_t* src, size_t size, llama_seq_id seq_id) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_set_data)(ctx, src, size, seq_id));
+    return set_state(*context, src, size, seq_id);
+}
+
+size_t llama_state_seq_save_file(llama_context* ctx, const char* path, llama_seq_id seq_id, const llama_token* tokens, size_t n_tokens) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_save_file)(ctx, path, seq_id, tokens, n_tokens));
+    KvCache* cache = cache_or_refuse(*context);
+    if (cache == nullptr) return 0;
+    try {
+        // KVAQSLT1 | u64 n_tokens | tokens | sequence snapshot (which carries its own checksum)
+        std::vector<std::byte> file(kFileMagic.size() + 8 + n_tokens * sizeof(llama_token));
+        const uint64_t count = n_tokens;
+        std::memcpy(file.data(), kFileMagic.data(), kFileMagic.size());
+        std::memcpy(file.data() + 8, &count, 8);
+        if (n_tokens > 0) std::memcpy(file.data() + 16, tokens, n_tokens * sizeof(llama_token));
+        const std::vector<std::byte> state = cache->save_sequence(seq_id);
+        file.insert(file.end(), state.begin(), state.end());
+        atomic_write(path, file);
+        return file.size();
+    } catch (const std::exception& error) {
+        print_error(error.what());
+        return 0;
+    }
+}
+
+size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq_id seq_id, llama_token* tokens, size_t capacity, size_t* n_tokens_out) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_load_file)(ctx, path, seq_id, tokens, capacity, n_tokens_out));
+    KvCache* cache = cache_or_refuse(*context);
+    if (cache == nullptr) return 0;
+    try {
+        const std::vector<std::byte> file = read_file(path);
+        uint64_t count = 0;
+        if (file.size() < 16 || std::memcmp(file.data(), kFileMagic.data(), kFileMagic.size()) != 0) {
+            throw Error(ErrorCode::kCorrupt, std::string("cannot restore ") + path, "a slot file saved under a K/V plan", "another or empty file",
+                        "The slot is unchanged");
+        }
+        std::memcpy(&count, file.data() + 8, 8);
+        if (count > (file.size() - 16) / sizeof(llama_token)) {
+            throw Error(ErrorCode::kCorrupt, std::string("cannot restore ") + path, std::to_string(count) + " tokens", std::to_string(file.size()) + " bytes in all",
+                        "The slot is unchanged");
+        }
+        *n_tokens_out = count;
+        if (tokens == nullptr) return file.size();
+        if (count > capacity) {
+            throw Error(ErrorCode::kInvalidArgument, std::string("cannot restore ") + path, "room for " + std::to_string(count) + " tokens", std::to_string(capacity));
+        }
+        cache->load_sequence(seq_id, std::span(file).subspan(16 + count * sizeof(llama_token)));
+        std::memcpy(tokens, file.data() + 16, count * sizeof(llama_token));
+        return file.size();
+    } catch (const std::exception& error) {
+        print_error(error.what());
+        return 0;
+    }
+}
+
+size_t llama_state_get_size(llama_context* ctx) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_get_size)(ctx));
+    return refuse_whole_state() ? 1 : 0;
+}
+
+size_t llama_state_get_data(llama_context* ctx, uint8_t* dst, size_t size) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_get_data)(ctx, dst, size));
+    return refuse_whole_state() ? 1 : 0;
+}
+
+size_t llama_state_set_data(llama_context* ctx, const uint8_t* src, size_t size) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_set_data)(ctx, src, size));
+    return refuse_whole_state() ? 1 : 0;
+}
+
+bool llama_state_load_file(llama_context* ctx, const char* path, llama_token* tokens, size_t capacity, size_t* n_tokens_out) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_load_file)(ctx, path, tokens, capacity, n_tokens_out));
+    return refuse_whole_state();
+}
+
+bool llama_state_save_file(llama_context* ctx, const char* path, const llama_token* tokens, size_t n_tokens) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_save_file)(ctx, path, tokens, n_tokens));
+    return refuse_whole_state();
+}
+
+// Deprecated names.
+size_t llama_get_state_size(llama_context* ctx) { return llama_state_get_size(ctx); }
+size_t llama_copy_state_data(llama_context* ctx, uint8_t* dst) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_get_data)(ctx, dst, KVAQ_REAL(llama_state_get_size)(ctx)));
+    return refuse_whole_state() ? 1 : 0;
+}
+size_t llama_set_state_data(llama_context* ctx, const uint8_t* src) {
+    KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_set_data)(ctx, src, SIZE_MAX));
+    return refuse_whole_state() ? 1 : 0;
+}
+bool llama_load_session_file(llama_context* ctx, const char* path, llama_token* tokens, size_t capacity, size_t* n_tokens_out) {
+    return llama_state_load_file(ctx, path, tokens, capacity, n_tokens_out);
+}
+bool llama_save_session_file(llama_context* ctx, const char* path, const llama_token* tokens, size_t n_tokens) {
+    return llama_state_save_file(ctx, path, tokens, n_tokens);
+}
+
+}  // extern "C"

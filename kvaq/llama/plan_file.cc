@@ -1,0 +1,188 @@
+#include "kvaq/llama/plan_file.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kvaq/base/error.h"
+#include "kvaq/base/sha256.h"
+#include "kvaq/llama/gguf_file.h"
+#include "kvaq/plan/budget.h"
+#include "kvaq/plan/plan_json.h"
+
+namespace kvaq {
+
+namespace {
+
+constexpr const char* kType = "kvaq-plan";
+constexpr int64_t kMaxLayers = 512;
+constexpr int64_t kMaxHeads = 65536;
+constexpr int64_t kMaxDim = 512;
+constexpr int64_t kMaxWindow = 1 << 20;
+
+std::string key(const char* name) { return std::string("kvaq.plan.") + name; }
+
+/// GGUF strings end at the first NUL for most readers.
+std::string without_nul(const std::string& text) { return text.substr(0, text.find('\0')); }
+
+Plan with_plain_strings(Plan plan) {
+    for (std::string* text : {&plan.name, &plan.architecture, &plan.model_name, &plan.fingerprint, &plan.measured_how}) {
+        *text = without_nul(*text);
+    }
+    return plan;
+}
+
+int32_t index_of(const CodecSpec& spec, std::vector<std::string>& codecs) {
+    const std::string text = to_string(spec);
+    const auto at = std::find(codecs.begin(), codecs.end(), text);
+    const auto index = static_cast<int32_t>(at - codecs.begin());
+    if (at == codecs.end()) codecs.push_back(text);
+    return index;
+}
+
+std::vector<CodecSpec> read_codecs(const GgufReader& file) {
+    std::vector<CodecSpec> codecs;
+    for (const std::string& text : file.get_strings(key("codecs"))) {
+        try {
+            codecs.push_back(codec_spec_from_string(text));
+        } catch (const Error& error) {
+            file.corrupt("codec " + std::to_string(codecs.size()), "a codec this version knows", "'" + text + "'");
+        }
+    }
+    return codecs;
+}
+
+std::vector<LayerPlan> read_layers(const GgufReader& file) {
+    const std::vector<CodecSpec> codecs = read_codecs(file);
+    const std::vector<int64_t> layer = file.get_ints(key("layer"), 0, kMaxLayers - 1);
+    if (layer.size() > static_cast<size_t>(kMaxLayers)) {
+        file.corrupt("key " + key("layer"), "at most 512 entries", std::to_string(layer.size()));
+    }
+    const auto n = static_cast<int64_t>(layer.size());
+    const std::vector<int64_t> heads = file.get_ints(key("n_heads"), 1, kMaxHeads, n);
+    const std::vector<int64_t> kv_heads = file.get_ints(key("n_kv_heads"), 1, kMaxHeads, n);
+    const std::vector<int64_t> dim_k = file.get_ints(key("head_dim_k"), 1, kMaxDim, n);
+    const std::vector<int64_t> dim_v = file.get_ints(key("head_dim_v"), 1, kMaxDim, n);
+    const std::vector<int64_t> sliding = file.get_ints(key("sliding_window"), 0, std::numeric_limits<int32_t>::max(), n);
+    int64_t n_all = 0;
+    for (const int64_t count : kv_heads) n_all += count;
+    const auto last = static_cast<int64_t>(codecs.size()) - 1;
+    const std::vector<int64_t> key_codec = file.get_ints(key("key_codec"), 0, last, n_all);
+    const std::vector<int64_t> value_codec = file.get_ints(key("value_codec"), 0, last, n_all);
+
+    std::vector<LayerPlan> layers;
+    size_t head = 0;
+    for (size_t i = 0; i < layer.size(); ++i) {
+        if (i > 0 && layer[i] <= layer[i - 1]) file.corrupt("key " + key("layer"), "ascending numbers", std::to_string(layer[i]));
+        if (heads[i] % kv_heads[i] != 0) {
+            file.corrupt("layer " + std::to_string(layer[i]), "heads that the KV heads divide", std::to_string(heads[i]));
+        }
+        LayerPlan plan;
+        plan.shape = {.layer = static_cast<int32_t>(layer[i]),
+                      .n_heads = static_cast<size_t>(heads[i]),
+                      .n_kv_heads = static_cast<size_t>(kv_heads[i]),
+                      .head_dim_k = static_cast<size_t>(dim_k[i]),
+                      .head_dim_v = static_cast<size_t>(dim_v[i]),
+                      .sliding_window = static_cast<int32_t>(sliding[i])};
+        for (int64_t k = 0; k < kv_heads[i]; ++k, ++head) {
+            plan.heads.push_back({.key = codecs[static_cast<size_t>(key_codec[head])],
+                                  .value = codecs[static_cast<size_t>(value_codec[head])]});
+        }
+        layers.push_back(std::move(plan));
+    }
+    return layers;
+}
+
+}  // namespace
+
+void write_plan(const Plan& original, const std::string& path) {
+    const Plan plan = with_plain_strings(original);
+    std::vector<std::string> codecs;
+    std::vector<int32_t> layer, heads, kv_heads, dim_k, dim_v, sliding, key_codec, value_codec;
+    for (const LayerPlan& one : plan.layers) {
+        layer.push_back(one.shape.layer);
+        heads.push_back(static_cast<int32_t>(one.shape.n_heads));
+        kv_heads.push_back(static_cast<int32_t>(one.shape.n_kv_heads));
+        dim_k.push_back(static_cast<int32_t>(one.shape.head_dim_k));
+        dim_v.push_back(static_cast<int32_t>(one.shape.head_dim_v));
+        sliding.push_back(one.shape.sliding_window);
+        for (const HeadPlan& head : one.heads) {
+            key_codec.push_back(index_of(head.key, codecs));
+            value_codec.push_back(index_of(head.value, codecs));
+        }
+    }
+    GgufWriter file;
+    file.set("general.type", std::string(kType));
+    file.set("general.name", plan.name);
+    file.set(key("schema_version"), Plan::kSchemaVersion);
+    file.set(key("name"), plan.name);
+    file.set(key("architecture"), plan.architecture);
+    file.set(key("model_name"), plan.model_name);
+    file.set(key("fingerprint"), plan.fingerprint);
+    file.set(key("tile_tokens"), static_cast<uint32_t>(plan.tile_tokens));
+    file.set(key("window"), plan.window);
+    file.set(key("sinks"), plan.sinks);
+    file.set(key("predicted_kl"), plan.predicted_kl);
+    file.set(key("measured_how"), plan.measured_how);
+    file.set(key("bytes_per_token"), bytes_per_token(plan));
+    file.set(key("layer"), layer);
+    file.set(key("n_heads"), heads);
+    file.set(key("n_kv_heads"), kv_heads);
+    file.set(key("head_dim_k"), dim_k);
+    file.set(key("head_dim_v"), dim_v);
+    file.set(key("sliding_window"), sliding);
+    file.set(key("codecs"), codecs);
+    file.set(key("key_codec"), key_codec);
+    file.set(key("value_codec"), value_codec);
+    file.set(key("sha256"), sha256_hex(canonical_text(plan)));
+    file.write(path);
+}
+
+Plan read_plan(const std::string& path) {
+    const GgufReader file(path, "plan");
+    const std::string type = file.find_string("general.type").value_or("");
+    if (type != kType) {
+        file.corrupt("not a plan", std::string("general.type = ") + kType,
+                     type.empty() ? "a GGUF file of another kind" : type);
+    }
+    const int64_t version = file.get_int(key("schema_version"), 0, UINT32_MAX);
+    if (version != Plan::kSchemaVersion) {
+        throw Error(ErrorCode::kMismatch, "plan '" + path + "': schema version", std::to_string(Plan::kSchemaVersion),
+                    std::to_string(version), "Make the plan again with this version's kvaq plan");
+    }
+    Plan plan;
+    plan.name = file.get_string(key("name"));
+    plan.architecture = file.get_string(key("architecture"));
+    plan.model_name = file.get_string(key("model_name"));
+    plan.fingerprint = file.get_string(key("fingerprint"));
+    plan.tile_tokens = static_cast<size_t>(file.get_int(key("tile_tokens"), 64, 128));
+    if (plan.tile_tokens != 64 && plan.tile_tokens != 128) {
+        file.corrupt("key " + key("tile_tokens"), "64 or 128", std::to_string(plan.tile_tokens));
+    }
+    plan.window = static_cast<int32_t>(file.get_int(key("window"), 0, kMaxWindow));
+    plan.sinks = static_cast<int32_t>(file.get_int(key("sinks"), 0, static_cast<int64_t>(plan.tile_tokens)));
+    plan.predicted_kl = file.get_float(key("predicted_kl"));
+    plan.measured_how = file.get_string(key("measured_how"));
+    plan.layers = read_layers(file);
+    if (sha256_hex(canonical_text(plan)) != file.get_string(key("sha256"))) {
+        file.corrupt("the checksum does not fit the contents", "an unchanged file", "a changed one");
+    }
+    double bytes = 0;
+    try {
+        bytes = bytes_per_token(plan);  // asks for the layout of every codec: one that does not fit its head throws
+    } catch (const Error& error) {
+        file.corrupt("a codec does not fit its head", "", error.what());
+    }
+    const double planned = file.get_float(key("bytes_per_token"));
+    if (std::abs(planned - bytes) > 1e-6 * (1 + bytes)) {
+        throw Error(ErrorCode::kMismatch, "plan '" + path + "' was made for another tile format",
+                    std::to_string(planned) + " bytes per token", std::to_string(bytes) + " bytes per token",
+                    "Make the plan again with this version's kvaq plan");
+    }
+    return plan;
+}
+
+}  // namespace kvaq

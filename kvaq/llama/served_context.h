@@ -1,0 +1,106 @@
+#pragma once
+
+// PRIVATE header of kvaq/llama: everything we keep beside one llama_context.
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <shared_mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include <llama.h>
+
+#include "kvaq/base/attention_call.h"
+#include "kvaq/base/model_shape.h"
+#include "kvaq/cache/kv_cache.h"
+
+namespace kvaq {
+
+/// Barrier of llama.cpp's worker threads while they run our node: they all are in it at once, so it spins (and yields when
+/// there are more threads than processors).
+class SpinBarrier {
+  public:
+    void wait(uint32_t n_threads) noexcept;
+
+  private:
+    std::atomic<uint32_t> arrived_{0};
+    std::atomic<uint32_t> generation_{0};
+};
+
+/// A token of the batch being decoded.
+struct PendingToken {
+    int32_t pos = 0;
+    std::vector<int32_t> seq_ids;
+};
+
+struct ServedContext;
+
+/// A GGML_OP_FLASH_ATTN_EXT node that we turned into GGML_OP_CUSTOM, with what its op_params were.
+struct ServedNode {
+    ServedContext* context = nullptr;
+    int32_t layer = -1;
+    float scale = 1, max_bias = 0, softcap = 0;
+    bool append = true;      ///< of the micro-batch in progress
+    bool check_mask = false;  ///< first node with its mask in the micro-batch in progress
+};
+
+struct ServedContext {
+    llama_context* ctx = nullptr;
+    ModelShape shape;
+    std::unique_ptr<AttentionHandler> handler;
+    KvCache* cache = nullptr;  ///< handler, if it is one
+    uint32_t n_ctx = 0;        ///< what the program asked for, as llama.cpp would have rounded it
+    uint32_t n_ctx_seq = 0;
+    size_t n_seq_max = 1;
+    bool chunked_window = false;
+    ggml_backend_sched_eval_callback program_callback = nullptr;
+    void* program_callback_data = nullptr;
+
+    // The batch in progress.
+    bool decoding = false;
+    std::vector<PendingToken> tokens;
+    size_t micro_first = 0;   ///< first token of the micro-batch in progress = its first cell in llama.cpp's cache
+    size_t micro_end = 0;
+    bool micro_open = false;  ///< begin() was called and neither end() nor rollback()
+    int32_t first_layer = -1;
+    std::set<int32_t> appended;         ///< layers of the micro-batch in progress
+    std::set<const void*> masks;        ///< masks already checked in it
+    std::atomic<bool> failed{false};
+    int32_t fail_code = 0;
+    std::string failure;    ///< guarded by failure_mutex
+    std::mutex failure_mutex;
+    std::string poisoned;   ///< why no batch may be decoded any more (until clear), empty = fine
+
+    std::unordered_map<const ggml_tensor*, std::unique_ptr<ServedNode>> nodes;
+    SpinBarrier barrier;
+
+    void fail(int32_t code, const std::string& why);
+};
+
+/// The callback that llama_init_from_model installs; user data is the ServedContext.
+bool serve_callback(ggml_tensor* node, bool ask, void* user_data);
+
+/// Which contexts we serve. Thread-safe.
+class Registry {
+  public:
+    [[nodiscard]] static Registry& instance();
+    void add(std::unique_ptr<ServedContext> context, llama_memory_t memory);
+    [[nodiscard]] ServedContext* find(const llama_context* ctx) const;
+    [[nodiscard]] ServedContext* find(llama_memory_t memory) const;
+    /// Removes and returns it (null if not ours).
+    [[nodiscard]] std::unique_ptr<ServedContext> remove(const llama_context* ctx);
+
+  private:
+    mutable std::shared_mutex mutex_;
+    std::unordered_map<const llama_context*, std::unique_ptr<ServedContext>> by_context_;
+    std::unordered_map<const void*, ServedContext*> by_memory_;
+};
+
+/// "kvaq: error: ..." on stderr.
+void print_error(const std::string& message);
+
+}  // namespace kvaq

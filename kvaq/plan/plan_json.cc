@@ -1,0 +1,52 @@
+#include "kvaq/plan/plan_json.h"
+
+#include <nlohmann/json.hpp>
+
+#include "kvaq/plan/budget.h"
+
+namespace kvaq {
+
+namespace {
+
+nlohmann::ordered_json plan_fields(const Plan& plan) {
+    nlohmann::ordered_json out;
+    out["schema_version"] = Plan::kSchemaVersion;
+    out["name"] = plan.name;
+    out["architecture"] = plan.architecture;
+    out["model_name"] = plan.model_name;
+    out["fingerprint"] = plan.fingerprint;
+    out["tile_tokens"] = plan.tile_tokens;
+    out["window"] = plan.window;
+    out["sinks"] = plan.sinks;
+    out["predicted_kl"] = plan.predicted_kl;
+    out["measured_how"] = plan.measured_how;
+    out["layers"] = nlohmann::ordered_json::array();
+    for (const LayerPlan& layer : plan.layers) {
+        nlohmann::ordered_json heads = nlohmann::ordered_json::array();
+        for (const HeadPlan& head : layer.heads) heads.push_back({{"key", to_string(head.key)}, {"value", to_string(head.value)}});
+        out["layers"].push_back({{"layer", layer.shape.layer},
+                                 {"n_heads", layer.shape.n_heads},
+                                 {"n_kv_heads", layer.shape.n_kv_heads},
+                                 {"head_dim_k", layer.shape.head_dim_k},
+                                 {"head_dim_v", layer.shape.head_dim_v},
+                                 {"sliding_window", layer.shape.sliding_window},
+                                 {"heads", std::move(heads)}});
+    }
+    return out;
+}
+
+}  // namespace
+
+nlohmann::ordered_json plan_to_json(const Plan& plan) {
+    nlohmann::ordered_json out = plan_fields(plan);
+    if (plan.predicted_kl < 0) out["predicted_kl"] = nullptr;
+    out["bytes_per_token"] = bytes_per_token(plan);
+    return out;
+}
+
+std::string canonical_text(const Plan& plan) {
+    // Model names are bytes from a file and may be no UTF-8.
+    return plan_fields(plan).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace kvaq
