@@ -1,0 +1,199 @@
+#include "kvaq/eval/compare.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "kvaq/base/error.h"
+#include "kvaq/base/file.h"
+#include "kvaq/base/sha256.h"
+#include "kvaq/eval/session.h"
+#include "kvaq/plan/budget.h"
+
+namespace kvaq {
+namespace {
+
+constexpr size_t kControlBatch = 3;
+
+ggml_type cache_type(const std::string& name) {
+    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1}) {
+        if (name == ggml_type_name(type)) return type;
+    }
+    throw Error(ErrorCode::kInvalidArgument, "unknown llama.cpp cache type", "f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1", "'" + name + "'");
+}
+
+/// One row while it is being measured.
+struct Runner {
+    CompareRow row;
+    ContextPtr ctx;
+    size_t n_batch = 0;
+};
+
+class Comparison {
+  public:
+    Comparison(const CompareRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress)
+        : request_(request), progress_(progress) {}
+
+    CompareResult run() {
+        for (const std::string& type : request_.types) (void)cache_type(type);  // bad names before long work
+        std::vector<HandlerFactory> factories;
+        for (const std::string& plan : request_.plans) factories.push_back(plan_factory(plan));
+        model_ = load_model(request_.model);
+        result_.shape = model_shape_of(model_.get());
+        result_.text_sha256 = sha256_hex(read_file(request_.text));
+        tokens_ = tokenize_file(model_.get(), request_.text);
+        result_.n_text_tokens = tokens_.size();
+        if (tokens_.size() < request_.n_ctx * request_.n_chunks) {
+            throw Error(ErrorCode::kInvalidArgument, "the text is too short",
+                        fmt::format("{} chunks of {} tokens = {} tokens", request_.n_chunks, request_.n_ctx, request_.n_ctx * request_.n_chunks),
+                        fmt::format("{} tokens", tokens_.size()), "Use fewer --chunks, a smaller -c or a longer text");
+        }
+        add("f16 (llama.cpp)", "reference", llama_cache_bytes(result_.shape, "f16", request_.n_ctx), request_.n_batch, GGML_TYPE_F16, {});
+        if (request_.control) {
+            add(fmt::format("f16, batches of {}", kControlBatch), "control", runners_[0].row.bytes, kControlBatch, GGML_TYPE_F16, {});
+        }
+        for (const std::string& type : request_.types) {
+            add(type + " (llama.cpp)", "llama.cpp", llama_cache_bytes(result_.shape, type, request_.n_ctx), request_.n_batch, cache_type(type), {});
+        }
+        for (size_t i = 0; i < factories.size(); ++i) {
+            add(request_.plans[i], "plan", 0, request_.n_batch, GGML_TYPE_F16, factories[i]);
+            Runner& runner = runners_.back();
+            const KvCache* cache = cache_of(runner.ctx.get());
+            KVAQ_CHECK(cache != nullptr);
+            runner.row.bytes = cache_bytes(cache->plan(), request_.n_ctx).total;
+            runner.row.name = cache->plan().name;
+        }
+        const auto n_elements = static_cast<double>(cache_bytes(make_uniform_plan(parse_preset("f16"), result_.shape), request_.n_ctx).elements);
+        for (size_t chunk = 0; chunk < request_.n_chunks; ++chunk) run_chunk(chunk);
+        for (Runner& runner : runners_) {
+            runner.row.effective_bits = 8.0 * static_cast<double>(runner.row.bytes) / n_elements;
+            runner.row.summary = summarize(runner.row.chunks);
+            result_.rows.push_back(std::move(runner.row));
+        }
+        return std::move(result_);
+    }
+
+  private:
+    void add(const std::string& name, const std::string& kind, size_t bytes, size_t n_batch, ggml_type type, HandlerFactory factory) {
+        Runner runner;
+        runner.row.name = name;
+        runner.row.kind = kind;
+        runner.row.bytes = bytes;
+        runner.n_batch = n_batch;
+        runner.ctx = make_context(model_.get(),
+                                  {.n_ctx = static_cast<uint32_t>(request_.n_ctx),
+                                   .n_batch = static_cast<uint32_t>(n_batch),
+                                   .n_seq_max = 1,
+                                   .n_threads = request_.n_threads,
+                                   .cache_type = type},
+                                  std::move(factory));
+        runners_.push_back(std::move(runner));
+    }
+
+    void run_chunk(size_t index) {
+        const std::vector<llama_token> chunk = chunk_of(model_.get(), tokens_, index, request_.n_ctx);
+        const size_t first = request_.n_ctx / 2;
+        const size_t n_scored = request_.n_ctx - 1 - first;
+        const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
+        reference_.resize(n_scored * n_vocab);
+        reference_top_.resize(n_scored);
+        std::vector<float> own(n_vocab);
+        for (size_t r = 0; r < runners_.size(); ++r) {
+            Runner& runner = runners_[r];
+            std::vector<TokenScore> scores(n_scored);
+            const auto start = std::chrono::steady_clock::now();
+            decode_chunk(runner.ctx.get(), chunk, runner.n_batch, first, [&](size_t position, std::span<const float> logits) {
+                if (position + 1 >= chunk.size()) return;
+                const size_t i = position - first;
+                const std::span<float> reference(&reference_[i * n_vocab], n_vocab);
+                const std::span<float> log_q = r == 0 ? reference : std::span<float>(own);
+                const size_t top = log_softmax(logits, log_q);
+                if (r == 0) reference_top_[i] = top;
+                scores[i].nll = -static_cast<double>(log_q[static_cast<size_t>(chunk[position + 1])]);
+                scores[i].kl = r == 0 ? 0.0 : kl_divergence(reference, log_q);
+                scores[i].same_top = top == reference_top_[i];
+            });
+            runner.row.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+            runner.row.chunks.push_back(std::move(scores));
+            progress_(index * runners_.size() + r + 1, request_.n_chunks * runners_.size(), runner.row.name);
+        }
+    }
+
+    const CompareRequest& request_;
+    const std::function<void(size_t, size_t, const std::string&)>& progress_;
+    CompareResult result_;
+    ModelPtr model_;
+    std::vector<llama_token> tokens_;
+    std::vector<Runner> runners_;
+    std::vector<float> reference_;
+    std::vector<size_t> reference_top_;
+};
+
+}  // namespace
+
+CompareResult compare(const CompareRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress) {
+    if (request.n_ctx < 16 || request.n_chunks < 1) {
+        throw Error(ErrorCode::kInvalidArgument, "nothing to evaluate", "-c of at least 16 and --chunks of at least 1",
+                    fmt::format("-c {} --chunks {}", request.n_ctx, request.n_chunks));
+    }
+    return Comparison(request, progress).run();
+}
+
+std::string to_markdown(const CompareRequest& request, const CompareResult& result) {
+    std::string text = fmt::format(
+        "| cache | bits/element | MiB at {} | PPL | mean KL (nats) | median KL | 99 % KL | same top token |\n|---|---|---|---|---|---|---|---|\n", request.n_ctx);
+    for (const CompareRow& row : result.rows) {
+        const ScoreSummary& s = row.summary;
+        const bool reference = row.kind == "reference";
+        text += fmt::format("| {} | {:.2f} | {:.1f} | {:.4f} ± {:.4f} | {} | {} | {} | {} |\n", row.name, row.effective_bits,
+                            static_cast<double>(row.bytes) / (1024 * 1024), s.perplexity.value, s.perplexity.error,
+                            reference ? "reference" : fmt::format("{:.5f} ± {:.5f}", s.mean_kl.value, s.mean_kl.error),
+                            reference ? "" : fmt::format("{:.5f}", s.median_kl), reference ? "" : fmt::format("{:.4f}", s.kl_99),
+                            reference ? "" : fmt::format("{:.2f} ± {:.2f} %", 100 * s.same_top.value, 100 * s.same_top.error));
+    }
+    return text;
+}
+
+std::string to_json(const CompareRequest& request, const CompareResult& result, const std::string& command) {
+    nlohmann::ordered_json json;
+    json["schema_version"] = 1;
+    json["kind"] = "kvaq.eval";
+    json["command"] = command;
+    json["model"] = {{"path", request.model}, {"name", result.shape.name}, {"architecture", result.shape.architecture}, {"fingerprint", result.shape.fingerprint}};
+    json["text"] = {{"path", request.text}, {"sha256", result.text_sha256}, {"tokens", result.n_text_tokens}};
+    json["n_ctx"] = request.n_ctx;
+    json["n_chunks"] = request.n_chunks;
+    json["scored"] = "positions n_ctx/2 .. n_ctx-2 of each chunk";
+    for (const CompareRow& row : result.rows) {
+        const ScoreSummary& s = row.summary;
+        nlohmann::ordered_json out;
+        out["name"] = row.name;
+        out["kind"] = row.kind;
+        out["effective_bits"] = row.effective_bits;
+        out["bytes"] = row.bytes;
+        out["seconds"] = row.seconds;
+        out["n_tokens"] = s.n_tokens;
+        out["perplexity"] = {{"value", s.perplexity.value}, {"standard_error", s.perplexity.error}};
+        out["mean_kl"] = {{"value", s.mean_kl.value}, {"standard_error", s.mean_kl.error}, {"unit", "nats"}};
+        out["median_kl"] = s.median_kl;
+        out["kl_99"] = s.kl_99;
+        out["max_kl"] = s.max_kl;
+        out["same_top"] = {{"value", s.same_top.value}, {"standard_error", s.same_top.error}};
+        for (const auto& chunk : row.chunks) {
+            double kl = 0;
+            double nll = 0;
+            for (const TokenScore& score : chunk) {
+                kl += score.kl;
+                nll += score.nll;
+            }
+            const auto n = static_cast<double>(chunk.size());
+            out["chunks"].push_back({{"mean_kl", kl / n}, {"mean_nll", nll / n}});
+        }
+        json["rows"].push_back(out);
+    }
+    return json.dump(2) + "\n";
+}
+
+}  // namespace kvaq

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kvaq/base/model_shape.h"
+#include "kvaq/eval/divergence.h"
+
+namespace kvaq {
+
+/// What `kvaq eval` is asked: rows on one text, all against one f16 reference of plain llama.cpp.
+struct CompareRequest {
+    std::string model;
+    std::string text;
+    std::vector<std::string> plans;  ///< presets or *.plan.gguf files
+    std::vector<std::string> types;  ///< llama.cpp cache types
+    size_t n_ctx = 4096;
+    size_t n_chunks = 4;
+    size_t n_batch = 512;
+    int32_t n_threads = 2;
+    bool control = true;  ///< also f16 against itself with micro-batches of 3 tokens: the floor of any comparison
+};
+
+struct CompareRow {
+    std::string name;
+    std::string kind;            ///< "reference", "control", "plan", "llama.cpp"
+    double effective_bits = 0;   ///< 8 * bytes / elements at n_ctx, everything counted
+    size_t bytes = 0;            ///< of the cache at n_ctx
+    double seconds = 0;          ///< decoding all chunks
+    std::vector<std::vector<TokenScore>> chunks;  ///< scored: the second half of each chunk
+    ScoreSummary summary;
+};
+
+struct CompareResult {
+    ModelShape shape;
+    size_t n_text_tokens = 0;
+    std::string text_sha256;
+    std::vector<CompareRow> rows;  ///< the reference first
+};
+
+/// progress(done, total, what) is called after every decoded chunk. Throws Error: bad model, text or plan, or a text with fewer
+/// tokens than n_ctx * n_chunks.
+[[nodiscard]] CompareResult compare(const CompareRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress);
+
+/// Markdown table of the rows, with units and standard errors.
+[[nodiscard]] std::string to_markdown(const CompareRequest& request, const CompareResult& result);
+/// JSON of everything, schema_version 1. `command` is how to make it again.
+[[nodiscard]] std::string to_json(const CompareRequest& request, const CompareResult& result, const std::string& command);
+
+}  // namespace kvaq

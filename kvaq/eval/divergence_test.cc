@@ -1,0 +1,49 @@
+#include "kvaq/eval/divergence.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace kvaq {
+namespace {
+
+TEST(Divergence, LogSoftmaxAndKlEqualHandComputedValues) {
+    // p = (1/2, 1/4, 1/4), q = (1/4, 1/2, 1/4): KL = 1/2 ln 2 - 1/4 ln 2 = ln 2 / 4
+    const std::vector<float> p = {std::log(2.0F), 0.0F, 0.0F};
+    const std::vector<float> q = {5.0F, 5.0F + std::log(2.0F), 5.0F};
+    std::vector<float> log_p(3), log_q(3);
+    EXPECT_EQ(log_softmax(p, log_p), 0U);
+    EXPECT_EQ(log_softmax(q, log_q), 1U);
+    EXPECT_NEAR(log_p[0], std::log(0.5), 1e-6);
+    EXPECT_NEAR(log_q[2], std::log(0.25), 1e-6);
+    EXPECT_NEAR(kl_divergence(log_p, log_q), std::log(2.0) / 4, 1e-6);
+    EXPECT_EQ(kl_divergence(log_p, log_p), 0.0);
+}
+
+TEST(Divergence, SummaryEqualsHandComputedValues) {
+    // nll 1, 2, 3, 2: mean 2, PPL e^2; variance of the mean ((1+0+1+0)/4)/3 = 1/6
+    const std::vector<std::vector<TokenScore>> chunks = {{{1, 0.1, true}, {2, 0.2, false}}, {{3, 0.3, true}, {2, 0.0, true}}};
+    const ScoreSummary s = summarize(chunks);
+    EXPECT_EQ(s.n_tokens, 4U);
+    EXPECT_NEAR(s.perplexity.value, std::exp(2.0), 1e-9);
+    EXPECT_NEAR(s.perplexity.error, std::exp(2.0) * std::sqrt(1.0 / 6), 1e-9);
+    EXPECT_NEAR(s.mean_kl.value, 0.15, 1e-12);
+    EXPECT_NEAR(s.median_kl, 0.15, 1e-12);
+    EXPECT_NEAR(s.kl_99, 0.2 + 0.97 * 0.1, 1e-12);
+    EXPECT_EQ(s.max_kl, 0.3);
+    EXPECT_EQ(s.same_top.value, 0.75);
+    EXPECT_NEAR(s.same_top.error, std::sqrt(0.75 * 0.25 / 4), 1e-12);
+    EXPECT_LT(s.mean_kl.error, 1e-9);  // both chunks have mean 0.15: resampling chunks changes nothing
+}
+
+TEST(Divergence, BootstrapErrorIsThatOfTheMean) {
+    std::vector<double> values, weights;
+    for (int i = 0; i < 50; ++i) {
+        values.push_back(i % 2);
+        weights.push_back(1);
+    }
+    EXPECT_NEAR(bootstrap_error(values, weights), 0.5 / std::sqrt(50.0), 0.005);
+}
+
+}  // namespace
+}  // namespace kvaq

@@ -1,0 +1,102 @@
+#include "kvaq/eval/session.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "kvaq/base/error.h"
+#include "kvaq/base/file.h"
+#include "kvaq/llama/gguf_model.h"
+
+namespace kvaq {
+
+void quiet_llama(bool verbose) {
+    if (verbose) {
+        llama_log_set(nullptr, nullptr);
+        return;
+    }
+    // GGML_LOG_LEVEL_CONT continues the line before, whose level decides.
+    llama_log_set(
+        [](ggml_log_level level, const char* text, void*) {
+            thread_local ggml_log_level last = GGML_LOG_LEVEL_NONE;
+            if (level != GGML_LOG_LEVEL_CONT) last = level;
+            if (last == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+        },
+        nullptr);
+}
+
+ModelPtr load_model(const std::string& path) {
+    (void)read_model_shape(path);  // says in words what is wrong with a bad file
+    llama_model_params params = llama_model_default_params();
+    params.n_gpu_layers = 0;
+    ModelPtr model(llama_model_load_from_file(path.c_str(), params));
+    if (model == nullptr) throw Error(ErrorCode::kCorrupt, "llama.cpp cannot load the model", "a GGUF model it supports", path);
+    return model;
+}
+
+std::vector<llama_token> tokenize_file(const llama_model* model, const std::string& path) {
+    const std::vector<std::byte> bytes = read_file(path);
+    const auto* text = reinterpret_cast<const char*>(bytes.data());
+    const llama_vocab* vocab = llama_model_get_vocab(model);
+    std::vector<llama_token> tokens(bytes.size() + 8);
+    const int32_t n = llama_tokenize(vocab, text, static_cast<int32_t>(bytes.size()), tokens.data(), static_cast<int32_t>(tokens.size()), false, false);
+    if (n < 0) throw Error(ErrorCode::kCorrupt, "cannot tokenize the text", "a text file", path);
+    tokens.resize(static_cast<size_t>(n));
+    return tokens;
+}
+
+ContextPtr make_context(llama_model* model, const ContextOptions& options, HandlerFactory factory) {
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx = options.n_ctx;
+    params.n_batch = options.n_batch;
+    params.n_ubatch = options.n_batch;
+    params.n_seq_max = options.n_seq_max;
+    params.n_threads = options.n_threads;
+    params.n_threads_batch = options.n_threads;
+    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    params.kv_unified = true;
+    params.type_k = options.cache_type;
+    params.type_v = options.cache_type;
+    attach(std::move(factory));
+    ContextPtr ctx(llama_init_from_model(model, params));
+    if (ctx == nullptr) {
+        throw Error(ErrorCode::kInvalidArgument, "llama.cpp could not make a context", "context " + std::to_string(options.n_ctx) + ", cache type " + ggml_type_name(options.cache_type),
+                    "a failure (see above)");
+    }
+    return ctx;
+}
+
+std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llama_token> tokens, size_t index, size_t n_ctx) {
+    const auto part = tokens.subspan(index * n_ctx, n_ctx);
+    std::vector<llama_token> chunk(part.begin(), part.end());
+    const llama_vocab* vocab = llama_model_get_vocab(model);
+    if (llama_vocab_get_add_bos(vocab)) chunk[0] = llama_vocab_bos(vocab);
+    return chunk;
+}
+
+void decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t n_batch, size_t first_scored,
+                  const std::function<void(size_t, std::span<const float>)>& visit) {
+    llama_memory_clear(llama_get_memory(ctx), true);
+    const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))));
+    llama_batch batch = llama_batch_init(static_cast<int32_t>(n_batch), 0, 1);
+    const std::unique_ptr<llama_batch, void (*)(llama_batch*)> guard(&batch, [](llama_batch* b) { llama_batch_free(*b); });
+    for (size_t first = 0; first < chunk.size(); first += n_batch) {
+        const size_t n = std::min(n_batch, chunk.size() - first);
+        batch.n_tokens = static_cast<int32_t>(n);
+        for (size_t i = 0; i < n; ++i) {
+            batch.token[i] = chunk[first + i];
+            batch.pos[i] = static_cast<llama_pos>(first + i);
+            batch.n_seq_id[i] = 1;
+            batch.seq_id[i][0] = 0;
+            batch.logits[i] = first + i >= first_scored ? 1 : 0;
+        }
+        if (const int32_t code = llama_decode(ctx, batch); code != 0) {
+            throw Error(ErrorCode::kInvalidArgument, "llama.cpp failed to decode", "0", "code " + std::to_string(code));
+        }
+        for (size_t i = 0; i < n; ++i) {
+            if (batch.logits[i] == 0) continue;
+            visit(first + i, {llama_get_logits_ith(ctx, static_cast<int32_t>(i)), n_vocab});
+        }
+    }
+}
+
+}  // namespace kvaq

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <llama.h>
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kvaq/llama/attach.h"
+
+namespace kvaq {
+
+struct FreeModel {
+    void operator()(llama_model* model) const noexcept { llama_model_free(model); }
+};
+struct FreeContext {
+    void operator()(llama_context* ctx) const noexcept { llama_free(ctx); }
+};
+using ModelPtr = std::unique_ptr<llama_model, FreeModel>;
+using ContextPtr = std::unique_ptr<llama_context, FreeContext>;
+
+/// llama.cpp's log: warnings and errors only (verbose: everything). Affects the whole process.
+void quiet_llama(bool verbose);
+
+/// Loads a GGUF model on the CPU. Throws Error kNotFound or kCorrupt with what is wrong with the file.
+[[nodiscard]] ModelPtr load_model(const std::string& path);
+
+/// Tokens of a text, without BOS. Throws Error kNotFound when the file is missing.
+[[nodiscard]] std::vector<llama_token> tokenize_file(const llama_model* model, const std::string& path);
+
+struct ContextOptions {
+    uint32_t n_ctx = 0;
+    uint32_t n_batch = 512;    ///< micro-batch as well
+    uint32_t n_seq_max = 1;
+    int32_t n_threads = 2;
+    ggml_type cache_type = GGML_TYPE_F16;  ///< llama.cpp's own cache, when no factory serves the context
+};
+
+/// A context served by the factory, or plain llama.cpp when it is empty. Throws Error if it cannot be made.
+[[nodiscard]] ContextPtr make_context(llama_model* model, const ContextOptions& options, HandlerFactory factory);
+
+/// Chunk `index` of n_ctx tokens as llama-perplexity cuts them: the first token is BOS where the model adds one.
+[[nodiscard]] std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llama_token> tokens, size_t index, size_t n_ctx);
+
+/// Decodes a chunk from an empty memory in batches and calls visit(position, logits) for every position >= first_scored.
+/// Throws Error if llama.cpp fails.
+void decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t n_batch, size_t first_scored,
+                  const std::function<void(size_t, std::span<const float>)>& visit);
+
+}  // namespace kvaq
