@@ -4,7 +4,7 @@ import pathlib
 import re
 import sys
 
-RANKS = ["base", "quant", "plan", "attention", "stats", "cache", "llama", "eval", "report", "cli"]
+RANKS = ["base", "quant", "stats", "plan", "attention", "cache", "llama", "eval", "report", "cli"]
 # The tile format is the codecs' format: it ranks with quant although it stands beside the cache.
 TILE = re.compile(r"kvaq/cache/tile(_decode)?\.h")
 CORE = {"base", "quant", "plan", "attention", "stats", "cache"}

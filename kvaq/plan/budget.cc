@@ -10,7 +10,7 @@ namespace kvaq {
 
 namespace {
 
-constexpr size_t kMaxTokens = size_t{1} << 30;
+constexpr size_t kMaxTokens = size_t{1} << 30;  // positions are int32_t; no larger context is looked for
 
 /// Bytes of a layer's units, computed once per plan.
 struct LayerUnits {
@@ -132,7 +132,7 @@ size_t largest_context(const Plan& plan, size_t bytes, bool keep_sliding) {
             break;
         }
     }
-    return std::min(best, kMaxTokens);
+    return best;
 }
 
 size_t llama_cache_bytes(const ModelShape& shape, const std::string& type, size_t n_tokens, size_t n_ubatch) {

@@ -39,7 +39,7 @@ struct CacheBytes {
 [[nodiscard]] double bytes_per_token(const Plan& plan);
 
 /// Largest n_tokens with cache_bytes(plan, n).total <= bytes; 0 if none. The total is not monotone (a tile that seals
-/// shrinks), so every phase of a tile is searched. At most 2^30.
+/// shrinks), so every phase of a tile is searched. At most 2^30 - 1.
 [[nodiscard]] size_t largest_context(const Plan& plan, size_t bytes, bool keep_sliding = true);
 
 /// Bytes of llama.cpp's own cache of a type ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "bf16", "f32") for comparison

@@ -1,0 +1,34 @@
+# make run   install, build, fetch the default model, then: calibrate, plan, compare, answer a prompt, leave a report in out/
+# make test  build and pass every test that needs no GPU
+.PHONY: run test asan tsan bench format clean deps
+
+run: deps
+	@cmake --preset release >build-release.log 2>&1 || { cat build-release.log; exit 1; }
+	@echo "make: building kvaq (a minute)"
+	@cmake --build --preset release >>build-release.log 2>&1 || { tail -30 build-release.log; exit 1; }
+	@rm -f build-release.log
+	@scripts/run.sh
+
+test: deps
+	@cmake --preset dev >/dev/null
+	@cmake --build --preset dev
+	@ctest --preset dev -j2
+
+asan tsan: deps
+	@cmake --preset $@ >/dev/null
+	@cmake --build --preset $@
+	@ctest --preset $@ -j2
+
+bench: deps
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release
+	@for b in build/release/bin/*_bench; do $$b; done
+
+format:
+	@git ls-files '*.cc' '*.h' | xargs clang-format -i
+
+deps:
+	@scripts/bootstrap.sh
+
+clean:
+	rm -rf build out

@@ -1,0 +1,102 @@
+#include "kvaq/stats/collector.h"
+
+#include <algorithm>
+
+#include "kvaq/cache/tile.h"
+
+namespace kvaq {
+namespace {
+
+constexpr size_t kTile = kDefaultTileTokens;
+
+}  // namespace
+
+StatsCollector::StatsCollector(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner, size_t n_sample_tiles)
+    : inner_(std::move(inner)) {
+    sums_.architecture = shape.architecture;
+    sums_.model_name = shape.name;
+    sums_.fingerprint = shape.fingerprint;
+    sums_.n_sample_tiles = n_sample_tiles;
+    for (const LayerShape& layer : shape.layers) {
+        const auto number = static_cast<size_t>(layer.layer);
+        if (layer_index_.size() <= number) layer_index_.resize(number + 1, -1);
+        layer_index_[number] = static_cast<int32_t>(sums_.layers.size());
+        LayerStats stats{.shape = layer, .heads = std::vector<HeadStats>(layer.n_kv_heads), .probe = {}};
+        std::vector<HeadSums> sums;
+        for (HeadStats& head : stats.heads) {
+            head.key_tiles.assign(n_sample_tiles * kTile * layer.head_dim_k, float16{0});
+            head.value_tiles.assign(n_sample_tiles * kTile * layer.head_dim_v, float16{0});
+            sums.push_back({Moments(layer.head_dim_k), Moments(layer.head_dim_v), Moments(layer.head_dim_k)});
+        }
+        sums_.layers.push_back(std::move(stats));
+        head_sums_.push_back(std::move(sums));
+    }
+}
+
+bool StatsCollector::begin(std::span<const BatchToken> tokens) {
+    if (!inner_->begin(tokens)) return false;
+    batch_tokens_ = tokens.size();
+    tile_slot_ = sums_.n_sample_tiles;
+    const size_t n_tiles = tokens.size() / kTile;
+    if (n_tiles > 0 && n_batches_ < sums_.n_sample_tiles) {
+        // Varying places; token positions in the micro-batch, so a tile of the codec may start anywhere in the text.
+        const bool first = tokens[0].pos == 0;
+        const size_t n_choices = first ? n_tiles - 1 : n_tiles;
+        if (n_choices > 0) {
+            tile_first_ = ((n_batches_ * 3) % n_choices + (first ? 1 : 0)) * kTile;
+            tile_slot_ = n_batches_;
+        }
+    }
+    return true;
+}
+
+void StatsCollector::end() noexcept {
+    inner_->end();
+    sums_.n_tokens += batch_tokens_;
+    if (tile_slot_ < sums_.n_sample_tiles) ++n_batches_;
+}
+
+void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
+    inner_->attend(call, team);
+    if (!call.append) return;
+    const auto index = static_cast<size_t>(layer_index_[static_cast<size_t>(call.layer)]);
+    LayerStats& layer = sums_.layers[index];
+    const size_t group = layer.shape.heads_per_kv();
+    for (size_t head = team.index(); head < layer.heads.size(); head += team.size()) {
+        HeadSums& sums = head_sums_[index][head];
+        const auto take = [&](const HeadRows<const float16>& x, size_t dim, Moments& moments, std::vector<float16>& tiles) {
+            moments.add(x.row(0, head), call.n_tokens, x.token_stride);
+            if (tile_slot_ >= sums_.n_sample_tiles) return;
+            for (size_t t = 0; t < kTile; ++t) {
+                std::copy_n(x.row(tile_first_ + t, head), dim, tiles.data() + (tile_slot_ * kTile + t) * dim);
+            }
+        };
+        take(call.k, layer.shape.head_dim_k, sums.keys, layer.heads[head].key_tiles);
+        take(call.v, layer.shape.head_dim_v, sums.values, layer.heads[head].value_tiles);
+        for (size_t g = 0; g < group; ++g) sums.queries.add(call.q.row(0, head * group + g), call.n_tokens, call.q.token_stride);
+    }
+    team.barrier();
+}
+
+ModelStats StatsCollector::stats() const {
+    ModelStats stats = sums_;
+    stats.n_sample_tiles = n_batches_;
+    for (size_t i = 0; i < stats.layers.size(); ++i) {
+        LayerStats& layer = stats.layers[i];
+        for (size_t h = 0; h < layer.heads.size(); ++h) {
+            HeadStats& head = layer.heads[h];
+            const HeadSums& sums = head_sums_[i][h];
+            head.key_mean = sums.keys.mean();
+            head.value_mean = sums.values.mean();
+            head.key_second = sums.keys.second_moment();
+            head.value_second = sums.values.second_moment();
+            head.query_second = sums.queries.second_moment();  // mean over tokens and heads of the group
+            for (double& x : head.query_second) x *= static_cast<double>(layer.shape.heads_per_kv());
+            head.key_tiles.resize(n_batches_ * kTile * layer.shape.head_dim_k);
+            head.value_tiles.resize(n_batches_ * kTile * layer.shape.head_dim_v);
+        }
+    }
+    return stats;
+}
+
+}  // namespace kvaq

@@ -1,0 +1,145 @@
+#include "kvaq/stats/collector.h"
+
+#include <gtest/gtest.h>
+
+#include <barrier>
+#include <cmath>
+#include <random>
+#include <thread>
+
+namespace kvaq {
+namespace {
+
+/// Accepts everything and marks the output.
+class CountingHandler final : public AttentionHandler {
+  public:
+    bool begin(std::span<const BatchToken>) override { return true; }
+    void attend(const AttentionCall& call, Team& team) noexcept override {
+        if (team.index() == 0) call.out.row(0, 0)[0] = 42.0F;
+        team.barrier();
+    }
+    void end() noexcept override {}
+    void rollback() noexcept override {}
+    void clear() noexcept override {}
+    bool seq_rm(int32_t, int32_t, int32_t) override { return true; }
+    bool seq_cp(int32_t, int32_t, int32_t, int32_t) override { return false; }
+    void seq_keep(int32_t) noexcept override {}
+    [[nodiscard]] int32_t seq_pos_min(int32_t) const noexcept override { return 3; }
+    [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override { return seq; }
+};
+
+class ThreadTeam final : public Team {
+  public:
+    ThreadTeam(size_t index, size_t size, std::barrier<>& barrier) : index_(index), size_(size), barrier_(barrier) {}
+    [[nodiscard]] size_t index() const noexcept override { return index_; }
+    [[nodiscard]] size_t size() const noexcept override { return size_; }
+    void barrier() noexcept override { barrier_.arrive_and_wait(); }
+
+  private:
+    size_t index_, size_;
+    std::barrier<>& barrier_;
+};
+
+constexpr size_t kHeads = 6, kKvHeads = 2, kDimK = 16, kDimV = 24;
+
+ModelShape two_layers() {
+    ModelShape shape;
+    shape.fingerprint = "f";
+    for (const int32_t layer : {1, 4}) {
+        shape.layers.push_back({.layer = layer, .n_heads = kHeads, .n_kv_heads = kKvHeads, .head_dim_k = kDimK, .head_dim_v = kDimV});
+    }
+    return shape;
+}
+
+struct Text {
+    explicit Text(size_t n) : n_tokens(n), q(n * kHeads * kDimK), k(n * kKvHeads * kDimK), v(n * kKvHeads * kDimV), out(n * kHeads * kDimV) {
+        std::mt19937 random(1);
+        std::normal_distribution<float> normal(0.5F, 1.0F);
+        for (float& x : q) x = normal(random);
+        for (float16& x : k) x = static_cast<float16>(3 * normal(random));
+        for (float16& x : v) x = static_cast<float16>(normal(random));
+    }
+    size_t n_tokens;
+    std::vector<float> q;
+    std::vector<float16> k, v;
+    std::vector<float> out;
+};
+
+void feed(StatsCollector& collector, Text& text, size_t batch, size_t n_threads) {
+    for (size_t first = 0; first < text.n_tokens; first += batch) {
+        const size_t n = std::min(batch, text.n_tokens - first);
+        std::vector<BatchToken> tokens(n);
+        for (size_t i = 0; i < n; ++i) tokens[i].pos = static_cast<int32_t>(first + i);
+        ASSERT_TRUE(collector.begin(tokens));
+        for (const int32_t layer : {1, 4}) {
+            AttentionCall call;
+            call.layer = layer;
+            call.n_tokens = n;
+            call.q = {text.q.data() + first * kHeads * kDimK, kHeads * kDimK, kDimK};
+            call.k = {text.k.data() + first * kKvHeads * kDimK, kKvHeads * kDimK, kDimK};
+            call.v = {text.v.data() + first * kKvHeads * kDimV, kKvHeads * kDimV, kDimV};
+            call.out = {text.out.data(), kHeads * kDimV, kDimV};
+            std::barrier<> barrier(static_cast<std::ptrdiff_t>(n_threads));
+            std::vector<std::thread> threads;
+            for (size_t i = 0; i < n_threads; ++i) {
+                threads.emplace_back([&, i] {
+                    ThreadTeam team(i, n_threads, barrier);
+                    collector.attend(call, team);
+                });
+            }
+            for (std::thread& thread : threads) thread.join();
+        }
+        collector.end();
+    }
+}
+
+TEST(StatsCollector, SumsWhatWasSeen) {
+    Text text(256);
+    StatsCollector collector(two_layers(), std::make_unique<CountingHandler>(), 3);
+    feed(collector, text, 128, 2);
+    const ModelStats stats = collector.stats();
+    EXPECT_EQ(stats.n_tokens, 256U);
+    EXPECT_EQ(stats.fingerprint, "f");
+    EXPECT_EQ(stats.n_sample_tiles, 2U);  // one a micro-batch
+    EXPECT_EQ(text.out[0], 42.0F) << "the inner handler did its work";
+    for (size_t head = 0; head < kKvHeads; ++head) {
+        const HeadStats& h = stats.layers[1].heads[head];
+        double qq = 0;
+        double kk = 0;
+        double energy = 0;
+        double mean = 0;
+        for (size_t t = 0; t < 256; ++t) {
+            for (size_t j = head * 3; j < head * 3 + 3; ++j) {
+                qq += static_cast<double>(text.q[(t * kHeads + j) * kDimK + 2]) * static_cast<double>(text.q[(t * kHeads + j) * kDimK + 5]);
+            }
+            const float16* k = text.k.data() + (t * kKvHeads + head) * kDimK;
+            const float16* v = text.v.data() + (t * kKvHeads + head) * kDimV;
+            kk += static_cast<double>(k[1]) * static_cast<double>(k[3]);
+            mean += static_cast<double>(v[20]);
+            for (size_t i = 0; i < kDimV; ++i) energy += static_cast<double>(v[i]) * static_cast<double>(v[i]);
+        }
+        EXPECT_NEAR(h.query_second[2 * kDimK + 5], qq / 256, 1e-4);
+        EXPECT_NEAR(h.key_second[1 * kDimK + 3], kk / 256, 1e-3);
+        EXPECT_NEAR(h.value_mean[20], mean / 256, 1e-5);
+        EXPECT_NEAR(h.value_norm(), std::sqrt(energy / 256), 1e-4);
+        ASSERT_EQ(h.key_tiles.size(), 2 * 64 * kDimK);
+        // The first micro-batch gives its second tile (never a sequence's first), the second one its second.
+        EXPECT_EQ(h.key_tiles[5 * kDimK + 3], text.k[((64 + 5) * kKvHeads + head) * kDimK + 3]);
+        EXPECT_EQ(h.value_tiles[(64 + 5) * kDimV + 3], text.v[((128 + 64 + 5) * kKvHeads + head) * kDimV + 3]);
+    }
+}
+
+TEST(StatsCollector, DoesNotDependOnThreads) {
+    Text text(300);
+    StatsCollector one(two_layers(), std::make_unique<CountingHandler>(), 2);
+    StatsCollector four(two_layers(), std::make_unique<CountingHandler>(), 2);
+    feed(one, text, 70, 1);
+    feed(four, text, 70, 4);
+    for (size_t h = 0; h < kKvHeads; ++h) {
+        EXPECT_EQ(one.stats().layers[0].heads[h].query_second, four.stats().layers[0].heads[h].query_second);
+        EXPECT_EQ(one.stats().layers[0].heads[h].key_second, four.stats().layers[0].heads[h].key_second);
+    }
+}
+
+}  // namespace
+}  // namespace kvaq
