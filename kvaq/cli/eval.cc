@@ -10,6 +10,7 @@
 #include "kvaq/cli/progress.h"
 #include "kvaq/cli/verbs.h"
 #include "kvaq/eval/session.h"
+#include "kvaq/llama/attach.h"
 
 namespace kvaq {
 namespace {
@@ -28,6 +29,7 @@ void run_eval(const EvalFlags& flags) {
     CompareRequest request = flags.request;
     request.control = !flags.no_control;
     quiet_llama(flags.verbose);
+    announce_plans(flags.verbose);
     Progress progress("eval");
     const CompareResult result = compare(request, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
     const auto join = [](const std::vector<std::string>& parts) {

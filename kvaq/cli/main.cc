@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -16,6 +17,12 @@ int run(int argc, char** argv) {
     const std::vector<std::string> args(argv + 1, argv + argc);
     if (!args.empty() && kvaq::is_launch_verb(args[0])) kvaq::launch(args);
 
+    if (!args.empty() && args[0].rfind("-", 0) != 0) {
+        const std::vector<std::string> verbs = {"calibrate", "plan", "estimate", "eval", "inspect", "version"};
+        if (std::find(verbs.begin(), verbs.end(), args[0]) == verbs.end()) {
+            return fail("unknown verb: wanted calibrate, plan, estimate, eval, inspect, run, chat, serve, perplexity, bench, exec or version, found '" + args[0] + "'");
+        }
+    }
     CLI::App app{"kvaq: the KV cache of llama.cpp programs, packed to a plan of bits per layer, side and head", "kvaq"};
     app.set_version_flag("--version", std::string("kvaq " KVAQ_VERSION));
     app.require_subcommand(1);

@@ -26,6 +26,7 @@ struct LoadedModel {
 struct State {
     std::mutex mutex;
     bool attached = false;
+    bool announce = true;
     HandlerFactory factory;
     std::map<const llama_model*, LoadedModel> models;
 };
@@ -42,6 +43,18 @@ void attach(HandlerFactory factory) {
     const std::lock_guard lock(s.mutex);
     s.attached = true;
     s.factory = std::move(factory);
+}
+
+void announce_plans(bool on) {
+    State& s = state();
+    const std::lock_guard lock(s.mutex);
+    s.announce = on;
+}
+
+bool plans_announced() {
+    State& s = state();
+    const std::lock_guard lock(s.mutex);
+    return s.announce;
 }
 
 HandlerFactory current_factory() {

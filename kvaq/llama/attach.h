@@ -29,6 +29,10 @@ void attach(HandlerFactory factory);
 /// The same as a KvCache, or null when it is another handler.
 [[nodiscard]] KvCache* cache_of(const llama_context* ctx) noexcept;
 
+/// Whether new contexts say on stderr what serves them (the default; the drop-in always should). Tools that make dozens of
+/// contexts turn it off.
+void announce_plans(bool on);
+
 /// Shape and fingerprint of a loaded model (the adapter notes the path of every llama_model_load_from_file).
 /// Throws Error kUnsupported, by name, for MLA, recurrent, hybrid, encoder and diffusion models.
 [[nodiscard]] ModelShape model_shape_of(const llama_model* model);

@@ -56,7 +56,7 @@ std::string mebibytes(size_t bytes) {
 }
 
 void print_start(const ServedContext& context, const llama_context_params& own) {
-    if (context.cache == nullptr) return;
+    if (context.cache == nullptr || !plans_announced()) return;
     const Plan& plan = context.cache->plan();
     const CacheBytes bytes = cache_bytes(plan, context.n_ctx);
     size_t token_bytes = 0;
@@ -118,7 +118,7 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
 }
 
 void print_end(const ServedContext& context) {
-    if (context.cache == nullptr) return;
+    if (context.cache == nullptr || !plans_announced()) return;
     const CacheUse use = context.cache->use();
     std::fprintf(stderr, "kvaq: at exit: %zu tokens cached, %s packed, %s f16, %s reserved\n", use.n_tokens, mebibytes(use.packed).c_str(),
                  mebibytes(use.open + use.sinks).c_str(), mebibytes(use.allocated).c_str());

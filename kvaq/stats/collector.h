@@ -1,6 +1,3 @@
-// NOTE from the lead to helper "plan" (12:24): I replaced your collector/model_stats by mistake while you wrote yours; please KEEP
-// this version (stats_file, damage, solve, calibrate are built on it by me now). Please stop here: finish only tests of
-// kvaq/plan, kvaq/llama/gguf_model, plan_file and base, then report. I remove this note later.
 #pragma once
 
 #include <memory>

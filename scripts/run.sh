@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The main job from one end to the other, with the program that `make run` built: measure a model, plan its cache for a budget,
+# compare the plan with llama.cpp's own cache types, answer a prompt through the packed cache. Leaves everything in out/.
+# Variables: MODEL, BUDGET, PROMPT, THREADS; KVAQ = the kvaq program.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+KVAQ=${KVAQ:-build/release/bin/kvaq}
+MODEL=${MODEL:-.deps/model/SmolLM2-135M-Instruct.Q4_1.gguf}
+BUDGET=${BUDGET:-3.25bits}
+PROMPT=${PROMPT:-The capital of France is Paris. The capital of Italy is}
+THREADS=${THREADS:-$(nproc)}
+name=$(basename "$MODEL" .gguf)
+stats=out/$name.stats.gguf
+plan=out/$name-$BUDGET.plan.gguf
+
+step() { printf '\n== %s\n' "$*"; }
+mkdir -p out
+started=$SECONDS
+
+step "1/4 measuring keys, values and queries of $name (a minute or two)"
+"$KVAQ" calibrate -m "$MODEL" -f data/moby-excerpt.txt -t "$THREADS" -o "$stats"
+
+step "2/4 planning bits per layer, side and head for $BUDGET (seconds)"
+"$KVAQ" plan -m "$MODEL" --stats "$stats" --budget "$BUDGET" -o "$plan"
+
+step "3/4 comparing with llama.cpp's own cache types on a text that the plan has not seen (some minutes)"
+"$KVAQ" eval -m "$MODEL" -f data/wiki-excerpt.txt -c 1024 --chunks 2 -t "$THREADS" \
+    --plan "$plan,f16,k4v4-rot,k4v2-rot,k4v2" --types q8_0,q5_1,q4_0 --json out/eval.json --md out/report.md
+
+step "4/4 answering a prompt with an unmodified llama-completion on the packed cache"
+"$KVAQ" run --plan "$plan" -m "$MODEL" -t "$THREADS" -c 2048 -n 48 --temp 0 -no-cnv -p "$PROMPT" 2>out/run.log | tee out/answer.txt || {
+    tail -5 out/run.log >&2
+    exit 1
+}
+grep '^kvaq:' out/run.log || { echo "run.sh: error: the packed cache was not used; see out/run.log" >&2; exit 1; }
+
+python3 scripts/summary.py out/eval.json "$plan" out/answer.txt "$((SECONDS - started))"

@@ -1,0 +1,218 @@
+// The program kvaq as a user meets it: exit codes, one clear line per mistake, JSON that parses.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "tests/subprocess.h"
+
+namespace kvaq {
+namespace {
+
+namespace fs = std::filesystem;
+
+const std::string kModel = KVAQ_MODEL;
+const std::string kText = std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt";
+
+ProcessResult kvaq_cli(std::vector<std::string> args, const ProcessOptions& options = {}) {
+    args.insert(args.begin(), KVAQ_CLI);
+    return run_process(args, options);
+}
+
+std::string read_text(const std::string& path) {
+    std::ostringstream text;
+    text << std::ifstream(path, std::ios::binary).rdbuf();
+    return text.str();
+}
+
+/// The model with one letter of its name changed: the same shape, another model.
+void write_other_model(const std::string& path) {
+    std::string head(1 << 16, '\0');
+    std::ifstream(kModel, std::ios::binary).read(head.data(), static_cast<std::streamsize>(head.size()));
+    const size_t key = head.find("general.name");
+    ASSERT_NE(key, std::string::npos);
+    const size_t first_letter = key + std::string("general.name").size() + 4 + 8;  // u32 type, u64 length, then the text
+    fs::copy_file(kModel, path);
+    std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(static_cast<std::streamoff>(first_letter));
+    file.put(head[first_letter] == 'X' ? 'Y' : 'X');
+}
+
+/// Exit code 1, nothing on stdout, and on stderr one line which starts "kvaq: error:" and names all of `things`.
+void expect_one_clear_line(const std::vector<std::string>& args, const std::vector<std::string>& things) {
+    const ProcessResult result = kvaq_cli(args);
+    std::string command = "kvaq";
+    for (const std::string& arg : args) command += " " + arg;
+    SCOPED_TRACE(command + "\n" + result.err);
+    EXPECT_FALSE(result.timed_out);
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_EQ(result.out, "");
+    EXPECT_EQ(lines_starting(result.err, "kvaq: error: ").size(), 1U);
+    EXPECT_EQ(lines_starting(result.err, "").size(), 1U) << "more than the one line";
+    for (const std::string& thing : things) EXPECT_NE(result.err.find(thing), std::string::npos) << "does not name " << thing;
+}
+
+class CommandLine : public testing::Test {
+  protected:
+    TemporaryFolder folder_;
+};
+
+TEST_F(CommandLine, NamesTheModelThatIsMissing) {
+    const std::string model = folder_.file("nowhere.gguf");
+    expect_one_clear_line({"inspect", model}, {model});
+    expect_one_clear_line({"estimate", "-m", model}, {model});
+    expect_one_clear_line({"plan", "-m", model, "--policy", "uniform:k4v2"}, {model});
+    expect_one_clear_line({"eval", "-m", model, "-f", kText, "--plan", "k4v2"}, {model});
+    expect_one_clear_line({"calibrate", "-m", model, "-f", kText, "-o", folder_.file("x.stats.gguf")}, {model});
+}
+
+TEST_F(CommandLine, SaysThatAModelIsTruncatedOrNoModelAtAll) {
+    const std::string cut = folder_.file("cut.gguf");
+    fs::copy_file(kModel, cut);
+    fs::resize_file(cut, 1 << 20);
+    const std::string text = folder_.file("text.gguf");
+    fs::copy_file(kText, text);
+    const std::string empty = folder_.file("empty.gguf");
+    std::ofstream(empty).close();
+    for (const std::string& model : {cut, text, empty}) {
+        expect_one_clear_line({"inspect", model}, {model});
+        expect_one_clear_line({"estimate", "-m", model}, {model});
+        expect_one_clear_line({"eval", "-m", model, "-f", kText, "--plan", "k4v2", "-c", "256", "--chunks", "1"}, {model});
+    }
+    expect_one_clear_line({"inspect", cut}, {"truncated"});
+    expect_one_clear_line({"inspect", text}, {"GGUF"});
+}
+
+TEST_F(CommandLine, NamesTheVerbFlagOrPresetItDoesNotKnow) {
+    expect_one_clear_line({"fly"}, {"fly", "calibrate", "serve"});
+    expect_one_clear_line({"estimate", "-m", kModel, "--colour"}, {"--colour"});
+    expect_one_clear_line({"inspect", kModel, "--colour"}, {"--colour"});
+    expect_one_clear_line({"estimate", "-m", kModel, "--plan", "k4v9"}, {"k4v9", "v9"});
+    expect_one_clear_line({"eval", "-m", kModel, "-f", kText, "--plan", "k4v2-fast"}, {"k4v2-fast"});
+    expect_one_clear_line({"eval", "-m", kModel, "-f", kText, "--types", "q9_0"}, {"q9_0", "q8_0"});
+    expect_one_clear_line({"run", "--plan", "nonsense", "-m", kModel, "-p", "Hello"}, {"nonsense"});
+    expect_one_clear_line({"run", "-m", kModel, "-p", "Hello"}, {"--plan"});
+    expect_one_clear_line({"plan", "-m", kModel, "--policy", "random"}, {"random", "measured"});
+    expect_one_clear_line({"estimate"}, {"model"});
+}
+
+TEST_F(CommandLine, NamesTheTextThatIsMissingOrTooShort) {
+    const std::string nowhere = folder_.file("nowhere.txt");
+    expect_one_clear_line({"eval", "-m", kModel, "-f", nowhere, "--plan", "k4v2"}, {nowhere});
+    const std::string stats = folder_.file("x.stats.gguf");
+    expect_one_clear_line({"calibrate", "-m", kModel, "-f", nowhere, "-o", stats}, {nowhere});
+    const std::string brief = folder_.file("brief.txt");
+    std::ofstream(brief) << "Too short for a chunk.";
+    expect_one_clear_line({"eval", "-m", kModel, "-f", brief, "--plan", "k4v2", "-c", "256", "--chunks", "1"}, {"too short", "256"});
+    expect_one_clear_line({"calibrate", "-m", kModel, "-f", brief, "-o", stats}, {"too short"});
+    EXPECT_FALSE(fs::exists(stats));
+}
+
+TEST_F(CommandLine, RefusesAPlanMadeForAnotherModel) {
+    const std::string plan = folder_.file("k4v2.plan.gguf");
+    const ProcessResult made = kvaq_cli({"plan", "-m", kModel, "--policy", "uniform:k4v2", "-o", plan});
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+    const ProcessResult own = kvaq_cli({"estimate", "-m", kModel, "--plan", plan});
+    EXPECT_EQ(own.exit_code, 0) << own.err;
+
+    const std::string other = folder_.file("other.gguf");
+    write_other_model(other);
+    expect_one_clear_line({"estimate", "-m", other, "--plan", plan}, {"another model"});
+    expect_one_clear_line({"eval", "-m", other, "-f", kText, "--plan", plan, "-c", "256", "--chunks", "1"}, {"another model"});
+    // The program that loads the model says it, not kvaq; it must not run on without the plan.
+    const ProcessResult run = kvaq_cli({"run", "--plan", plan, "-m", other, "-p", "Hello", "-n", "4", "-no-cnv"});
+    EXPECT_NE(run.exit_code, 0);
+    EXPECT_NE(run.err.find("another model"), std::string::npos) << run.err;
+}
+
+TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
+    const std::string stats = folder_.file("m.stats.gguf");
+    const ProcessResult measured = kvaq_cli({"calibrate", "-m", kModel, "-f", std::string(KVAQ_DATA_DIR) + "/moby-excerpt.txt", "-o", stats, "-c", "256", "--chunks", "1", "--no-probes"});
+    ASSERT_EQ(measured.exit_code, 0) << measured.err;
+    const std::string plan = folder_.file("m.plan.gguf");
+    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.5bits", "-o", plan}, {"budget", "bits"});
+    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "many", "-o", plan}, {"many"});
+    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "-o", plan}, {"--budget"});
+    EXPECT_FALSE(fs::exists(plan));
+
+    const std::string other = folder_.file("other.gguf");
+    write_other_model(other);
+    expect_one_clear_line({"plan", "-m", other, "--stats", stats, "--budget", "4bits", "-o", plan}, {"another model"});
+}
+
+TEST_F(CommandLine, ReportsAFileItCannotWrite) {
+    const std::string out = folder_.file("no/such/folder/x.plan.gguf");
+    expect_one_clear_line({"plan", "-m", kModel, "--policy", "uniform:k4v2", "-o", out}, {out});
+}
+
+TEST_F(CommandLine, ExplainsItself) {
+    const ProcessResult version = kvaq_cli({"version"});
+    EXPECT_EQ(version.exit_code, 0);
+    EXPECT_EQ(version.out.rfind("kvaq 0.", 0), 0U) << version.out;
+    EXPECT_EQ(kvaq_cli({"--version"}).out, version.out);
+    const ProcessResult help = kvaq_cli({"--help"});
+    EXPECT_EQ(help.exit_code, 0);
+    for (const char* verb : {"calibrate", "plan", "estimate", "eval", "inspect", "run", "chat", "serve", "perplexity", "bench", "exec"}) {
+        EXPECT_NE(help.out.find(std::string("\n  ") + verb), std::string::npos) << verb;
+    }
+    for (const char* verb : {"calibrate", "plan", "estimate", "eval", "inspect", "exec"}) {
+        const ProcessResult own = kvaq_cli({verb, "--help"});
+        EXPECT_EQ(own.exit_code, 0) << verb << own.err;
+        EXPECT_NE(own.out.find("--"), std::string::npos) << verb;
+    }
+}
+
+TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {
+    const ProcessResult inspected = kvaq_cli({"inspect", kModel, "--json"});
+    ASSERT_EQ(inspected.exit_code, 0) << inspected.err;
+    const nlohmann::json model = nlohmann::json::parse(inspected.out);
+    EXPECT_EQ(model.at("architecture"), "llama");
+    EXPECT_EQ(model.at("layers").size(), 30U);
+    size_t f16_bytes_per_token = 0;
+    for (const auto& layer : model.at("layers")) {
+        f16_bytes_per_token += layer.at("n_kv_heads").get<size_t>() * (layer.at("head_dim_k").get<size_t>() + layer.at("head_dim_v").get<size_t>()) * 2;
+    }
+
+    const std::string path = folder_.file("estimate.json");
+    const ProcessResult estimated = kvaq_cli({"estimate", "-m", kModel, "-c", "4096", "--plan", "f16,k4v4-rot,k2v2", "--memory", "64MiB", "--json", path});
+    ASSERT_EQ(estimated.exit_code, 0) << estimated.err;
+    const nlohmann::json json = nlohmann::json::parse(read_text(path));
+    ASSERT_EQ(json.at("plans").size(), 3U);
+    EXPECT_EQ(json.at("llama.cpp").at(0).at("bytes"), f16_bytes_per_token * 4096);
+    double more = 1e9;
+    for (const auto& plan : json.at("plans")) {  // fewer bits: fewer bytes, a longer context in the same memory
+        EXPECT_LT(plan.at("bytes").get<double>(), more);
+        more = plan.at("bytes").get<double>();
+        EXPECT_LE(plan.at("bytes_per_token").get<double>(), static_cast<double>(f16_bytes_per_token) * plan.at("effective_bits").get<double>() / 16 * 1.001);
+    }
+    EXPECT_LT(json["plans"][0]["largest_context"].get<size_t>(), json["plans"][1]["largest_context"].get<size_t>());
+    EXPECT_LT(json["plans"][1]["largest_context"].get<size_t>(), json["plans"][2]["largest_context"].get<size_t>());
+
+    const std::string plan_path = folder_.file("x.plan.gguf");
+    ASSERT_EQ(kvaq_cli({"plan", "-m", kModel, "--policy", "uniform:k4v2", "-o", plan_path}).exit_code, 0);
+    const ProcessResult plan = kvaq_cli({"inspect", plan_path, "--json"});
+    ASSERT_EQ(plan.exit_code, 0) << plan.err;
+    EXPECT_EQ(nlohmann::json::parse(plan.out).at("layers").size(), 30U);
+}
+
+TEST_F(CommandLine, RunAndExecStartUnmodifiedProgramsUnderThePlan) {
+    const std::vector<std::string> tail = {"-m", kModel, "-p", "The capital of France is", "-n", "8", "--temp", "0", "-no-cnv", "-t", "2"};
+    std::vector<std::string> run_args = {"run", "--plan", "k4v2"};
+    run_args.insert(run_args.end(), tail.begin(), tail.end());
+    const ProcessResult run = kvaq_cli(run_args);
+    ASSERT_EQ(run.exit_code, 0) << run.err;
+    EXPECT_EQ(lines_starting(run.err, "kvaq: plan k4v2").size(), 1U) << run.err;
+    EXPECT_GT(run.out.size(), std::string("The capital of France is").size() + 8);
+
+    std::vector<std::string> exec_args = {"exec", "--plan", "k4v2", "--", "llama-completion"};
+    exec_args.insert(exec_args.end(), tail.begin(), tail.end());
+    const ProcessResult exec = kvaq_cli(exec_args);
+    EXPECT_EQ(exec.exit_code, 0) << exec.err;
+    EXPECT_EQ(exec.out, run.out);
+
+    const ProcessResult absent = kvaq_cli({"exec", "--plan", "k4v2", "--", "llama-nonesuch"});
+    EXPECT_EQ(absent.exit_code, 1);
+    EXPECT_NE(absent.err.find("llama-nonesuch"), std::string::npos) << absent.err;
+}
+
+}  // namespace
+}  // namespace kvaq

@@ -1,0 +1,165 @@
+// Real, unmodified llama.cpp programs under LD_PRELOAD=libkvaq-llama.so and KVAQ_PLAN.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "tests/subprocess.h"
+
+namespace kvaq {
+namespace {
+
+const std::string kModel = KVAQ_MODEL;
+const std::string kText = std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt";
+
+/// A llama.cpp program with the model and two threads; plain if `plan` is empty.
+ProcessResult llama(const std::string& program, const std::string& plan, const std::vector<std::string>& flags, ProcessOptions options = {}) {
+    std::vector<std::string> command = {std::string(KVAQ_BIN_DIR) + "/" + program, "-m", kModel, "-t", "2"};
+    command.insert(command.end(), flags.begin(), flags.end());
+    if (!plan.empty()) options.env.insert({{"LD_PRELOAD", KVAQ_LIB}, {"KVAQ_PLAN", plan}});
+    return run_process(command, options);
+}
+
+double perplexity(const std::string& plan, const std::vector<std::string>& more_flags) {
+    std::vector<std::string> flags = {"-f", kText, "-c", "512"};
+    flags.insert(flags.end(), more_flags.begin(), more_flags.end());
+    const ProcessResult result = llama("llama-perplexity", plan, flags, {.env = {}, .timeout_seconds = 400});
+    std::smatch found;
+    const std::string text = result.out + result.err;
+    EXPECT_EQ(result.exit_code, 0) << text;
+    EXPECT_EQ(lines_starting(result.err, "kvaq: plan ").size(), plan.empty() ? 0U : 1U) << result.err;
+    if (!std::regex_search(text, found, std::regex("Final estimate: PPL = ([0-9.]+)"))) {
+        ADD_FAILURE() << text;
+        return 0;
+    }
+    return std::stod(found[1]);
+}
+
+void expect_refusal(const ProcessResult& result, const std::vector<std::string>& things) {
+    SCOPED_TRACE(result.err);
+    EXPECT_FALSE(result.timed_out);
+    EXPECT_NE(result.exit_code, 0);
+    EXPECT_LT(result.exit_code, 128) << "a signal ended the program";
+    const std::vector<std::string> lines = lines_starting(result.err, "kvaq: error: ");
+    ASSERT_EQ(lines.size(), 1U);
+    for (const std::string& thing : things) EXPECT_NE(lines[0].find(thing), std::string::npos) << "does not name " << thing;
+}
+
+TEST(DropIn, PerplexityOfTheF16PlanIsThatOfPlainLlamaCpp) {
+    const double plain = perplexity("", {"--chunks", "16"});
+    const double served = perplexity("f16", {"--chunks", "16"});
+    RecordProperty("relative_difference", std::to_string(served / plain - 1));
+    EXPECT_GT(plain, 10);
+    EXPECT_NEAR(served / plain, 1, 3e-3) << plain << " and " << served;
+}
+
+TEST(DropIn, PerplexityRisesAsBitsFall) {
+    const double f16 = perplexity("f16", {"--chunks", "4"});
+    const double k4v4 = perplexity("k4v4-rot", {"--chunks", "4"});
+    const double k2v2 = perplexity("k2v2", {"--chunks", "4"});
+    EXPECT_LT(std::fabs(k4v4 / f16 - 1), 0.05) << f16 << " " << k4v4;
+    EXPECT_GT(k2v2, k4v4 * 1.01) << "two bits must cost more than four";
+}
+
+TEST(DropIn, GreedyCompletionGoesThroughThePlan) {
+    const std::vector<std::string> flags = {"-p", "The capital of France is", "-n", "48", "--temp", "0", "-no-cnv", "-c", "512"};
+    const ProcessResult plain = llama("llama-completion", "", flags);
+    ASSERT_EQ(plain.exit_code, 0) << plain.err;
+    ASSERT_NE(plain.out.find("Paris"), std::string::npos) << plain.out;
+    for (const std::string plan : {"f16", "k4v4-rot"}) {
+        const ProcessResult served = llama("llama-completion", plan, flags);
+        EXPECT_EQ(served.exit_code, 0) << served.err;
+        EXPECT_EQ(lines_starting(served.err, "kvaq: plan " + plan).size(), 1U) << served.err;
+        EXPECT_EQ(lines_starting(served.err, "kvaq: at exit: ").size(), 1U) << served.err;
+        EXPECT_TRUE(lines_starting(served.err, "kvaq: error").empty()) << served.err;
+        EXPECT_NE(served.out.find("Paris"), std::string::npos) << served.out;
+        const ProcessResult again = llama("llama-completion", plan, flags);
+        EXPECT_EQ(again.out, served.out) << "not deterministic";
+        const ProcessResult one_thread = llama("llama-completion", plan, {"-t", "1", "-p", "The capital of France is", "-n", "48", "--temp", "0", "-no-cnv", "-c", "512"});
+        EXPECT_EQ(one_thread.out, served.out) << "depends on the number of threads";
+    }
+}
+
+TEST(DropIn, BenchGivesItsRowsUnderThePlan) {
+    for (const std::string plan : {"f16", "k4v2-rot"}) {
+        const ProcessResult result = llama("llama-bench", plan, {"-p", "64", "-n", "8", "-d", "256", "-r", "1", "-o", "json"});
+        ASSERT_EQ(result.exit_code, 0) << result.err;
+        const nlohmann::json rows = nlohmann::json::parse(result.out);
+        ASSERT_EQ(rows.size(), 2U);
+        for (const auto& row : rows) EXPECT_GT(row.at("avg_ts").get<double>(), 0);
+        EXPECT_GE(lines_starting(result.err, "kvaq: plan " + plan).size(), 1U) << result.err;
+        EXPECT_TRUE(lines_starting(result.err, "kvaq: error").empty()) << result.err;
+    }
+}
+
+TEST(DropIn, RefusesWhatItWouldServeWrongly) {
+    const std::vector<std::string> base = {"-p", "Hello", "-n", "4", "-no-cnv"};
+    const auto with = [&](std::vector<std::string> more) {
+        more.insert(more.end(), base.begin(), base.end());
+        return more;
+    };
+    expect_refusal(llama("llama-completion", "k4v2", with({"-ctk", "q8_0", "-ctv", "q8_0"})), {"-ctk q8_0 -ctv q8_0", "f16"});
+    expect_refusal(llama("llama-completion", "k4v2", with({"-fa", "off"})), {"flash attention", "-fa off"});
+    expect_refusal(llama("llama-completion", "nonsense", base), {"nonsense"});
+    expect_refusal(llama("llama-completion", "/no/such/x.plan.gguf", base), {"/no/such/x.plan.gguf"});
+    expect_refusal(llama("llama-completion", KVAQ_MODEL, base), {"not a plan"});
+    // The same flags without the plan are fine: the refusal is ours.
+    EXPECT_EQ(llama("llama-completion", "", with({"-ctk", "q8_0", "-ctv", "q8_0"})).exit_code, 0);
+    EXPECT_EQ(llama("llama-completion", "", with({"-fa", "off"})).exit_code, 0);
+}
+
+TEST(DropIn, SaysSoWhenTheContextDoesNotFitInMemory) {
+    // 90 GiB of f16 pages; llama.cpp's own start fits.
+    const ProcessResult result = llama("llama-completion", "f16", {"-p", "Hello", "-n", "4", "-no-cnv", "-c", "4194304", "--no-warmup", "-fit", "off"},
+                                       {.env = {}, .timeout_seconds = 60, .address_space = size_t{3} << 30});
+    expect_refusal(result, {"memory"});
+}
+
+TEST(DropIn, WithoutAPlanTheLibraryIsNotThere) {
+    const std::vector<std::string> flags = {"-p", "The capital of France is", "-n", "16", "--temp", "0", "-no-cnv"};
+    const ProcessResult plain = llama("llama-completion", "", flags);
+    const ProcessResult idle = llama("llama-completion", "", flags, {.env = {{"LD_PRELOAD", KVAQ_LIB}}});
+    ASSERT_EQ(idle.exit_code, 0) << idle.err;
+    EXPECT_EQ(idle.out, plain.out);
+    EXPECT_TRUE(lines_starting(idle.err, "kvaq").empty()) << idle.err;
+}
+
+/// What tests/server_client.py saw of one llama-server (see there).
+nlohmann::json server_session(const std::string& plan, const std::string& slots) {
+    const ProcessOptions options{.env = plan.empty() ? std::map<std::string, std::string>{} : std::map<std::string, std::string>{{"KVAQ_TEST_PRELOAD", KVAQ_LIB}, {"KVAQ_TEST_PLAN", plan}},
+                                 .timeout_seconds = 240};
+    const std::string script = std::string(KVAQ_DATA_DIR) + "/../tests/server_client.py";
+    const ProcessResult result = run_process({"python3", script, std::string(KVAQ_BIN_DIR) + "/llama-server", kModel, slots}, options);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.exit_code == 0 ? nlohmann::json::parse(result.out) : nlohmann::json();
+}
+
+class Server : public testing::Test {
+  protected:
+    static void SetUpTestSuite() {
+        plain_ = server_session("", folder().file(""));
+        served_ = server_session("f16", folder().file(""));
+        packed_ = server_session("k4v4-rot", folder().file(""));
+    }
+    void SetUp() override {
+        for (const nlohmann::json* session : {&plain_, &served_, &packed_}) ASSERT_TRUE(session->is_object()) << "the session failed";
+    }
+    static TemporaryFolder& folder() {
+        static TemporaryFolder folder;
+        return folder;
+    }
+    static inline nlohmann::json plain_, served_, packed_;
+};
+
+TEST_F(Server, TwoConcurrentChatsAreNotMixed) {
+    for (const nlohmann::json* session : {&served_, &packed_}) {
+        for (const char* chat : {"red", "blue"}) {
+            // The same chat alone on the server, at temperature 0, said the same.
+            EXPECT_EQ(session->at("together").at(chat).size(), 3U);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace kvaq
