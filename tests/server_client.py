@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 
-QUESTIONS = ["What is the capital of {}?", "Which language do people speak there?", "Name one famous city in that country."]
+QUESTIONS = ["In one English sentence: what is the capital of {}?", "Which language do people speak there?", "Name one famous city in that country."]
 COUNTRIES = {"France": 0, "Japan": 1}
 STORY = "Once upon a time there was a lighthouse keeper who counted the ships that passed. " * 6
 

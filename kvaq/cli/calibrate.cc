@@ -4,6 +4,7 @@
 
 #include <memory>
 
+#include "kvaq/cli/flags.h"
 #include "kvaq/cli/progress.h"
 #include "kvaq/cli/verbs.h"
 #include "kvaq/eval/session.h"
@@ -23,6 +24,7 @@ struct CalibrateFlags {
 void run_calibrate(const CalibrateFlags& flags) {
     CalibrateRequest request = flags.request;
     request.probes = !flags.no_probes;
+    require_writable(flags.out);
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
     ModelStats stats;
@@ -52,14 +54,15 @@ void run_calibrate(const CalibrateFlags& flags) {
 void add_calibrate(CLI::App& app) {
     auto flags = std::make_shared<CalibrateFlags>();
     CalibrateRequest& request = flags->request;
+    request.n_threads = default_threads();
     CLI::App* verb = app.add_subcommand("calibrate", "measure K, V and Q of every layer and head, and what quantizing each layer costs");
     verb->add_option("-m,--model", request.model, "GGUF model")->required();
     verb->add_option("-f,--file", request.text, "calibration text (never the text you evaluate on)")->required();
     verb->add_option("-o,--output", flags->out, "*.stats.gguf to write")->required();
-    verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")->capture_default_str();
-    verb->add_option("--chunks", request.n_chunks, "chunks at most")->capture_default_str();
-    verb->add_option("--probe-chunks", request.probe_chunks, "chunks of 512 tokens per damage probe")->capture_default_str();
-    verb->add_option("-t,--threads", request.n_threads, "threads")->capture_default_str();
+    verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")->check(CLI::PositiveNumber)->capture_default_str();
+    verb->add_option("--chunks", request.n_chunks, "chunks at most")->check(CLI::PositiveNumber)->capture_default_str();
+    verb->add_option("--probe-chunks", request.probe_chunks, "chunks of 512 tokens per damage probe")->check(CLI::PositiveNumber)->capture_default_str();
+    verb->add_option("-t,--threads", request.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_flag("--no-probes", flags->no_probes, "statistics only: quicker, but no measured plan can be made");
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");
     verb->callback([flags] { run_calibrate(*flags); });

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "kvaq/base/file.h"
+#include "kvaq/cli/flags.h"
 #include "kvaq/cli/progress.h"
 #include "kvaq/cli/verbs.h"
 #include "kvaq/eval/session.h"
@@ -28,6 +29,8 @@ void write_text(const std::string& path, const std::string& text) { atomic_write
 void run_eval(const EvalFlags& flags) {
     CompareRequest request = flags.request;
     request.control = !flags.no_control;
+    require_writable(flags.json);
+    require_writable(flags.markdown);
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
     Progress progress("eval");
@@ -55,15 +58,16 @@ void run_eval(const EvalFlags& flags) {
 void add_eval(CLI::App& app) {
     auto flags = std::make_shared<EvalFlags>();
     CompareRequest& request = flags->request;
+    request.n_threads = default_threads();
     CLI::App* verb = app.add_subcommand("eval", "perplexity, KL and agreement of plans and of llama.cpp's cache types against one f16 reference");
     verb->add_option("-m,--model", request.model, "GGUF model")->required();
     verb->add_option("-f,--file", request.text, "text to score")->required();
     verb->add_option("--plan", request.plans, "presets or *.plan.gguf files, separated by commas")->delimiter(',');
     verb->add_option("--types", request.types, "llama.cpp cache types as rows, separated by commas (f16 is always the reference)")->delimiter(',');
-    verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")->capture_default_str();
-    verb->add_option("--chunks", request.n_chunks, "number of chunks")->capture_default_str();
-    verb->add_option("-b,--batch-size", request.n_batch, "tokens per batch")->capture_default_str();
-    verb->add_option("-t,--threads", request.n_threads, "threads")->capture_default_str();
+    verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")->check(CLI::PositiveNumber)->capture_default_str();
+    verb->add_option("--chunks", request.n_chunks, "number of chunks")->check(CLI::PositiveNumber)->capture_default_str();
+    verb->add_option("-b,--batch-size", request.n_batch, "tokens per batch")->check(CLI::PositiveNumber)->capture_default_str();
+    verb->add_option("-t,--threads", request.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_option("--json", flags->json, "write all numbers here");
     verb->add_option("--md", flags->markdown, "write the table here");
     verb->add_flag("--no-control", flags->no_control, "leave out the floor row (f16 against itself in batches of 3)");

@@ -9,6 +9,7 @@
 #include "kvaq/llama/gguf_file.h"
 #include "kvaq/llama/gguf_model.h"
 #include "kvaq/llama/plan_file.h"
+#include "kvaq/llama/stats_file.h"
 #include "kvaq/plan/budget.h"
 #include "kvaq/plan/plan_json.h"
 
@@ -57,20 +58,56 @@ void inspect_model(const std::string& path, bool json) {
     }
 }
 
+double mean_of(const LayerStats& layer, double (HeadStats::*value)() const noexcept) {
+    double sum = 0;
+    for (const HeadStats& head : layer.heads) sum += (head.*value)();
+    return sum / static_cast<double>(layer.heads.size());
+}
+
+/// Norms are the mean over KV heads of sqrt(mean over tokens of |k|^2); a damage is KL in nats per token of that side of that
+/// layer alone at the probe's codec.
+void inspect_stats(const std::string& path, bool json) {
+    const ModelStats stats = read_stats(path);
+    if (json) {
+        nlohmann::ordered_json out = {{"schema_version", ModelStats::kSchemaVersion}, {"kind", "stats"}, {"model", stats.model_name}, {"architecture", stats.architecture},
+                                      {"fingerprint", stats.fingerprint}, {"text_sha256", stats.text_sha256}, {"n_tokens", stats.n_tokens},
+                                      {"sample_tiles_per_head", stats.n_sample_tiles}, {"probe_codec", stats.probe_codec}, {"probe_floor", stats.probe_floor}};
+        for (const LayerStats& layer : stats.layers) {
+            nlohmann::ordered_json row = {{"layer", layer.shape.layer}};
+            for (const HeadStats& head : layer.heads) row["heads"].push_back({{"key_norm", head.key_norm()}, {"value_norm", head.value_norm()}});
+            if (layer.probe.key_kl >= 0) row["probe_key_kl"] = layer.probe.key_kl;
+            if (layer.probe.value_kl >= 0) row["probe_value_kl"] = layer.probe.value_kl;
+            out["layers"].push_back(row);
+        }
+        fmt::print("{}\n", out.dump(2));
+        return;
+    }
+    fmt::print("statistics of {} ({})\nfingerprint {}\n{} tokens of text {}, {} sample tiles per head\n", stats.model_name, stats.architecture, stats.fingerprint, stats.n_tokens,
+               stats.text_sha256.substr(0, 16), stats.n_sample_tiles);
+    fmt::print("{}\n\n| layer | KV heads | norm of K | norm of V | damage of K (nats) | damage of V (nats) |\n|---|---|---|---|---|---|\n",
+               stats.probe_codec.empty() ? std::string("no damage probes") : fmt::format("damage: KL of one side of one layer at {}, floor {:.5f} nats", stats.probe_codec, stats.probe_floor));
+    const auto damage = [](double kl) { return kl >= 0 ? fmt::format("{:.5f}", kl) : std::string("-"); };
+    for (const LayerStats& layer : stats.layers) {
+        fmt::print("| {} | {} | {:.3f} | {:.3f} | {} | {} |\n", layer.shape.layer, layer.heads.size(), mean_of(layer, &HeadStats::key_norm), mean_of(layer, &HeadStats::value_norm),
+                   damage(layer.probe.key_kl), damage(layer.probe.value_kl));
+    }
+}
+
 void run_inspect(const InspectFlags& flags) {
     const GgufReader file(flags.file, "file");
     const std::string type = file.find_string("general.type").value_or("");
     if (type == "kvaq-plan" || file.has_prefix("kvaq.plan.")) return inspect_plan(flags.file, flags.json);
+    if (type == "kvaq-stats" || file.has_prefix("kvaq.stats.")) return inspect_stats(flags.file, flags.json);
     if (file.has("general.architecture") && !file.has_prefix("kvaq.")) return inspect_model(flags.file, flags.json);
-    throw Error(ErrorCode::kInvalidArgument, "nothing kvaq knows is in this file", "a plan or a model", "'" + flags.file + "' of type '" + type + "'");
+    throw Error(ErrorCode::kInvalidArgument, "nothing kvaq knows is in this file", "a plan, statistics or a model", "'" + flags.file + "' of type '" + type + "'");
 }
 
 }  // namespace
 
 void add_inspect(CLI::App& app) {
     auto flags = std::make_shared<InspectFlags>();
-    CLI::App* verb = app.add_subcommand("inspect", "what a plan or model file holds");
-    verb->add_option("file", flags->file, "*.plan.gguf or model")->required();
+    CLI::App* verb = app.add_subcommand("inspect", "what a plan, statistics or model file holds");
+    verb->add_option("file", flags->file, "*.plan.gguf, *.stats.gguf or model")->required();
     verb->add_flag("--json", flags->json, "as JSON on stdout");
     verb->callback([flags] { run_inspect(*flags); });
 }

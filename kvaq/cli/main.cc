@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kvaq/cli/verbs.h"
+#include "kvaq/eval/session.h"
 
 namespace {
 
@@ -45,6 +46,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    kvaq::quiet_llama(false);
     try {
         return run(argc, argv);
     } catch (const std::exception& error) {

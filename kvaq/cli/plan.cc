@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "kvaq/base/error.h"
+#include "kvaq/cli/flags.h"
 #include "kvaq/cli/verbs.h"
 #include "kvaq/llama/gguf_model.h"
 #include "kvaq/llama/plan_file.h"
@@ -47,6 +48,7 @@ void print_plan(const Plan& plan, size_t n_ctx) {
 }
 
 void run_plan(const PlanFlags& flags) {
+    require_writable(flags.out);
     Plan plan;
     if (flags.policy.rfind("uniform:", 0) == 0) {
         ModelShape shape = read_model_shape(flags.model);
@@ -83,9 +85,9 @@ void add_plan(CLI::App& app) {
     verb->add_option("--budget", flags->budget, "3.25bits (per element, everything counted), 700B/token or 512MiB@32768");
     verb->add_option("--policy", flags->policy, "measured or uniform:<preset>")->capture_default_str();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write");
-    verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")->capture_default_str();
-    verb->add_option("--window", flags->window, "newest tokens kept in f16")->capture_default_str();
-    verb->add_option("--sinks", flags->sinks, "first tokens kept in f16")->capture_default_str();
+    verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")->check(CLI::PositiveNumber)->capture_default_str();
+    verb->add_option("--window", flags->window, "newest tokens kept in f16")->check(CLI::NonNegativeNumber)->capture_default_str();
+    verb->add_option("--sinks", flags->sinks, "first tokens kept in f16")->check(CLI::NonNegativeNumber)->capture_default_str();
     verb->callback([flags] { run_plan(*flags); });
 }
 

@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kBatch = 512;
 constexpr int32_t kProbeSinks = 4;
+constexpr size_t kMaxTokens = size_t{1} << 31;
 const CodecSpec kProbe{.bits = CodeBits::k2, .group = 64, .basis = Basis::kHadamard};
 
 HandlerFactory fixed_plan(const Plan& plan) {
@@ -70,13 +71,20 @@ Plan probe_plan(const ModelShape& shape) {
 }  // namespace
 
 ModelStats calibrate(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress) {
+    const bool probes_fit = !request.probes || (request.probe_ctx >= 16 && request.probe_chunks >= 1 && request.probe_chunks < kMaxTokens / request.probe_ctx);
+    if (request.n_ctx < 16 || request.n_ctx > kMaxTokens || request.n_chunks < 1 || !probes_fit) {
+        throw Error(ErrorCode::kInvalidArgument, "nothing to measure", "-c of at least 16, --chunks and --probe-chunks of at least 1",
+                    "-c " + std::to_string(request.n_ctx) + " --chunks " + std::to_string(request.n_chunks) + " --probe-chunks " + std::to_string(request.probe_chunks),
+                    "--no-probes leaves the probes out");
+    }
     const ModelPtr model = load_model(request.model);
     const ModelShape shape = model_shape_of(model.get());
     const std::string text_sha256 = sha256_hex(read_file(request.text));
     const std::vector<llama_token> tokens = tokenize_file(model.get(), request.text);
     const size_t n_chunks = std::min(request.n_chunks, tokens.size() / request.n_ctx);
-    if (n_chunks == 0 || tokens.size() < request.probe_ctx * request.probe_chunks) {
-        throw Error(ErrorCode::kInvalidArgument, "the calibration text is too short", "at least " + std::to_string(std::max(request.n_ctx, request.probe_ctx * request.probe_chunks)) + " tokens",
+    const size_t n_probe_tokens = request.probes ? request.probe_ctx * request.probe_chunks : 0;
+    if (n_chunks == 0 || tokens.size() < n_probe_tokens) {
+        throw Error(ErrorCode::kInvalidArgument, "the calibration text is too short", "at least " + std::to_string(std::max(request.n_ctx, n_probe_tokens)) + " tokens",
                     std::to_string(tokens.size()) + " tokens", "Use a longer text or a smaller -c");
     }
     const size_t n_probes = request.probes ? 2 + 2 * shape.layers.size() : 0;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "kvaq/base/error.h"
@@ -42,6 +41,7 @@ class Comparison {
         for (const std::string& plan : request_.plans) factories.push_back(plan_factory(plan));
         model_ = load_model(request_.model);
         result_.shape = model_shape_of(model_.get());
+        for (const HandlerFactory& factory : factories) (void)factory(result_.shape, {.n_seq_max = 1, .n_ctx = 1, .max_batch_tokens = 1});  // does it fit?
         result_.text_sha256 = sha256_hex(read_file(request_.text));
         tokens_ = tokenize_file(model_.get(), request_.text);
         result_.n_text_tokens = tokens_.size();
@@ -96,28 +96,47 @@ class Comparison {
         const std::vector<llama_token> chunk = chunk_of(model_.get(), tokens_, index, request_.n_ctx);
         const size_t first = request_.n_ctx / 2;
         const size_t n_scored = request_.n_ctx - 1 - first;
+        for (Runner& runner : runners_) {
+            llama_memory_clear(llama_get_memory(runner.ctx.get()), true);
+            runner.row.chunks.emplace_back(n_scored);
+        }
+        // Every row decodes one slice before any decodes the next, so that the reference is held for one slice only. Slices are
+        // whole batches: where a chunk fits in one, the batches are llama-perplexity's.
+        const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
+        const size_t n_held = request_.max_reference_bytes / (n_vocab * sizeof(float));
+        const size_t n_slice = std::max<size_t>(1, n_held / request_.n_batch) * request_.n_batch;
+        const size_t unscored = first / request_.n_batch * request_.n_batch;
+        for (size_t begin = 0; begin < request_.n_ctx;) {
+            const size_t end = n_held >= n_scored ? request_.n_ctx : std::min(request_.n_ctx, (begin == 0 ? unscored : begin) + n_slice);
+            run_slice(index, chunk, begin, end);
+            begin = end;
+        }
+    }
+
+    void run_slice(size_t index, std::span<const llama_token> chunk, size_t begin, size_t end) {
+        const size_t first = request_.n_ctx / 2;
+        const size_t base = std::max(begin, first);
+        const size_t n_scored = end > base ? end - base : 0;
         const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
         reference_.resize(n_scored * n_vocab);
         reference_top_.resize(n_scored);
         std::vector<float> own(n_vocab);
         for (size_t r = 0; r < runners_.size(); ++r) {
             Runner& runner = runners_[r];
-            std::vector<TokenScore> scores(n_scored);
-            const auto start = std::chrono::steady_clock::now();
-            decode_chunk(runner.ctx.get(), chunk, runner.n_batch, first, [&](size_t position, std::span<const float> logits) {
+            std::vector<TokenScore>& scores = runner.row.chunks.back();
+            runner.row.seconds += decode_part(runner.ctx.get(), chunk, begin, end, runner.n_batch, first, [&](size_t position, std::span<const float> logits) {
                 if (position + 1 >= chunk.size()) return;
-                const size_t i = position - first;
+                const size_t i = position - base;
                 const std::span<float> reference(&reference_[i * n_vocab], n_vocab);
                 const std::span<float> log_q = r == 0 ? reference : std::span<float>(own);
                 const size_t top = log_softmax(logits, log_q);
                 if (r == 0) reference_top_[i] = top;
-                scores[i].nll = -static_cast<double>(log_q[static_cast<size_t>(chunk[position + 1])]);
-                scores[i].kl = r == 0 ? 0.0 : kl_divergence(reference, log_q);
-                scores[i].same_top = top == reference_top_[i];
+                TokenScore& score = scores[position - first];
+                score.nll = -static_cast<double>(log_q[static_cast<size_t>(chunk[position + 1])]);
+                score.kl = r == 0 ? 0.0 : kl_divergence(reference, log_q);
+                score.same_top = top == reference_top_[i];
             });
-            runner.row.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-            runner.row.chunks.push_back(std::move(scores));
-            progress_(index * runners_.size() + r + 1, request_.n_chunks * runners_.size(), runner.row.name);
+            if (end == request_.n_ctx) progress_(index * runners_.size() + r + 1, request_.n_chunks * runners_.size(), runner.row.name);
         }
     }
 
@@ -134,9 +153,10 @@ class Comparison {
 }  // namespace
 
 CompareResult compare(const CompareRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress) {
-    if (request.n_ctx < 16 || request.n_chunks < 1) {
-        throw Error(ErrorCode::kInvalidArgument, "nothing to evaluate", "-c of at least 16 and --chunks of at least 1",
-                    fmt::format("-c {} --chunks {}", request.n_ctx, request.n_chunks));
+    constexpr size_t kMax = size_t{1} << 31;  // n_ctx * n_chunks must not wrap around
+    if (request.n_ctx < 16 || request.n_ctx > kMax || request.n_chunks < 1 || request.n_chunks > kMax || request.n_batch < 1) {
+        throw Error(ErrorCode::kInvalidArgument, "nothing to evaluate", "-c of 16 to 2^31, --chunks of 1 to 2^31 and -b of at least 1",
+                    fmt::format("-c {} --chunks {} -b {}", request.n_ctx, request.n_chunks, request.n_batch));
     }
     return Comparison(request, progress).run();
 }
@@ -174,6 +194,7 @@ std::string to_json(const CompareRequest& request, const CompareResult& result, 
         out["effective_bits"] = row.effective_bits;
         out["bytes"] = row.bytes;
         out["seconds"] = row.seconds;
+        out["tokens_per_second"] = static_cast<double>(request.n_ctx * request.n_chunks) / row.seconds;
         out["n_tokens"] = s.n_tokens;
         out["perplexity"] = {{"value", s.perplexity.value}, {"standard_error", s.perplexity.error}};
         out["mean_kl"] = {{"value", s.mean_kl.value}, {"standard_error", s.mean_kl.error}, {"unit", "nats"}};

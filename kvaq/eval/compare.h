@@ -19,6 +19,7 @@ struct CompareRequest {
     size_t n_ctx = 4096;
     size_t n_chunks = 4;
     size_t n_batch = 512;
+    size_t max_reference_bytes = size_t{2} << 30;  ///< of reference log-probabilities held at a time; a chunk is scored in slices
     int32_t n_threads = 2;
     bool control = true;  ///< also f16 against itself with micro-batches of 3 tokens: the floor of any comparison
 };
@@ -28,7 +29,7 @@ struct CompareRow {
     std::string kind;            ///< "reference", "control", "plan", "llama.cpp"
     double effective_bits = 0;   ///< 8 * bytes / elements at n_ctx, everything counted
     size_t bytes = 0;            ///< of the cache at n_ctx
-    double seconds = 0;          ///< decoding all chunks
+    double seconds = 0;          ///< llama.cpp's decode of all chunks, scoring not counted (for information: rows run in turn)
     std::vector<std::vector<TokenScore>> chunks;  ///< scored: the second half of each chunk
     ScoreSummary summary;
 };

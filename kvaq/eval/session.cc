@@ -1,7 +1,10 @@
 #include "kvaq/eval/session.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <cstring>
+#include <limits>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
@@ -19,7 +22,8 @@ void quiet_llama(bool verbose) {
         [](ggml_log_level level, const char* text, void*) {
             thread_local ggml_log_level last = GGML_LOG_LEVEL_NONE;
             if (level != GGML_LOG_LEVEL_CONT) last = level;
-            if (last == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+            if (last != GGML_LOG_LEVEL_ERROR || std::strncmp(text, "gguf_init_", 10) == 0) return;  // GgufReader says it with the file's name
+            std::fputs(text, stderr);
         },
         nullptr);
 }
@@ -37,10 +41,15 @@ std::vector<llama_token> tokenize_file(const llama_model* model, const std::stri
     const std::vector<std::byte> bytes = read_file(path);
     const auto* text = reinterpret_cast<const char*>(bytes.data());
     const llama_vocab* vocab = llama_model_get_vocab(model);
+    if (bytes.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()) - 8) {
+        throw Error(ErrorCode::kInvalidArgument, "the text is too long", "less than 2 GiB", std::to_string(bytes.size()) + " bytes in '" + path + "'");
+    }
+    const bool add_bos = llama_vocab_get_add_bos(vocab);
     std::vector<llama_token> tokens(bytes.size() + 8);
-    const int32_t n = llama_tokenize(vocab, text, static_cast<int32_t>(bytes.size()), tokens.data(), static_cast<int32_t>(tokens.size()), false, false);
+    const int32_t n = llama_tokenize(vocab, text, static_cast<int32_t>(bytes.size()), tokens.data(), static_cast<int32_t>(tokens.size()), add_bos, false);
     if (n < 0) throw Error(ErrorCode::kCorrupt, "cannot tokenize the text", "a text file", path);
     tokens.resize(static_cast<size_t>(n));
+    if (add_bos && llama_vocab_get_add_eos(vocab) && !tokens.empty()) tokens.pop_back();  // the text does not end its own chunks
     return tokens;
 }
 
@@ -73,14 +82,15 @@ std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llam
     return chunk;
 }
 
-void decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t n_batch, size_t first_scored,
-                  const std::function<void(size_t, std::span<const float>)>& visit) {
-    llama_memory_clear(llama_get_memory(ctx), true);
+double decode_part(llama_context* ctx, std::span<const llama_token> chunk, size_t begin, size_t end, size_t n_batch, size_t first_scored,
+                   const std::function<void(size_t, std::span<const float>)>& visit) {
+    KVAQ_CHECK(n_batch > 0 && begin <= end && end <= chunk.size());
     const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))));
     llama_batch batch = llama_batch_init(static_cast<int32_t>(n_batch), 0, 1);
     const std::unique_ptr<llama_batch, void (*)(llama_batch*)> guard(&batch, [](llama_batch* b) { llama_batch_free(*b); });
-    for (size_t first = 0; first < chunk.size(); first += n_batch) {
-        const size_t n = std::min(n_batch, chunk.size() - first);
+    double seconds = 0;
+    for (size_t first = begin; first < end; first += n_batch) {
+        const size_t n = std::min(n_batch, end - first);
         batch.n_tokens = static_cast<int32_t>(n);
         for (size_t i = 0; i < n; ++i) {
             batch.token[i] = chunk[first + i];
@@ -89,7 +99,11 @@ void decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t
             batch.seq_id[i][0] = 0;
             batch.logits[i] = first + i >= first_scored ? 1 : 0;
         }
-        if (const int32_t code = llama_decode(ctx, batch); code != 0) {
+        const auto start = std::chrono::steady_clock::now();
+        const int32_t code = llama_decode(ctx, batch);
+        llama_synchronize(ctx);
+        seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        if (code != 0) {
             throw Error(ErrorCode::kInvalidArgument, "llama.cpp failed to decode", "0", "code " + std::to_string(code));
         }
         for (size_t i = 0; i < n; ++i) {
@@ -97,6 +111,13 @@ void decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t
             visit(first + i, {llama_get_logits_ith(ctx, static_cast<int32_t>(i)), n_vocab});
         }
     }
+    return seconds;
+}
+
+double decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t n_batch, size_t first_scored,
+                    const std::function<void(size_t, std::span<const float>)>& visit) {
+    llama_memory_clear(llama_get_memory(ctx), true);
+    return decode_part(ctx, chunk, 0, chunk.size(), n_batch, first_scored, visit);
 }
 
 }  // namespace kvaq

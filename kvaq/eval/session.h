@@ -21,13 +21,14 @@ struct FreeContext {
 using ModelPtr = std::unique_ptr<llama_model, FreeModel>;
 using ContextPtr = std::unique_ptr<llama_context, FreeContext>;
 
-/// llama.cpp's log: warnings and errors only (verbose: everything). Affects the whole process.
+/// llama.cpp's log: errors only (verbose: everything). Affects the whole process.
 void quiet_llama(bool verbose);
 
 /// Loads a GGUF model on the CPU. Throws Error kNotFound or kCorrupt with what is wrong with the file.
 [[nodiscard]] ModelPtr load_model(const std::string& path);
 
-/// Tokens of a text, without BOS. Throws Error kNotFound when the file is missing.
+/// Tokens of a whole text, as llama-perplexity makes them: BOS first where the model adds one. Throws Error kNotFound when the
+/// file is missing.
 [[nodiscard]] std::vector<llama_token> tokenize_file(const llama_model* model, const std::string& path);
 
 struct ContextOptions {
@@ -44,9 +45,14 @@ struct ContextOptions {
 /// Chunk `index` of n_ctx tokens as llama-perplexity cuts them: the first token is BOS where the model adds one.
 [[nodiscard]] std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llama_token> tokens, size_t index, size_t n_ctx);
 
-/// Decodes a chunk from an empty memory in batches and calls visit(position, logits) for every position >= first_scored.
+/// Decodes positions [begin, end) of a chunk in batches and calls visit(position, logits) for those >= first_scored; the memory
+/// must hold the positions before `begin` and nothing else. Returns the seconds that llama.cpp took, visits not counted.
 /// Throws Error if llama.cpp fails.
-void decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t n_batch, size_t first_scored,
-                  const std::function<void(size_t, std::span<const float>)>& visit);
+double decode_part(llama_context* ctx, std::span<const llama_token> chunk, size_t begin, size_t end, size_t n_batch, size_t first_scored,
+                   const std::function<void(size_t, std::span<const float>)>& visit);
+
+/// decode_part over a whole chunk, from an empty memory.
+double decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t n_batch, size_t first_scored,
+                    const std::function<void(size_t, std::span<const float>)>& visit);
 
 }  // namespace kvaq

@@ -159,7 +159,10 @@ llama_context* llama_init_from_model(llama_model* model, llama_context_params pa
         if (!factory) return KVAQ_REAL(llama_init_from_model)(model, params);
         return serve(model, params, factory);
     } catch (const std::exception& error) {
-        print_error(error.what());
+        // llama.cpp's fitting pass makes the context a first time, without weights: the same refusal is said once.
+        thread_local std::string said_while_measuring;
+        if (error.what() != said_while_measuring) print_error(error.what());
+        said_while_measuring = is_measure_only(model) ? error.what() : "";
         return nullptr;
     }
 }

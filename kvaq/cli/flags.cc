@@ -1,0 +1,37 @@
+#include "kvaq/cli/flags.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <thread>
+
+#include "kvaq/base/error.h"
+
+namespace kvaq {
+
+void require_writable(const std::string& path) {
+    if (path.empty()) return;
+    namespace fs = std::filesystem;
+    std::error_code ignored;
+    if (fs::is_directory(path, ignored)) {
+        throw Error(ErrorCode::kIo, "cannot write the output", "the name of a file", "the folder '" + path + "'");
+    }
+    fs::path folder = fs::path(path).parent_path();
+    if (folder.empty()) folder = ".";
+    if (!fs::is_directory(folder, ignored)) {
+        throw Error(ErrorCode::kIo, "cannot write '" + path + "'", "an existing folder", "no folder '" + folder.string() + "'",
+                    "Make it first");
+    }
+    if (access(folder.c_str(), W_OK | X_OK) != 0) {
+        throw Error(ErrorCode::kIo, "cannot write '" + path + "'", "a folder that may be written to", std::strerror(errno));
+    }
+}
+
+int32_t default_threads() noexcept {
+    return static_cast<int32_t>(std::max(1U, std::min(512U, std::thread::hardware_concurrency())));
+}
+
+}  // namespace kvaq
