@@ -61,7 +61,7 @@ ContextPtr make_context(llama_model* model, const ContextOptions& options, Handl
     params.n_seq_max = options.n_seq_max;
     params.n_threads = options.n_threads;
     params.n_threads_batch = options.n_threads;
-    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
+    params.flash_attn_type = options.flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     params.kv_unified = true;
     params.type_k = options.cache_type;
     params.type_v = options.cache_type;
