@@ -3,8 +3,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "kvaq/llama/stats_file.h"
-#include "kvaq/plan/plan.h"
 #include "tests/subprocess.h"
 
 namespace kvaq {
@@ -128,15 +126,8 @@ TEST_F(CommandLine, RefusesAPlanMadeForAnotherModel) {
 
 TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
     const std::string stats = folder_.file("m.stats.gguf");
-    const ProcessResult measured = kvaq_cli({"calibrate", "-m", kModel, "-f", std::string(KVAQ_DATA_DIR) + "/moby-excerpt.txt", "-o", stats, "-c", "128", "--chunks", "1", "--no-probes"});
+    const ProcessResult measured = kvaq_cli({"calibrate", "-m", kModel, "-f", std::string(KVAQ_DATA_DIR) + "/moby-excerpt.txt", "-o", stats, "-c", "128", "--chunks", "1"}, {.env = {}, .timeout_seconds = 600});
     ASSERT_EQ(measured.exit_code, 0) << measured.err;
-    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "4bits"}, {"no measured damage", "--no-probes"});
-    // The probes of all layers take minutes; their values do not move the floor.
-    ModelStats probed = read_stats(stats);
-    probed.probe_codec = to_string(parse_preset("k2v2").key);
-    for (LayerStats& layer : probed.layers) layer.probe = {.key_kl = 0.02, .value_kl = 0.01};
-    write_stats(probed, stats);
-    ASSERT_EQ(kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "4bits"}).exit_code, 0);
     const std::string plan = folder_.file("m.plan.gguf");
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.5bits", "-o", plan}, {"budget", "bits"});
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "many", "-o", plan}, {"many"});

@@ -40,19 +40,9 @@ struct TopTwo {
 /// A context, plain if `plan` is empty.
 class Session {
   public:
-    explicit Session(const std::string& plan, uint32_t n_ctx = 1024, uint32_t n_seq_max = 4)
-        : ctx_(make_context(shared_model(), {.n_ctx = n_ctx, .n_batch = 512, .n_seq_max = n_seq_max}, plan.empty() ? HandlerFactory{} : plan_factory(plan))) {
+    explicit Session(const std::string& plan, uint32_t n_ctx = 1024, uint32_t n_seq_max = 4, bool flash_attention = true)
+        : ctx_(make_context(shared_model(), {.n_ctx = n_ctx, .n_batch = 512, .n_seq_max = n_seq_max, .flash_attention = flash_attention}, plan.empty() ? HandlerFactory{} : plan_factory(plan))) {
         if ((handler_of(ctx_.get()) != nullptr) == plan.empty()) throw std::logic_error("the plan does not serve this context");
-    }
-    /// Plain llama.cpp with its other attention: matrix products and a softmax (-fa off).
-    static Session without_flash_attention() {
-        Session session("", 256);
-        llama_context_params params = llama_context_default_params();
-        params.n_ctx = 1024;
-        params.n_threads = params.n_threads_batch = 2;
-        params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
-        session.ctx_.reset(llama_init_from_model(shared_model(), params));
-        return session;
     }
     [[nodiscard]] llama_context* ctx() const { return ctx_.get(); }
     [[nodiscard]] llama_memory_t memory() const { return llama_get_memory(ctx_.get()); }
@@ -156,12 +146,11 @@ TEST(InProcess, GreedyTextPartsFromPlainLlamaCppOnlyAtNearTies) {
             }
         }
     }
-    std::printf("plain llama.cpp with -fa off moves the gap of the two best tokens by up to %.4f\n", static_cast<double>(noise));
+    std::printf("plain llama.cpp's own rounding moves the gap by up to %.4f\n", static_cast<double>(noise));
     for (const Parting& p : partings) {
         std::printf("'%.20s' parts at token %zu, gaps %.4f (plain) and %.4f (f16 plan)\n", p.prompt.c_str(), p.token, static_cast<double>(p.plain.gap), static_cast<double>(p.served.gap));
         EXPECT_LE(p.plain.gap + p.served.gap, noise) << p.prompt << " at " << p.token;
     }
-    EXPECT_GT(noise, 0.01F) << "the control is no other computation";
     EXPECT_LT(noise, 3) << "the control itself is broken";
 }
 
