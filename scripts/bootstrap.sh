@@ -59,14 +59,32 @@ fetch_llama() {
     echo "$LLAMA_SHA256" >.deps/src/.stamp
 }
 
+# ggml's instruction sets: the machine's own. Where it has AMX they are named one by one without it: g++ 12 drops the stores
+# that fill ggml's tile configuration, so ldtilecfg faults in the first matrix product.
+simd_flags() {
+    if ! grep -qw amx_tile /proc/cpuinfo; then
+        echo "-DGGML_NATIVE=ON"
+        return
+    fi
+    local flags="-DGGML_NATIVE=OFF" pair
+    for pair in sse4_2:SSE42 avx:AVX f16c:F16C fma:FMA bmi2:BMI2 avx2:AVX2 avx_vnni:AVX_VNNI avx512f:AVX512 \
+        avx512_vbmi2:AVX512_VBMI avx512_vnni:AVX512_VNNI avx512_bf16:AVX512_BF16; do
+        grep -qw "${pair%%:*}" /proc/cpuinfo && flags+=" -DGGML_${pair##*:}=ON"
+    done
+    echo "$flags"
+}
+
 build_llama() {
-    local stamp="$LLAMA_SHA256 $(g++ -dumpfullversion)"
+    local flags
+    flags=$(simd_flags)
+    # Built for this very CPU: another one gets another build.
+    local stamp="$LLAMA_SHA256 $(g++ -dumpfullversion) $flags $(grep -m1 -E '^(flags|Features)' /proc/cpuinfo | tr ' ' '\n' | grep -E '^(avx|fma|f16c|bmi|sse|amx|asimd|sve|i8mm)' | sort | sha256sum | cut -c1-16)"
     [ "$(cat .deps/llama/.stamp 2>/dev/null)" = "$stamp" ] && return
     local source
     source=$(echo "$PWD"/.deps/src/*/vendor/llama.cpp)
     step "building llama.cpp (about 10 minutes on 2 cores, once; log: .deps/build-llama.log)"
-    # shellcheck disable=SC2016
-    { cmake -G Ninja -S "$source" -B .deps/build-llama -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=ON \
+    # shellcheck disable=SC2016,SC2086
+    { cmake -G Ninja -S "$source" -B .deps/build-llama -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON $flags \
         -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TOOLS=ON -DLLAMA_BUILD_SERVER=ON \
         -DLLAMA_OPENSSL=OFF -DLLAMA_CURL=OFF -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON \
         '-DCMAKE_INSTALL_RPATH=$ORIGIN;$ORIGIN/../lib' &&
