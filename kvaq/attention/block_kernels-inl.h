@@ -165,6 +165,16 @@ static void scale(float* x, size_t n, float factor) {
     for (; i < n; ++i) x[i] *= factor;
 }
 
+typedef int8_t VecB __attribute__((vector_size(KVAQ_LANES), aligned(1), may_alias));
+
+static void bytes_to_float(const int8_t* from, size_t n, float* to) {
+    size_t i = 0;
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
+        store(to + i, __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const VecB*>(from + i), VecI), VecF));
+    }
+    for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
+}
+
 static void to_float(const float16* from, size_t n, float* to) {
     size_t i = 0;
     for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
@@ -173,4 +183,4 @@ static void to_float(const float16* from, size_t n, float* to) {
     for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }
 
-static const BlockKernels kTable = {scores, accumulate, softmax_step, scale, to_float};
+static const BlockKernels kTable = {scores, accumulate, softmax_step, scale, bytes_to_float, to_float};

@@ -25,6 +25,8 @@ struct BlockKernels {
     /// x[i] *= factor
     void (*scale)(float* x, size_t n, float factor);
     /// to[i] = from[i]
+    void (*bytes_to_float)(const int8_t* from, size_t n, float* to);
+    /// to[i] = from[i]
     void (*to_float)(const float16* from, size_t n, float* to);
 };
 

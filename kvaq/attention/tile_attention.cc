@@ -5,6 +5,8 @@
 #include <limits>
 
 #include "kvaq/base/error.h"
+#include "kvaq/quant/hadamard.h"
+#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 namespace {
@@ -49,10 +51,13 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     grow(o_packed_, rows * largest.padded_v());
     grow(m_, rows);
     grow(l_, rows);
+    const size_t dim = std::max(largest.head_dim_k, largest.head_dim_v);
+    grow(matrix_, dim * dim);
+    grow(rows_, rows * ((dim + 15) / 16 * 16));
 }
 
 void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head, const Shape& shape,
-                          void (*apply_key_basis)(float*, size_t) noexcept) noexcept {
+                          const CodecSpec& key_codec) noexcept {
     shape_ = shape;
     rule_ = call.rule;
     first_token_ = first_token;
@@ -67,13 +72,32 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
             const size_t row = t * shape.group + g;
             const float* q = call.q.row(first_token + t, kv_head * shape.group + g);
             for (size_t c = 0; c < dim; ++c) q_plain_[row * dim + c] = q[c] * scale;
-            if (apply_key_basis != nullptr) {
-                std::copy_n(&q_plain_[row * dim], dim, &q_packed_[row * dim]);
-                apply_key_basis(&q_packed_[row * dim], dim);
-            }
         }
     }
-    if (apply_key_basis == nullptr) std::copy_n(q_plain_.data(), shape.n_rows() * dim, q_packed_.data());
+    const size_t n_rows = shape.n_rows();
+    if (key_codec.transform == nullptr) {
+        std::copy_n(q_plain_.data(), n_rows * dim, q_packed_.data());
+        if (key_codec.basis == Basis::kHadamard) {
+            for (size_t row = 0; row < n_rows; ++row) hadamard_transform(&q_packed_[row * dim], dim);
+        }
+    } else {
+        const TransformFit& fit = *key_codec.transform->fit;  // q^T x^ = (U q)^T z^
+        if (dim % 16 == 0) {
+            kernels_->bytes_to_float(fit.matrix.data(), dim * dim, matrix_.data());
+            kernels_->scores(q_plain_.data(), dim, n_rows, dim, matrix_.data(), dim, dim, q_packed_.data(), dim);
+        } else {
+            for (size_t row = 0; row < n_rows; ++row) {
+                for (size_t i = 0; i < dim; ++i) {
+                    float sum = 0;
+                    for (size_t j = 0; j < dim; ++j) sum += q_plain_[row * dim + j] * static_cast<float>(fit.at(i, j));
+                    q_packed_[row * dim + i] = sum;
+                }
+            }
+        }
+        for (size_t row = 0; row < n_rows; ++row) {
+            for (size_t i = 0; i < dim; ++i) q_packed_[row * dim + i] *= fit.row_scale[i];
+        }
+    }
     std::fill_n(o_plain_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
     std::fill_n(o_packed_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
     std::fill_n(m_.data(), shape.n_rows(), kMinusInf);
@@ -135,12 +159,33 @@ void TileAttention::add_tile(Form form, int32_t first_key_pos, size_t key_begin,
     kernels_->accumulate(s, ld_keys, n_rows, t_begin, t_end, values_.data(), dim_v, dim_v, &o[row0 * dim_v], dim_v);
 }
 
-void TileAttention::finish(void (*undo_value_basis)(float*, size_t) noexcept) noexcept {
+void TileAttention::finish(const CodecSpec& value_codec) noexcept {
     if (!packed_used_) return;
     const size_t dim = shape_.padded_v();
-    for (size_t row = 0; row < shape_.n_rows(); ++row) {
-        float* packed = &o_packed_[row * dim];
-        if (undo_value_basis != nullptr) undo_value_basis(packed, shape_.head_dim_v);
+    const size_t n_rows = shape_.n_rows();
+    float* sums = o_packed_.data();
+    if (value_codec.transform != nullptr) {
+        const TransformFit& fit = *value_codec.transform->fit;
+        for (size_t row = 0; row < n_rows; ++row) {
+            for (size_t i = 0; i < shape_.head_dim_v; ++i) o_packed_[row * dim + i] *= fit.row_scale[i];
+        }
+        if (shape_.head_dim_v == dim) {
+            kernels_->bytes_to_float(fit.matrix.data(), dim * dim, matrix_.data());
+            kernels_->scores(o_packed_.data(), dim, n_rows, dim, matrix_.data(), dim, dim, rows_.data(), dim);
+        } else {
+            for (size_t row = 0; row < n_rows; ++row) {
+                for (size_t j = 0; j < shape_.head_dim_v; ++j) {
+                    float sum = 0;
+                    for (size_t i = 0; i < shape_.head_dim_v; ++i) sum += o_packed_[row * dim + i] * static_cast<float>(fit.at(i, j));
+                    rows_[row * dim + j] = sum;
+                }
+            }
+        }
+        sums = rows_.data();
+    }
+    for (size_t row = 0; row < n_rows; ++row) {
+        float* packed = sums + row * dim;
+        if (value_codec.transform == nullptr && value_codec.basis == Basis::kHadamard) hadamard_transform(packed, shape_.head_dim_v);
         for (size_t d = 0; d < shape_.head_dim_v; ++d) o_plain_[row * dim + d] += packed[d];
     }
 }

@@ -6,6 +6,7 @@
 
 #include "kvaq/attention/block_kernels.h"
 #include "kvaq/base/attention_call.h"
+#include "kvaq/quant/codec_spec.h"
 
 namespace kvaq {
 
@@ -28,9 +29,9 @@ class TileAttention {
     void reserve(const Shape& largest, size_t tile_tokens);
 
     /// Starts a run: takes q of `call` for tokens first_token.. and KV head kv_head, scaled; once as it is and once in the
-    /// key codec's basis (apply: function applying that basis to one vector, or null for the identity).
+    /// key codec's basis.
     void start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head, const Shape& shape,
-               void (*apply_key_basis)(float*, size_t) noexcept) noexcept;
+               const CodecSpec& key_codec) noexcept;
 
     enum class Form { kPlain, kPacked };
     /// Buffers the caller fills before add_tile: keys [channel][tile_tokens], values [token][padded_v].
@@ -43,8 +44,8 @@ class TileAttention {
     /// First key position that any query token >= token_begin may see under the window rule.
     [[nodiscard]] int32_t first_visible(size_t token_begin) const noexcept;
 
-    /// Ends the run: o of both bases joined (undo_value_basis: applied to the packed sum, or null for the identity).
-    void finish(void (*undo_value_basis)(float*, size_t) noexcept) noexcept;
+    /// Ends the run: o of both bases joined, in the model's basis.
+    void finish(const CodecSpec& value_codec) noexcept;
 
     // A finished run's state, for splitting over runs of tiles: merge in fixed order gives the same bits for any thread.
     [[nodiscard]] static size_t state_floats(const Shape& shape) noexcept { return shape.n_rows() * (2 + shape.head_dim_v); }
@@ -62,7 +63,7 @@ class TileAttention {
     int32_t first_pos_ = 0;
     bool packed_used_ = false;
     const BlockKernels* kernels_ = nullptr;
-    std::vector<float> keys_, values_, q_plain_, q_packed_, scores_, o_plain_, o_packed_, m_, l_;
+    std::vector<float> keys_, values_, q_plain_, q_packed_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_;
 };
 
 /// ALiBi slope of a query head, as ggml computes it (soft_max / flash_attn_ext). 0 when max_bias is 0.

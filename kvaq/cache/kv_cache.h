@@ -17,6 +17,7 @@ struct CacheUse {
     size_t packed = 0;      ///< sealed tiles in use
     size_t open = 0;        ///< f16 pages in use
     size_t sinks = 0;
+    size_t tables = 0;      ///< bases and codebooks of transform codecs
     size_t allocated = 0;   ///< arenas in all, used or free, plus scratch
     size_t n_tokens = 0;    ///< over all sequences, shared ones once
 };

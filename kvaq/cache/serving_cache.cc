@@ -14,12 +14,6 @@ constexpr size_t kSplitTokens = 8;        // blocks up to this many query tokens
 constexpr size_t kRunPages = 16;          // fixed, so the result does not depend on the number of threads
 constexpr size_t kMaxKvHeads = 256;
 
-using BasisFunction = void (*)(float*, size_t) noexcept;
-
-void hadamard(float* x, size_t n) noexcept { apply_basis(Basis::kHadamard, x, n); }
-
-BasisFunction basis_function(Basis basis) noexcept { return basis == Basis::kHadamard ? hadamard : nullptr; }
-
 TileAttention& thread_work() noexcept {
     thread_local TileAttention work;
     return work;
@@ -167,7 +161,7 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
                                     .group = shape.heads_per_kv(),
                                     .head_dim_k = shape.head_dim_k,
                                     .head_dim_v = shape.head_dim_v};
-    work.start(call, block.first_token, block.first_pos, kv_head, rows, basis_function(codecs.key.basis));
+    work.start(call, block.first_token, block.first_pos, kv_head, rows, codecs.key);
     const auto tile = static_cast<int32_t>(plan_.tile_tokens);
     const auto n_tokens = static_cast<int32_t>(block.n_tokens);
     for (size_t i = run.first_page; i < run.end_page; ++i) {
@@ -201,7 +195,7 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
                           static_cast<size_t>(split), static_cast<size_t>(n_tokens));
         }
     }
-    work.finish(basis_function(codecs.value.basis));
+    work.finish(codecs.value);
     if (run.n_runs == 1) {
         work.write(call);
     } else {
@@ -298,7 +292,8 @@ CacheUse ServingCache::use() const noexcept {
         use.packed += table_.used_packed() * layer.packed_bytes();
         use.open += table_.used_open() * layer.open_shape().bytes();
         use.sinks += table_.used_sink() * layer.sink_bytes();
-        use.allocated += layer.allocated_bytes();
+        use.tables += table_bytes(layer.plan());
+        use.allocated += layer.allocated_bytes() + table_bytes(layer.plan());
     }
     use.allocated += scratch_.bytes();
     use.n_tokens = table_.used_tokens();

@@ -11,6 +11,7 @@
 #include "kvaq/cache/kv_cache.h"
 #include "kvaq/plan/budget.h"
 #include "kvaq/plan/plan.h"
+#include "kvaq/quant/transform_samples.h"
 
 namespace kvaq {
 namespace {
@@ -51,6 +52,21 @@ ModelShape small_model(size_t head_dim_k = 32, size_t head_dim_v = 32, int32_t s
                                 .sliding_window = layer == 3 ? sliding_window : 0});
     }
     return shape;
+}
+
+/// A preset, or "klt" and suffixes: sample transform codecs, another one for every head.
+Plan plan_of(const std::string& name, const ModelShape& model) {
+    if (name.rfind("klt", 0) != 0) return make_uniform_plan(parse_preset(name), model);
+    Plan plan = make_uniform_plan(parse_preset("k4v4" + name.substr(3)), model);
+    unsigned seed = 1;
+    for (LayerPlan& layer : plan.layers) {
+        for (HeadPlan& head : layer.heads) {
+            head.key = sample_transform(Side::kKey, layer.shape.head_dim_k, seed, seed % 3);
+            head.value = sample_transform(Side::kValue, layer.shape.head_dim_v, seed + 100, seed % 4);
+            ++seed;
+        }
+    }
+    return plan;
 }
 
 /// One token of a test: which sequences it belongs to, at which position. Its q, k, v follow from (layer, content).
@@ -127,7 +143,7 @@ class ServingCachePreset : public testing::TestWithParam<const char*> {};
 
 TEST_P(ServingCachePreset, EqualsTheReferenceInPrefillAndDecodeOnEveryTarget) {
     const ModelShape model = small_model();
-    const Plan plan = make_uniform_plan(parse_preset(GetParam()), model);
+    const Plan plan = plan_of(GetParam(), model);
     for (const SimdTarget target : supported_simd_targets()) {
         force_simd_target(target);
         const auto cache = make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 512, .max_batch_tokens = 256});
@@ -145,7 +161,7 @@ TEST_P(ServingCachePreset, EqualsTheReferenceInPrefillAndDecodeOnEveryTarget) {
 
 TEST_P(ServingCachePreset, AnyBatchSplitLeavesTheSameBytes) {
     const ModelShape model = small_model();
-    const Plan plan = make_uniform_plan(parse_preset(GetParam()), model);
+    const Plan plan = plan_of(GetParam(), model);
     std::vector<std::vector<std::byte>> saved;
     for (const std::vector<int32_t>& split : std::vector<std::vector<int32_t>>{{300}, {1, 299}, {64, 64, 64, 64, 44}, {37, 100, 163}, {}}) {
         const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 320, .max_batch_tokens = 300});
@@ -165,7 +181,7 @@ TEST_P(ServingCachePreset, AnyBatchSplitLeavesTheSameBytes) {
 
 TEST_P(ServingCachePreset, AnyNumberOfThreadsGivesTheSameBits) {
     const ModelShape model = small_model();
-    const Plan plan = make_uniform_plan(parse_preset(GetParam()), model);
+    const Plan plan = plan_of(GetParam(), model);
     std::vector<std::vector<float>> outputs;
     for (const size_t n_threads : {1U, 2U, 3U, 4U}) {
         const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 2000, .max_batch_tokens = 600});
@@ -183,21 +199,21 @@ TEST_P(ServingCachePreset, AnyNumberOfThreadsGivesTheSameBits) {
 
 TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
     const ModelShape model = small_model();
-    const Plan plan = make_uniform_plan(parse_preset(GetParam()), model);
+    const Plan plan = plan_of(GetParam(), model);
     const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 640, .max_batch_tokens = 128});
     int32_t pos = 0;
     for (const int32_t n : {1, 62, 1, 1, 63, 100, 128, 128, 28}) {
         ASSERT_FALSE(step(*cache, model, text(0, pos, n)).empty());
         pos += n;
         const CacheUse use = cache->use();
-        EXPECT_EQ(use.packed + use.open + use.sinks, cache_bytes(plan, static_cast<size_t>(pos)).total) << GetParam() << " " << pos;
-        EXPECT_LE(use.packed + use.open + use.sinks, use.allocated);
+        EXPECT_EQ(use.packed + use.open + use.sinks + use.tables, cache_bytes(plan, static_cast<size_t>(pos)).total) << GetParam() << " " << pos;
+        EXPECT_LE(use.packed + use.open + use.sinks + use.tables, use.allocated);
     }
 }
 
 INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
                          testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70", "k5v6-rotk-s8", "k2v1.58-g32",
-                                         "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0"));
+                                         "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0", "klt", "klt-w40-s4"));
 
 TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
     const std::vector<float> sink_logits = {0.5F, -1.0F, 2.0F, 0.0F, 1.0F, -3.0F};
@@ -241,10 +257,10 @@ TEST(ServingCache, EveryHeadSizeFrom32To256MatchesTheReference) {
 // against the plain-vector reference.
 TEST(ServingCache, RandomOperationsMatchTheReference) {
     const ModelShape model = small_model(16, 16);
-    for (const char* preset : {"f16", "k4v2-w20-s4", "k4v4-rot", "k2v2-kchan-g32-w64"}) {
+    for (const char* preset : {"f16", "k4v2-w20-s4", "k4v4-rot", "k2v2-kchan-g32-w64", "klt-w20-s4"}) {
         const uint32_t seed = 20261124;
         std::mt19937 random(seed);
-        const Plan plan = make_uniform_plan(parse_preset(preset), model);
+        const Plan plan = plan_of(preset, model);
         const auto cache = make_kv_cache(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200});
         const auto reference = make_reference_handler(plan, 4, 100000);
         const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
@@ -347,7 +363,7 @@ TEST(ServingCache, RefusesPositionsThatDoNotContinue) {
 TEST(ServingCache, RefusesDamagedSnapshotsAndLeavesTheSequenceAlone) {
     const ModelShape model = small_model();
     const auto make = [&](const char* preset) {
-        return make_kv_cache(make_uniform_plan(parse_preset(preset), model), {.n_seq_max = 2, .n_ctx = 300, .max_batch_tokens = 300});
+        return make_kv_cache(plan_of(preset, model), {.n_seq_max = 2, .n_ctx = 300, .max_batch_tokens = 300});
     };
     const auto cache = make("k4v4-w10-s2");
     ASSERT_FALSE(step(*cache, model, text(0, 0, 150)).empty());

@@ -9,6 +9,7 @@
 #include "kvaq/quant/affine.h"
 #include "kvaq/quant/bit_planes.h"
 #include "kvaq/quant/hadamard.h"
+#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 namespace {
@@ -18,21 +19,6 @@ constexpr size_t kMaxDim = 512;
 constexpr size_t kMaxTile = 128;
 
 size_t round_up(size_t n, size_t to) noexcept { return (n + to - 1) / to * to; }
-
-size_t n_codes(const TileLayout& layout, const Band& band) noexcept {
-    const size_t channels = layout.side == Side::kKey ? band.n_channels : round_up(band.n_channels, 16);
-    return channels * layout.tile_tokens;
-}
-
-// Place of an element in code order; channel counts from the band's first.
-size_t code_index(const TileLayout& layout, const Band& band, size_t token, size_t channel) noexcept {
-    if (layout.side == Side::kKey) {
-        const size_t cell = channel / 4 * (layout.tile_tokens / 16) + token / 16;
-        return cell * 64 + token % 16 * 4 + channel % 4;
-    }
-    const size_t cell = token / 4 * (round_up(band.n_channels, 16) / 16) + channel / 16;
-    return cell * 64 + channel % 16 * 4 + token % 4;
-}
 
 size_t f16_index(const TileLayout& layout, size_t token, size_t channel) noexcept {
     return layout.side == Side::kKey ? channel * layout.tile_tokens + token : token * layout.head_dim + channel;
@@ -98,7 +84,7 @@ void for_each_in_group(const Band& band, size_t token_block, size_t channel_bloc
 void encode_affine(const TileLayout& layout, const Band& band, Scratch& s, std::byte* packed) noexcept {
     const CodecSpec& spec = layout.spec;
     const size_t dim = layout.head_dim;
-    std::fill_n(s.codes.data(), n_codes(layout, band), uint8_t{0});
+    std::fill_n(s.codes.data(), band_codes(layout, band), uint8_t{0});
     const size_t n_groups = size_t{band.n_token_blocks} * band.n_channel_blocks;
     const size_t group_size = size_t{band.group_tokens} * band.group_channels;
     const bool together = spec.rule == AffineRule::kHqq && group_size * n_groups == layout.tile_tokens * band.n_channels;
@@ -140,13 +126,32 @@ void encode_affine(const TileLayout& layout, const Band& band, Scratch& s, std::
             if (!spec.symmetric) put_f16(packed, band.offset_offset, group, params.offset);
         }
     }
-    pack_codes(spec.bits, {s.codes.data(), n_codes(layout, band)}, packed + band.codes_offset);
+    pack_codes(spec.bits, {s.codes.data(), band_codes(layout, band)}, packed + band.codes_offset);
 }
 
 }  // namespace
 
-void apply_basis(Basis basis, float* x, size_t head_dim) noexcept {
-    if (basis == Basis::kHadamard) hadamard_transform(x, head_dim);
+size_t band_codes(const TileLayout& layout, const Band& band) noexcept {
+    const size_t channels = layout.side == Side::kKey ? band.n_channels : round_up(band.n_channels, 16);
+    return channels * layout.tile_tokens;
+}
+
+// Place of an element in code order; channel counts from the band's first.
+size_t code_index(const TileLayout& layout, const Band& band, size_t token, size_t channel) noexcept {
+    if (layout.side == Side::kKey) {
+        const size_t cell = channel / 4 * (layout.tile_tokens / 16) + token / 16;
+        return cell * 64 + token % 16 * 4 + channel % 4;
+    }
+    const size_t cell = token / 4 * (round_up(band.n_channels, 16) / 16) + channel / 16;
+    return cell * 64 + channel % 16 * 4 + token % 4;
+}
+
+void undo_codec_basis(const CodecSpec& spec, double* x, size_t head_dim) noexcept {
+    if (spec.transform != nullptr) {
+        transform_backward(*spec.transform->fit, x);
+    } else if (spec.basis == Basis::kHadamard) {
+        hadamard_transform(x, head_dim);
+    }
 }
 
 TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, size_t tile_tokens) {
@@ -162,6 +167,31 @@ TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, s
     layout.side = side;
     layout.tile_tokens = tile_tokens;
     layout.head_dim = head_dim;
+    if (spec.transform != nullptr) {
+        const TransformCodec& codec = *spec.transform;
+        if (codec.fit->dim != head_dim || codec.fit->side != side) {
+            refuse("a transform fitted for another head", std::string(to_string(codec.fit->side)) + " of " + std::to_string(codec.fit->dim) + " channels",
+                   std::string(to_string(side)) + " of " + std::to_string(head_dim), "Make the plan again with kvaq plan");
+        }
+        const size_t unit = transform_unit(side);
+        for (size_t first = 0; first < codec.unit_bits.size();) {
+            size_t end = first + 1;
+            while (end < codec.unit_bits.size() && codec.unit_bits[end] == codec.unit_bits[first]) ++end;
+            Band band;
+            band.first_channel = static_cast<uint16_t>(first * unit);
+            band.n_channels = static_cast<uint16_t>(std::min(end * unit, head_dim) - first * unit);
+            band.bits = static_cast<CodeBits>(codec.unit_bits[first]);
+            band.coding = BandCoding::kCodebook;
+            band.codes_offset = layout.bytes;
+            band.codes_bytes = codec.unit_bits[first] == 0 ? 0 : code_bytes(band.bits, band_codes(layout, band));
+            layout.bytes += band.codes_bytes;
+            layout.bands.push_back(band);
+            first = end;
+        }
+        layout.gain_offset = layout.bytes;
+        layout.bytes = round_up(layout.bytes + tile_tokens, kAlign);
+        return layout;
+    }
     Band band;
     band.n_channels = static_cast<uint16_t>(head_dim);
     band.bits = spec.bits;
@@ -194,7 +224,7 @@ TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, s
     }
     band.n_token_blocks = static_cast<uint16_t>(tile_tokens / band.group_tokens);
     band.n_channel_blocks = static_cast<uint16_t>((head_dim + band.group_channels - 1) / band.group_channels);
-    band.codes_bytes = code_bytes(spec.bits, n_codes(layout, band));
+    band.codes_bytes = code_bytes(spec.bits, band_codes(layout, band));
     const size_t param_bytes = size_t{band.n_token_blocks} * band.n_channel_blocks * sizeof(float16);
     band.scale_offset = band.codes_bytes;
     band.offset_offset = spec.symmetric ? 0 : band.scale_offset + param_bytes;
@@ -214,7 +244,13 @@ void encode_tile(const TileLayout& layout, const float* x, std::byte* packed) no
     for (size_t i = 0; i < layout.tile_tokens * dim; ++i) {
         scratch.x[i] = std::isnan(x[i]) ? 0.0F : std::clamp(x[i], -kFloat16Max, kFloat16Max);
     }
-    for (size_t t = 0; t < layout.tile_tokens; ++t) apply_basis(layout.spec.basis, &scratch.x[t * dim], dim);
+    if (layout.spec.transform != nullptr) {
+        encode_transform_tile(layout, scratch.x.data(), packed);
+        return;
+    }
+    if (layout.spec.basis == Basis::kHadamard) {
+        for (size_t t = 0; t < layout.tile_tokens; ++t) hadamard_transform(&scratch.x[t * dim], dim);
+    }
     for (const Band& band : layout.bands) {
         if (band.coding == BandCoding::kFloat16) {
             auto* out = reinterpret_cast<float16*>(packed + band.codes_offset);
@@ -230,27 +266,39 @@ void encode_tile(const TileLayout& layout, const float* x, std::byte* packed) no
 uint32_t code_at(const TileLayout& layout, const std::byte* packed, size_t token, size_t channel) {
     const Band& band = layout.bands.at(0);
     KVAQ_CHECK(band.coding == BandCoding::kAffine);
-    return unpack_code(band.bits, n_codes(layout, band), packed + band.codes_offset, code_index(layout, band, token, channel));
+    return unpack_code(band.bits, band_codes(layout, band), packed + band.codes_offset, code_index(layout, band, token, channel));
 }
 
 void decode_tile_reference(const TileLayout& layout, const std::byte* packed, double* out, bool undo_basis) {
     const size_t dim = layout.head_dim;
-    const Band& band = layout.bands.at(0);
     for (size_t t = 0; t < layout.tile_tokens; ++t) {
-        for (size_t c = 0; c < dim; ++c) {
-            double value = 0;
-            if (band.coding == BandCoding::kFloat16) {
-                value = get_f16(packed, band.codes_offset, f16_index(layout, t, c));
-            } else {
-                const size_t group = t / band.group_tokens * band.n_channel_blocks + c / band.group_channels;
-                const double scale = get_f16(packed, band.scale_offset, group);
-                const double offset =
-                    layout.spec.symmetric ? symmetric_offset(band.bits) * scale : get_f16(packed, band.offset_offset, group);
-                value = static_cast<double>(code_at(layout, packed, t, c)) * scale + offset;
+        for (const Band& band : layout.bands) {
+            for (size_t i = 0; i < band.n_channels; ++i) {
+                const size_t c = band.first_channel + i;
+                double value = 0;
+                if (band.coding == BandCoding::kFloat16) {
+                    value = get_f16(packed, band.codes_offset, f16_index(layout, t, c));
+                } else if (band.coding == BandCoding::kCodebook) {
+                    const TransformFit& fit = *layout.spec.transform->fit;
+                    const auto bits = static_cast<size_t>(band.bits);
+                    value = static_cast<double>(fit.offset[c]);
+                    if (bits > 0) {
+                        const uint32_t code = unpack_code(band.bits, band_codes(layout, band), packed + band.codes_offset, code_index(layout, band, t, i));
+                        const double level = bits == 8 ? static_cast<double>(code) - 128 : static_cast<double>(fit.levels[bits][code]);
+                        const double gain = static_cast<double>(transform_gain(static_cast<uint8_t>(packed[layout.gain_offset + t])));
+                        value += gain * static_cast<double>(fit.scale[c]) * level;
+                    }
+                } else {
+                    const size_t group = t / band.group_tokens * band.n_channel_blocks + c / band.group_channels;
+                    const double scale = get_f16(packed, band.scale_offset, group);
+                    const double offset =
+                        layout.spec.symmetric ? symmetric_offset(band.bits) * scale : get_f16(packed, band.offset_offset, group);
+                    value = static_cast<double>(code_at(layout, packed, t, c)) * scale + offset;
+                }
+                out[t * dim + c] = value;
             }
-            out[t * dim + c] = value;
         }
-        if (undo_basis && layout.spec.basis == Basis::kHadamard) hadamard_transform(out + t * dim, dim);
+        if (undo_basis) undo_codec_basis(layout.spec, out + t * dim, dim);
     }
 }
 

@@ -28,7 +28,8 @@ namespace kvaq {
 enum class BandCoding : uint8_t {
     kFloat16,  ///< raw binary16
     kAffine,   ///< x = code * scale + offset, scale and offset per group in the parameter section
-    // Room kept for issues 3 and 4 (ids are part of the format): kCodebook = 2, kTrellis = 3, kZero = 4.
+    kCodebook,  ///< transform codecs: x = gain[token] * scale[channel] * level[code] + offset[channel]; 0 bits: x = offset
+    // Room kept (ids are part of the format): kTrellis = 3.
 };
 
 struct Band {
@@ -53,6 +54,7 @@ struct TileLayout {
     size_t tile_tokens = 0;
     size_t head_dim = 0;
     std::vector<Band> bands;
+    size_t gain_offset = 0;  ///< transform codecs: one byte a token, see transform_gain
     size_t bytes = 0;  ///< of one tile, multiple of 64: THE number that planner, allocator and reports use
 };
 
@@ -87,9 +89,14 @@ void decode_tile_reference(const TileLayout& layout, const std::byte* packed, do
 /// of code * scale + offset.
 void decode_tile(const TileLayout& layout, const std::byte* packed, float* out) noexcept;
 
-/// Applies the codec's basis to one head vector in place: x <- B x, x [head_dim]. Identity: nothing. Hadamard:
-/// orthonormal Walsh-Hadamard of the largest power-of-two block size dividing head_dim, block by block. B is symmetric and
-/// orthogonal, so the same call undoes it. Deterministic on every target.
-void apply_basis(Basis basis, float* x, size_t head_dim) noexcept;
+/// Encodes for transform codecs: called by encode_tile. x as there, within float16's range.
+void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* packed) noexcept;
+
+/// Places of codes, shared by both encoders. Codes of a band in code order (channel counts from the band's first).
+[[nodiscard]] size_t band_codes(const TileLayout& layout, const Band& band) noexcept;
+[[nodiscard]] size_t code_index(const TileLayout& layout, const Band& band, size_t token, size_t channel) noexcept;
+
+/// A head vector from the codec's basis back to the model's, in place.
+void undo_codec_basis(const CodecSpec& spec, double* x, size_t head_dim) noexcept;
 
 }  // namespace kvaq

@@ -6,6 +6,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/quant/affine.h"
 #include "kvaq/quant/bit_planes.h"
+#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 
@@ -141,10 +142,65 @@ void decode_affine(const DecodeKernels& kernels, const TileLayout& layout, const
     }
 }
 
+void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, const std::byte* packed, float* out) noexcept {
+    constexpr size_t kMaxLanes = 512;
+    static constexpr std::array<float, kMaxLanes> kZeros = {};
+    const TransformFit& fit = *layout.spec.transform->fit;
+    const size_t tile = layout.tile_tokens;
+    const bool key = layout.side == Side::kKey;
+    const size_t ld_out = key ? tile : (layout.head_dim + 15U) / 16U * 16U;
+    std::array<float, 128> gains;
+    for (size_t t = 0; t < tile; ++t) gains[t] = transform_gain(static_cast<uint8_t>(packed[layout.gain_offset + t]));
+    for (const Band& band : layout.bands) {
+        const size_t first = band.first_channel;
+        float* target = key ? out + first * tile : out + first;
+        const size_t channels = key ? size_t{band.n_channels} : (band.n_channels + 15U) / 16U * 16U;
+        // Padded to whole lanes; a channel past the last has scale and offset 0.
+        std::array<float, kMaxLanes> scale = {};
+        std::array<float, kMaxLanes> offset = {};
+        std::copy_n(&fit.scale[first], band.n_channels, scale.data());
+        std::copy_n(&fit.offset[first], band.n_channels, offset.data());
+        const auto bits = static_cast<size_t>(band.bits);
+        if (bits == 0) {
+            for (size_t j = 0; j < (key ? channels : tile); ++j) {
+                if (key) {
+                    std::fill_n(target + j * ld_out, tile, offset[j]);
+                } else {
+                    std::copy_n(offset.data(), channels, target + j * ld_out);
+                }
+            }
+            continue;
+        }
+        const std::array<uint8_t, 2> planes = plane_bits(band.bits);
+        const auto* bytes = reinterpret_cast<const uint8_t*>(packed + band.codes_offset);
+        std::array<float, 64> table = {};
+        if (bits <= 6) {
+            for (size_t i = 0; i < fit.levels[bits].size(); ++i) table[i] = static_cast<float>(fit.levels[bits][i]);
+        }
+        kernels.codebook({.low = bytes,
+                          .high = bytes + channels * tile * planes[0] / 8,
+                          .low_bits = planes[0],
+                          .high_bits = planes[1],
+                          .n_lanes16 = (key ? tile : channels) / 16,
+                          .n_quads = (key ? channels : tile) / 4,
+                          .ld_out = ld_out,
+                          .table = bits == 8 ? nullptr : table.data(),
+                          .quad_scale = key ? scale.data() : gains.data(),
+                          .quad_offset = key ? offset.data() : kZeros.data(),
+                          .lane_scale = key ? gains.data() : scale.data(),
+                          .lane_offset = key ? kZeros.data() : offset.data()},
+                         target);
+    }
+}
+
 }  // namespace
 
 void decode_tile_on(SimdTarget target, const TileLayout& layout, const std::byte* packed, float* out) noexcept {
     const DecodeKernels& kernels = decode_kernels(target);
+    if (layout.spec.transform != nullptr) {
+        decode_codebook(kernels, layout, packed, out);
+        return;
+    }
     const Band& band = layout.bands[0];
     if (band.coding == BandCoding::kAffine) {
         decode_affine(kernels, layout, band, packed, out);

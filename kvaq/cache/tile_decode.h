@@ -27,8 +27,25 @@ struct DecodeJob {
     size_t scale_stride = 0;
 };
 
+/// A band of a transform codec: out[j * ld_out + i] = table[code] * quad_scale[j] * lane_scale[i] + (quad_offset[j] + lane_offset[i]).
+struct CodebookJob {
+    const uint8_t* low = nullptr;
+    const uint8_t* high = nullptr;
+    unsigned low_bits = 0;
+    unsigned high_bits = 0;
+    size_t n_lanes16 = 0;
+    size_t n_quads = 0;
+    size_t ld_out = 0;
+    const float* table = nullptr;  ///< 64 entries; null (8 bits): level = code - 128
+    const float* quad_scale = nullptr;
+    const float* quad_offset = nullptr;
+    const float* lane_scale = nullptr;
+    const float* lane_offset = nullptr;
+};
+
 struct DecodeKernels {
     void (*affine)(const DecodeJob& job, float* out);
+    void (*codebook)(const CodebookJob& job, float* out);
     void (*to_float)(const float16* from, size_t n, float* to);
 };
 

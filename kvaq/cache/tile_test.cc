@@ -7,6 +7,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/cache/tile_decode.h"
+#include "kvaq/quant/transform_samples.h"
 
 namespace kvaq {
 namespace {
@@ -35,9 +36,14 @@ std::vector<float> random_rows(size_t n, unsigned seed) {
 }
 
 TEST(Tile, EveryTargetDecodesWhatTheReferenceDecodesAndWritesExactlyItsBytes) {
-    for (const CodecSpec& spec : all_codecs()) {
+    std::vector<CodecSpec> specs = all_codecs();
+    constexpr size_t kTransforms = 4;
+    specs.resize(specs.size() + kTransforms);  // the last ones are made for their head below
+    for (size_t s = 0; s < specs.size(); ++s) {
         for (const size_t dim : {32U, 40U, 64U, 72U, 80U, 96U, 128U, 256U}) {
             for (const Side side : {Side::kKey, Side::kValue}) {
+                const size_t number = s + kTransforms - specs.size();
+                const CodecSpec spec = s + kTransforms < specs.size() ? specs[s] : sample_transform(side, dim, 3, 2 * number);
                 const size_t tile = spec.axis == GroupAxis::kPerChannel && spec.group == 128 ? 128 : 64;
                 const TileLayout layout = make_tile_layout(spec, side, dim, tile);
                 const std::vector<float> x = random_rows(tile * dim, 7);

@@ -71,7 +71,7 @@ void inspect_stats(const std::string& path, bool json) {
     if (json) {
         nlohmann::ordered_json out = {{"schema_version", ModelStats::kSchemaVersion}, {"kind", "stats"}, {"model", stats.model_name}, {"architecture", stats.architecture},
                                       {"fingerprint", stats.fingerprint}, {"text_sha256", stats.text_sha256}, {"n_tokens", stats.n_tokens},
-                                      {"sample_tiles_per_head", stats.n_sample_tiles}, {"probe_codec", stats.probe_codec}, {"probe_floor", stats.probe_floor}};
+                                      {"sample_tiles_per_head", stats.n_sample_tiles}, {"probe_bits", stats.probe_bits}, {"probe_floor", stats.probe_floor}};
         for (const LayerStats& layer : stats.layers) {
             nlohmann::ordered_json row = {{"layer", layer.shape.layer}};
             for (const HeadStats& head : layer.heads) row["heads"].push_back({{"key_norm", head.key_norm()}, {"value_norm", head.value_norm()}});
@@ -85,7 +85,7 @@ void inspect_stats(const std::string& path, bool json) {
     fmt::print("statistics of {} ({})\nfingerprint {}\n{} tokens of text {}, {} sample tiles per head\n", stats.model_name, stats.architecture, stats.fingerprint, stats.n_tokens,
                stats.text_sha256.substr(0, 16), stats.n_sample_tiles);
     fmt::print("{}\n\n| layer | KV heads | norm of K | norm of V | damage of K (nats) | damage of V (nats) |\n|---|---|---|---|---|---|\n",
-               stats.probe_codec.empty() ? std::string("no damage probes") : fmt::format("damage: KL of one side of one layer at {}, floor {:.5f} nats", stats.probe_codec, stats.probe_floor));
+               stats.probe_bits <= 0 ? std::string("no damage probes") : fmt::format("damage: KL of one side of one layer at {} bits, floor {:.5f} nats", stats.probe_bits, stats.probe_floor));
     const auto damage = [](double kl) { return kl >= 0 ? fmt::format("{:.5f}", kl) : std::string("-"); };
     for (const LayerStats& layer : stats.layers) {
         fmt::print("| {} | {} | {:.3f} | {:.3f} | {} | {} |\n", layer.shape.layer, layer.heads.size(), mean_of(layer, &HeadStats::key_norm), mean_of(layer, &HeadStats::value_norm),

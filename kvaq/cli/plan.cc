@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <cstdio>
 #include <memory>
 
 #include "kvaq/base/error.h"
@@ -21,13 +22,13 @@ struct PlanFlags {
     std::string policy = "measured";
     std::string out;
     size_t n_ctx = 8192;
-    int32_t window = 32;
+    int32_t window = 0;
     int32_t sinks = 4;
 };
 
 double mean_bits(const LayerPlan& layer, Side side) {
     double sum = 0;
-    for (const HeadPlan& head : layer.heads) sum += nominal_bits((side == Side::kKey ? head.key : head.value).bits);
+    for (const HeadPlan& head : layer.heads) sum += nominal_bits(side == Side::kKey ? head.key : head.value);
     return sum / static_cast<double>(layer.heads.size());
 }
 
@@ -47,6 +48,19 @@ void print_plan(const Plan& plan, size_t n_ctx) {
     if (plan.predicted_kl >= 0) fmt::print("predicted KL {:.4f} nats per token (check it with kvaq eval)\n", plan.predicted_kl);
 }
 
+ModelStats stats_of(const PlanFlags& flags) {
+    if (flags.stats.empty()) {
+        throw Error(ErrorCode::kInvalidArgument, "this policy needs statistics", "--stats FILE", "nothing", "Make them with: kvaq calibrate -m " + flags.model + " -f TEXT -o MODEL.stats.gguf");
+    }
+    ModelStats stats = read_stats(flags.stats);
+    const std::string fingerprint = model_fingerprint(flags.model);
+    if (stats.fingerprint != fingerprint) {
+        throw Error(ErrorCode::kMismatch, "the statistics were made for another model", fingerprint.substr(0, 16) + " (" + flags.model + ")",
+                    stats.fingerprint.substr(0, 16) + " (" + stats.model_name + ")", "Calibrate this model");
+    }
+    return stats;
+}
+
 void run_plan(const PlanFlags& flags) {
     require_writable(flags.out);
     Plan plan;
@@ -55,20 +69,22 @@ void run_plan(const PlanFlags& flags) {
         shape.fingerprint = model_fingerprint(flags.model);
         plan = make_uniform_plan(parse_preset(flags.policy.substr(8)), shape);
         plan.fingerprint = shape.fingerprint;
-    } else if (flags.policy == "measured") {
-        if (flags.stats.empty()) {
-            throw Error(ErrorCode::kInvalidArgument, "a measured plan needs statistics", "--stats FILE", "nothing", "Make them with: kvaq calibrate -m " + flags.model + " -f TEXT -o MODEL.stats.gguf");
+    } else if (flags.policy.rfind("transform:", 0) == 0) {
+        double key = -1;
+        double value = -1;
+        if (std::sscanf(flags.policy.c_str(), "transform:k%lfv%lf", &key, &value) != 2 || !(key >= 0) || !(value >= 0)) {
+            throw Error(ErrorCode::kInvalidArgument, "unreadable policy", "transform:k<bits>v<bits>, e.g. transform:k4v2.5", "'" + flags.policy + "'");
         }
+        plan = uniform_transform_plan(stats_of(flags), key, value, flags.window, flags.sinks);
+    } else if (flags.policy == "measured" || flags.policy == "measured-affine") {
         if (flags.budget.empty()) throw Error(ErrorCode::kInvalidArgument, "no budget given", "--budget 3.25bits, 700B/token or 512MiB@32768", "nothing");
-        const ModelStats stats = read_stats(flags.stats);
-        const std::string fingerprint = model_fingerprint(flags.model);
-        if (stats.fingerprint != fingerprint) {
-            throw Error(ErrorCode::kMismatch, "the statistics were made for another model", fingerprint.substr(0, 16) + " (" + flags.model + ")",
-                        stats.fingerprint.substr(0, 16) + " (" + stats.model_name + ")", "Calibrate this model");
-        }
-        plan = solve_plan(stats, parse_budget(flags.budget), flags.n_ctx, flags.window, flags.sinks);
+        plan = solve_plan(stats_of(flags), {.budget = parse_budget(flags.budget),
+                                  .n_ctx = flags.n_ctx,
+                                  .window = flags.window,
+                                  .sinks = flags.sinks,
+                                  .family = flags.policy == "measured" ? CodecFamily::kTransform : CodecFamily::kAffine});
     } else {
-        throw Error(ErrorCode::kInvalidArgument, "unknown policy", "measured or uniform:<preset>", "'" + flags.policy + "'");
+        throw Error(ErrorCode::kInvalidArgument, "unknown policy", "measured, measured-affine, transform:k<bits>v<bits> or uniform:<preset>", "'" + flags.policy + "'");
     }
     if (!flags.out.empty()) write_plan(plan, flags.out);
     print_plan(plan, flags.n_ctx);
@@ -83,7 +99,7 @@ void add_plan(CLI::App& app) {
     verb->add_option("-m,--model", flags->model, "GGUF model")->required();
     verb->add_option("--stats", flags->stats, "statistics of kvaq calibrate");
     verb->add_option("--budget", flags->budget, "3.25bits (per element, everything counted), 700B/token or 512MiB@32768");
-    verb->add_option("--policy", flags->policy, "measured or uniform:<preset>")->capture_default_str();
+    verb->add_option("--policy", flags->policy, "measured (fitted transform codecs), measured-affine (no fitted tables), transform:k<bits>v<bits> or uniform:<preset>")->capture_default_str();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write");
     verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_option("--window", flags->window, "newest tokens kept in f16")->check(CLI::NonNegativeNumber)->capture_default_str();

@@ -9,6 +9,7 @@
 #include "kvaq/eval/session.h"
 #include "kvaq/plan/plan.h"
 #include "kvaq/stats/collector.h"
+#include "kvaq/stats/transform_fit.h"
 
 namespace kvaq {
 namespace {
@@ -16,7 +17,7 @@ namespace {
 constexpr size_t kBatch = 512;
 constexpr int32_t kProbeSinks = 4;
 constexpr size_t kMaxTokens = size_t{1} << 31;
-const CodecSpec kProbe{.bits = CodeBits::k2, .group = 64, .basis = Basis::kHadamard};
+constexpr double kProbeBits = 2;  // low enough to stand out from the floor
 
 HandlerFactory fixed_plan(const Plan& plan) {
     return [plan](const ModelShape&, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> { return make_kv_cache(plan, options); };
@@ -109,7 +110,7 @@ ModelStats calibrate(const CalibrateRequest& request, const std::function<void(s
     stats.text_sha256 = text_sha256;
     if (!request.probes) return stats;
 
-    stats.probe_codec = to_string(kProbe);
+    stats.probe_bits = kProbeBits;
     Prober prober(model.get(), request, tokens);
     (void)prober.kl(probe_plan(shape));
     progress(++done, total, "reference");
@@ -120,7 +121,11 @@ ModelStats calibrate(const CalibrateRequest& request, const std::function<void(s
     for (size_t l = 0; l < stats.layers.size(); ++l) {
         for (const Side side : {Side::kKey, Side::kValue}) {
             Plan plan = probe_plan(shape);
-            for (HeadPlan& head : plan.layers[l].heads) (side == Side::kKey ? head.key : head.value) = kProbe;
+            for (size_t h = 0; h < plan.layers[l].heads.size(); ++h) {
+                const FittedTransform fitted = fit_transform(stats.layers[l].heads[h], side, stats.n_sample_tiles);
+                CodecSpec& codec = side == Side::kKey ? plan.layers[l].heads[h].key : plan.layers[l].heads[h].value;
+                codec.transform = make_transform_codec(fitted.fit, rung_at(fitted, kProbeBits).unit_bits);
+            }
             (side == Side::kKey ? stats.layers[l].probe.key_kl : stats.layers[l].probe.value_kl) = prober.kl(plan);
             progress(++done, total, "layer " + std::to_string(stats.layers[l].shape.layer) + " " + to_string(side));
         }

@@ -21,8 +21,8 @@ struct CalibrateRequest {
 };
 
 /// Collects moments and sample tiles of K, V and Q over the text, then measures the damage of every layer and side alone: the
-/// mean KL against the f16 plan of the same engine when only that side of that layer is quantized to 2 bits (rotated, groups
-/// of 64, four sink tokens in f16). progress(done, total, what) after every chunk or probe. Throws Error: bad model or text, a
+/// mean KL against the f16 plan of the same engine when only that side of that layer is quantized by its fitted
+/// transform codec at 2 bits (four sink tokens in f16). progress(done, total, what) after every chunk or probe. Throws Error: bad model or text, a
 /// text of less than one chunk.
 [[nodiscard]] ModelStats calibrate(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress);
 

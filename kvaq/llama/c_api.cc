@@ -32,7 +32,7 @@ size_t kvaq_cache_bytes(const struct llama_context* ctx) {
     const kvaq::KvCache* cache = kvaq::cache_of(ctx);
     if (cache == nullptr) return 0;
     const kvaq::CacheUse use = cache->use();
-    return use.packed + use.open + use.sinks;
+    return use.packed + use.open + use.sinks + use.tables;
 }
 
 const char* kvaq_version(void) { return KVAQ_VERSION; }

@@ -244,6 +244,13 @@ std::vector<uint16_t> GgufReader::read_f16_bits(const std::string& name, uint64_
     return read_tensor<uint16_t>(name, elements, GGML_TYPE_F16);
 }
 
+std::vector<std::byte> GgufReader::read_bytes(const std::string& name, uint64_t max_bytes) const {
+    const Tensor* tensor = find_tensor(name);
+    if (tensor == nullptr) corrupt("tensor " + name, "bytes", "nothing");
+    if (tensor->elements > max_bytes) corrupt("tensor " + name, "at most " + std::to_string(max_bytes) + " bytes", std::to_string(tensor->elements));
+    return read_tensor<std::byte>(name, tensor->elements, GGML_TYPE_I8);
+}
+
 struct GgufWriter::Impl {
     struct Free {
         void operator()(gguf_context* ctx) const noexcept { gguf_free(ctx); }
@@ -290,6 +297,7 @@ void GgufWriter::add_tensor(const std::string& name, std::span<const float> data
 void GgufWriter::add_tensor(const std::string& name, std::span<const double> data) {
     add(name, GGML_TYPE_F64, std::as_bytes(data), data.size());
 }
+void GgufWriter::add_tensor_bytes(const std::string& name, std::span<const std::byte> data) { add(name, GGML_TYPE_I8, data, data.size()); }
 void GgufWriter::add_tensor_f16(const std::string& name, std::span<const uint16_t> data) {
     add(name, GGML_TYPE_F16, std::as_bytes(data), data.size());
 }

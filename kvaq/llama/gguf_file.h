@@ -61,6 +61,8 @@ class GgufReader {
     [[nodiscard]] std::vector<float> read_f32(const std::string& name, uint64_t elements) const;
     [[nodiscard]] std::vector<double> read_f64(const std::string& name, uint64_t elements) const;
     [[nodiscard]] std::vector<uint16_t> read_f16_bits(const std::string& name, uint64_t elements) const;
+    /// An i8 tensor of any length up to max_bytes.
+    [[nodiscard]] std::vector<std::byte> read_bytes(const std::string& name, uint64_t max_bytes) const;
     [[nodiscard]] const Tensor* find_tensor(const std::string& name) const noexcept;
 
     /// Throws Error kCorrupt about this file.
@@ -99,6 +101,7 @@ class GgufWriter {
     /// Tensor names are unique and under 64 bytes; the data must live until write().
     void add_tensor(const std::string& name, std::span<const float> data);
     void add_tensor(const std::string& name, std::span<const double> data);
+    void add_tensor_bytes(const std::string& name, std::span<const std::byte> data);
     void add_tensor_f16(const std::string& name, std::span<const uint16_t> data);
     /// Throws Error kIo.
     void write(const std::string& path) const;

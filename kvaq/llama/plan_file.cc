@@ -12,6 +12,7 @@
 #include "kvaq/llama/gguf_file.h"
 #include "kvaq/plan/budget.h"
 #include "kvaq/plan/plan_json.h"
+#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 
@@ -35,8 +36,38 @@ Plan with_plain_strings(Plan plan) {
     return plan;
 }
 
-int32_t index_of(const CodecSpec& spec, std::vector<std::string>& codecs) {
-    const std::string text = to_string(spec);
+constexpr uint64_t kMaxFitBytes = 1 << 20;
+
+std::string fit_tensor(size_t index) { return "fit" + std::to_string(index); }
+
+/// Affine codecs by their text; transform codecs as "klt:<fit>:<bits of every unit>", e.g. "klt:12:65443322".
+std::string text_of(const CodecSpec& spec, std::vector<const TransformFit*>& fits) {
+    if (spec.transform == nullptr) return to_string(spec);
+    const TransformFit* fit = spec.transform->fit.get();
+    const auto at = std::find(fits.begin(), fits.end(), fit);
+    const auto index = static_cast<size_t>(at - fits.begin());
+    if (at == fits.end()) fits.push_back(fit);
+    std::string text = "klt:" + std::to_string(index) + ":";
+    for (const uint8_t bits : spec.transform->unit_bits) text += static_cast<char>('0' + bits);
+    return text;
+}
+
+CodecSpec transform_from_text(const GgufReader& file, const std::string& text, std::vector<std::shared_ptr<const TransformFit>>& fits) {
+    const size_t colon = text.find(':', 4);
+    const std::string number = text.substr(4, colon == std::string::npos ? 0 : colon - 4);
+    if (number.empty() || number.size() > 6 || number.find_first_not_of("0123456789") != std::string::npos) file.corrupt("codec", "klt:<fit>:<bits>", "'" + text + "'");
+    const auto index = static_cast<size_t>(std::stoul(number));
+    if (index > fits.size()) file.corrupt("codec", "fits in the order of their first use", "'" + text + "'");
+    if (index == fits.size()) fits.push_back(std::make_shared<const TransformFit>(parse_transform_fit(file.read_bytes(fit_tensor(index), kMaxFitBytes))));
+    std::vector<uint8_t> bits;
+    for (const char c : text.substr(colon + 1)) bits.push_back(static_cast<uint8_t>(c - '0'));
+    CodecSpec spec;
+    spec.transform = make_transform_codec(fits[index], std::move(bits));
+    return spec;
+}
+
+int32_t index_of(const CodecSpec& spec, std::vector<std::string>& codecs, std::vector<const TransformFit*>& fits) {
+    const std::string text = text_of(spec, fits);
     const auto at = std::find(codecs.begin(), codecs.end(), text);
     const auto index = static_cast<int32_t>(at - codecs.begin());
     if (at == codecs.end()) codecs.push_back(text);
@@ -45,11 +76,12 @@ int32_t index_of(const CodecSpec& spec, std::vector<std::string>& codecs) {
 
 std::vector<CodecSpec> read_codecs(const GgufReader& file) {
     std::vector<CodecSpec> codecs;
+    std::vector<std::shared_ptr<const TransformFit>> fits;
     for (const std::string& text : file.get_strings(key("codecs"))) {
         try {
-            codecs.push_back(codec_spec_from_string(text));
+            codecs.push_back(text.rfind("klt:", 0) == 0 ? transform_from_text(file, text, fits) : codec_spec_from_string(text));
         } catch (const Error& error) {
-            file.corrupt("codec " + std::to_string(codecs.size()), "a codec this version knows", "'" + text + "'");
+            file.corrupt("codec " + std::to_string(codecs.size()), "a codec this version knows", "'" + text + "' (" + error.what() + ")");
         }
     }
     return codecs;
@@ -101,6 +133,7 @@ std::vector<LayerPlan> read_layers(const GgufReader& file) {
 void write_plan(const Plan& original, const std::string& path) {
     const Plan plan = with_plain_strings(original);
     std::vector<std::string> codecs;
+    std::vector<const TransformFit*> fits;
     std::vector<int32_t> layer, heads, kv_heads, dim_k, dim_v, sliding, key_codec, value_codec;
     for (const LayerPlan& one : plan.layers) {
         layer.push_back(one.shape.layer);
@@ -110,8 +143,8 @@ void write_plan(const Plan& original, const std::string& path) {
         dim_v.push_back(static_cast<int32_t>(one.shape.head_dim_v));
         sliding.push_back(one.shape.sliding_window);
         for (const HeadPlan& head : one.heads) {
-            key_codec.push_back(index_of(head.key, codecs));
-            value_codec.push_back(index_of(head.value, codecs));
+            key_codec.push_back(index_of(head.key, codecs, fits));
+            value_codec.push_back(index_of(head.value, codecs, fits));
         }
     }
     GgufWriter file;
@@ -138,6 +171,9 @@ void write_plan(const Plan& original, const std::string& path) {
     file.set(key("key_codec"), key_codec);
     file.set(key("value_codec"), value_codec);
     file.set(key("sha256"), sha256_hex(canonical_text(plan)));
+    std::vector<std::vector<std::byte>> fit_data;
+    for (const TransformFit* fit : fits) fit_data.push_back(transform_fit_bytes(*fit));
+    for (size_t i = 0; i < fit_data.size(); ++i) file.add_tensor_bytes(fit_tensor(i), fit_data[i]);
     file.write(path);
 }
 

@@ -10,6 +10,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
 #include "kvaq/llama/gguf_file.h"
+#include "kvaq/quant/transform_samples.h"
 
 namespace kvaq {
 namespace {
@@ -38,6 +39,9 @@ class PlanFile : public testing::Test {
         plan.layers[1].heads[2].key = parse_preset("k2v2-hqq").key;
         plan.layers[1].heads[3].value = CodecSpec{};
         plan.layers[3].heads[0].value = parse_preset("k1.58v1.58-sym").value;
+        plan.layers[0].heads[1].key = sample_transform(Side::kKey, 64, 1);
+        plan.layers[2].heads[1].key = plan.layers[0].heads[1].key;  // one fit, two heads
+        plan.layers[2].heads[0].value = sample_transform(Side::kValue, 96, 2, 3);
         plan.name = "measured 3.25 bits";
         plan.fingerprint = std::string(64, 'f');
         plan.predicted_kl = 0.0123456789012345;

@@ -36,7 +36,7 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     file.set(key("text_sha256"), stats.text_sha256);
     file.set(key("n_tokens"), stats.n_tokens);
     file.set(key("n_sample_tiles"), static_cast<uint32_t>(stats.n_sample_tiles));
-    file.set(key("probe_codec"), stats.probe_codec);
+    file.set(key("probe_bits"), stats.probe_bits);
     file.set(key("probe_floor"), stats.probe_floor);
     std::vector<int32_t> shape;
     std::vector<double> probes;
@@ -83,7 +83,7 @@ ModelStats read_stats(const std::string& path) {
     stats.text_sha256 = file.get_string(key("text_sha256"));
     stats.n_tokens = static_cast<uint64_t>(file.get_int(key("n_tokens"), 0, INT64_MAX));
     stats.n_sample_tiles = static_cast<size_t>(file.get_int(key("n_sample_tiles"), 0, kMaxTiles));
-    stats.probe_codec = file.get_string(key("probe_codec"));
+    stats.probe_bits = file.get_float(key("probe_bits"));
     stats.probe_floor = file.get_float(key("probe_floor"));
     const std::vector<int64_t> shape = file.get_ints(key("layers"), 0, INT32_MAX);
     constexpr size_t kFields = 6;

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "kvaq/base/error.h"
+#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 
@@ -19,6 +20,7 @@ struct LayerUnits {
     size_t tile_value = 0;
     size_t page = 0;        ///< one f16 page
     size_t sinks = 0;       ///< the f16 sink rows
+    size_t tables = 0;
     size_t row = 0;         ///< elements of K and V per token
     size_t sliding = 0;     ///< sliding window, 0 = none
 };
@@ -34,6 +36,7 @@ std::vector<LayerUnits> layer_units(const Plan& plan) {
             u.tile_key += packed_bytes(head.key, Side::kKey, s.head_dim_k, plan.tile_tokens);
             u.tile_value += packed_bytes(head.value, Side::kValue, s.head_dim_v, plan.tile_tokens);
         }
+        u.tables = table_bytes(layer);
         u.row = s.n_kv_heads * (s.head_dim_k + s.head_dim_v);
         u.page = plan.tile_tokens * u.row * sizeof(float16);
         u.sinks = static_cast<size_t>(plan.sinks) * u.row * sizeof(float16);
@@ -63,7 +66,8 @@ LayerBytes bytes_of(const LayerUnits& u, const Rule& rule, size_t n_tokens) {
             .packed_key = sealed * u.tile_key,
             .packed_value = sealed * u.tile_value,
             .open = open * u.page,
-            .sinks = n_sealed > 0 && first == 0 ? u.sinks : 0};
+            .sinks = n_sealed > 0 && first == 0 ? u.sinks : 0,
+            .tables = u.tables};
 }
 
 size_t total_of(const std::vector<LayerUnits>& units, const Rule& rule, size_t n_tokens) {

@@ -17,7 +17,8 @@ struct LayerBytes {
     size_t packed_value = 0;
     size_t open = 0;          ///< f16 pages: tokens of the window and of tiles not sealed yet
     size_t sinks = 0;         ///< f16 copies of the sink tokens
-    [[nodiscard]] size_t total() const noexcept { return packed_key + packed_value + open + sinks; }
+    size_t tables = 0;        ///< bases and codebooks of transform codecs, held once for all sequences
+    [[nodiscard]] size_t total() const noexcept { return packed_key + packed_value + open + sinks + tables; }
 };
 
 struct CacheBytes {

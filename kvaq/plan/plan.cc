@@ -1,8 +1,10 @@
 #include "kvaq/plan/plan.h"
 
+#include <set>
 #include <string>
 
 #include "kvaq/base/error.h"
+#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 
@@ -25,6 +27,17 @@ std::string describe(const std::string& name, const std::string& fingerprint) {
 }
 
 }  // namespace
+
+size_t table_bytes(const LayerPlan& layer) {
+    std::set<const TransformFit*> fits;
+    size_t bytes = 0;
+    for (const HeadPlan& head : layer.heads) {
+        for (const CodecSpec* spec : {&head.key, &head.value}) {
+            if (spec->transform != nullptr && fits.insert(spec->transform->fit.get()).second) bytes += spec->transform->fit->bytes();
+        }
+    }
+    return bytes;
+}
 
 Plan make_uniform_plan(const Preset& preset, const ModelShape& shape) {
     Plan plan;

@@ -24,6 +24,9 @@ struct LayerPlan {
     bool operator==(const LayerPlan&) const = default;
 };
 
+/// Bytes of the bases and codebooks of a layer's transform codecs (a fit that several heads share counts once).
+[[nodiscard]] size_t table_bytes(const LayerPlan& layer);
+
 /// What every layer, side and KV head costs and how it is stored. A value; also a *.plan.gguf file.
 struct Plan {
     static constexpr uint32_t kSchemaVersion = 1;

@@ -3,10 +3,12 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
 #include <sstream>
 #include <vector>
 
 #include "kvaq/base/error.h"
+#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 namespace {
@@ -34,7 +36,21 @@ std::string to_string(CodeBits bits) {
     return bits == CodeBits::kTernary ? "1.58" : std::to_string(static_cast<int>(bits));
 }
 
+bool CodecSpec::operator==(const CodecSpec& other) const noexcept {
+    if (transform != nullptr || other.transform != nullptr) {
+        return transform == other.transform || (transform != nullptr && other.transform != nullptr && *transform == *other.transform);
+    }
+    return bits == other.bits && rule == other.rule && axis == other.axis && group == other.group && symmetric == other.symmetric && basis == other.basis;
+}
+
+double nominal_bits(const CodecSpec& spec) noexcept { return spec.transform != nullptr ? spec.transform->mean_bits() : nominal_bits(spec.bits); }
+
 std::string to_string(const CodecSpec& spec) {
+    if (spec.transform != nullptr) {
+        char bits[32];
+        std::snprintf(bits, sizeof bits, "klt-%.2fb-", spec.transform->mean_bits());
+        return bits + spec.transform->digest;
+    }
     if (spec.bits == CodeBits::k16) return "f16";
     const char* rule = spec.rule == AffineRule::kMinMax ? "minmax" : spec.rule == AffineRule::kQuanto ? "quanto" : "hqq";
     return to_string(spec.bits) + "b-g" + std::to_string(spec.group) +

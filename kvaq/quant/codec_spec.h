@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 
 namespace kvaq {
@@ -32,6 +33,8 @@ enum class GroupAxis : uint8_t {
 /// Orthogonal basis in which a head is quantized.
 enum class Basis : uint8_t { kIdentity, kHadamard };
 
+struct TransformCodec;
+
 /// How one (layer, side, KV head) is stored: every field that decides bytes and decoded values.
 struct CodecSpec {
     CodeBits bits = CodeBits::k16;
@@ -41,12 +44,20 @@ struct CodecSpec {
     bool symmetric = false;   ///< scale only, no zero point; kMinMax only
     Basis basis = Basis::kIdentity;
 
-    bool operator==(const CodecSpec&) const = default;
+    /// Set: a transform codec (kvaq/quant/transform.h), and the fields above mean nothing.
+    std::shared_ptr<const TransformCodec> transform = nullptr;
+
+    bool operator==(const CodecSpec& other) const noexcept;
+    /// Raw float16: neither codes nor a transform.
+    [[nodiscard]] bool is_float16() const noexcept { return bits == CodeBits::k16 && transform == nullptr; }
 };
 
-/// "4b-g64-tok-asym-minmax-id", the form used in logs and JSON; float16 is "f16".
+/// "4b-g64-tok-asym-minmax-id", the form used in logs and JSON; float16 is "f16"; a transform codec is "klt-2.38b-<digest>".
 [[nodiscard]] std::string to_string(const CodecSpec& spec);
-/// Inverse of to_string. Throws Error kInvalidArgument.
+/// Inverse of to_string, but for transform codecs. Throws Error kInvalidArgument.
 [[nodiscard]] CodecSpec codec_spec_from_string(const std::string& text);
+
+/// Mean nominal bits per element: of codes, without scales and gains.
+[[nodiscard]] double nominal_bits(const CodecSpec& spec) noexcept;
 
 }  // namespace kvaq

@@ -14,7 +14,7 @@ std::vector<float> quantization_errors(const CodecSpec& spec, Side side, std::sp
     std::vector<float> errors(rows.size());
     std::vector<float> original(tile_size);
     std::vector<float> decoded(tile_tokens * padded);
-    std::vector<float> row(head_dim);
+    std::vector<double> row(head_dim);
     std::vector<std::byte> packed(layout.bytes);
     for (size_t first = 0; first < rows.size(); first += tile_size) {
         for (size_t i = 0; i < tile_size; ++i) original[i] = static_cast<float>(rows[first + i]);
@@ -22,12 +22,12 @@ std::vector<float> quantization_errors(const CodecSpec& spec, Side side, std::sp
         decode_tile(layout, packed.data(), decoded.data());
         for (size_t token = 0; token < tile_tokens; ++token) {
             for (size_t channel = 0; channel < head_dim; ++channel) {
-                row[channel] = side == Side::kKey ? decoded[channel * tile_tokens + token] : decoded[token * padded + channel];
+                row[channel] = static_cast<double>(side == Side::kKey ? decoded[channel * tile_tokens + token] : decoded[token * padded + channel]);
             }
-            apply_basis(spec.basis, row.data(), head_dim);  // its own inverse
+            undo_codec_basis(spec, row.data(), head_dim);
             const float* x = original.data() + token * head_dim;
             float* e = errors.data() + first + token * head_dim;
-            for (size_t channel = 0; channel < head_dim; ++channel) e[channel] = x[channel] - row[channel];
+            for (size_t channel = 0; channel < head_dim; ++channel) e[channel] = static_cast<float>(static_cast<double>(x[channel]) - row[channel]);
         }
     }
     return errors;

@@ -41,14 +41,14 @@ struct LayerStats {
 
 /// What `kvaq calibrate` measures and `kvaq plan` reads; also a *.stats.gguf file.
 struct ModelStats {
-    static constexpr uint32_t kSchemaVersion = 1;
+    static constexpr uint32_t kSchemaVersion = 2;
     std::string architecture;
     std::string model_name;
     std::string fingerprint;
     std::string text_sha256;       ///< of the calibration text
     uint64_t n_tokens = 0;
     size_t n_sample_tiles = 0;     ///< per head
-    std::string probe_codec;       ///< codec of the probes (to_string(CodecSpec)); "" = no probes
+    double probe_bits = 0;         ///< the probes' codec: the transform fitted to the head, at most that many mean bits; 0 = no probes
     double probe_floor = 0;        ///< KL of a perturbation too small to matter: rounding elsewhere, subtracted from every probe
     std::vector<LayerStats> layers;
 };

@@ -1,0 +1,145 @@
+#include "kvaq/quant/transform.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kvaq/base/error.h"
+#include "kvaq/base/sha256.h"
+
+namespace kvaq {
+namespace {
+
+constexpr uint32_t kVersion = 1;
+constexpr size_t kMaxDim = 512;
+
+[[noreturn]] void corrupt(const std::string& wanted, const std::string& found) {
+    throw Error(ErrorCode::kCorrupt, "a transform codec's parameters", wanted, found, "Make the plan again with kvaq plan");
+}
+
+void check_fit(const TransformFit& fit) {
+    if (fit.dim < 8 || fit.dim > kMaxDim || fit.dim % 8 != 0) corrupt("a head size of 8 to 512", std::to_string(fit.dim));
+    if (fit.matrix.size() != fit.dim * fit.dim || fit.row_scale.size() != fit.dim || fit.scale.size() != fit.dim || fit.offset.size() != fit.dim) {
+        corrupt("arrays of the head size", "others");
+    }
+    for (const std::vector<float>* values : {&fit.row_scale, &fit.scale, &fit.offset}) {
+        for (const float x : *values) {
+            if (!std::isfinite(x)) corrupt("finite numbers", "one that is not");
+        }
+    }
+    for (size_t b = 1; b < fit.levels.size(); ++b) {
+        const std::vector<int8_t>& levels = fit.levels[b];
+        if (levels.size() != size_t{1} << b || !std::is_sorted(levels.begin(), levels.end())) corrupt("sorted codebooks of 2 to 64 levels", "others");
+    }
+    if (!fit.levels[0].empty()) corrupt("no codebook for 0 bits", "one");
+}
+
+template <typename T>
+void put(std::vector<std::byte>& out, const T* data, size_t n) {
+    const auto* bytes = reinterpret_cast<const std::byte*>(data);
+    out.insert(out.end(), bytes, bytes + n * sizeof(T));
+}
+
+}  // namespace
+
+size_t TransformFit::bytes() const noexcept {
+    size_t n = matrix.size() + (row_scale.size() + scale.size() + offset.size()) * sizeof(float);
+    for (const std::vector<int8_t>& codebook : levels) n += codebook.size();
+    return n;
+}
+
+double TransformCodec::mean_bits() const noexcept {
+    double sum = 0;
+    size_t n = 0;
+    for (const uint8_t bits : unit_bits) {
+        const size_t channels = std::min(transform_unit(fit->side), fit->dim - n);
+        sum += static_cast<double>(bits) * static_cast<double>(channels);
+        n += channels;
+    }
+    return sum / static_cast<double>(fit->dim);
+}
+
+std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const TransformFit> fit, std::vector<uint8_t> unit_bits) {
+    KVAQ_CHECK(fit != nullptr);
+    check_fit(*fit);
+    const size_t unit = transform_unit(fit->side);
+    if (unit_bits.size() != (fit->dim + unit - 1) / unit) corrupt(std::to_string((fit->dim + unit - 1) / unit) + " units of channels", std::to_string(unit_bits.size()));
+    for (size_t i = 0; i < unit_bits.size(); ++i) {
+        if (unit_bits[i] == 7 || unit_bits[i] > 8) corrupt("0 to 6 or 8 bits a channel", std::to_string(unit_bits[i]));
+        if (i > 0 && unit_bits[i] > unit_bits[i - 1]) corrupt("bits that never rise", "rising ones");
+    }
+    Sha256 hash;
+    hash.update(transform_fit_bytes(*fit));
+    hash.update(std::as_bytes(std::span(unit_bits)));
+    const std::string digest = hash.hex_digest();
+    return std::make_shared<const TransformCodec>(TransformCodec{.fit = std::move(fit), .unit_bits = std::move(unit_bits), .digest = digest.substr(0, 16)});
+}
+
+std::vector<std::byte> transform_fit_bytes(const TransformFit& fit) {
+    std::vector<std::byte> out;
+    const std::array<uint32_t, 3> head = {kVersion, fit.side == Side::kKey ? 0U : 1U, static_cast<uint32_t>(fit.dim)};
+    put(out, head.data(), head.size());
+    put(out, fit.row_scale.data(), fit.row_scale.size());
+    put(out, fit.scale.data(), fit.scale.size());
+    put(out, fit.offset.data(), fit.offset.size());
+    put(out, fit.matrix.data(), fit.matrix.size());
+    for (const std::vector<int8_t>& codebook : fit.levels) put(out, codebook.data(), codebook.size());
+    return out;
+}
+
+TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
+    std::array<uint32_t, 3> head = {};
+    const auto take = [&](void* to, size_t n) {
+        if (bytes.size() < n) corrupt(std::to_string(n) + " more bytes", std::to_string(bytes.size()));
+        std::memcpy(to, bytes.data(), n);
+        bytes = bytes.subspan(n);
+    };
+    take(head.data(), sizeof head);
+    if (head[0] != kVersion) corrupt("version " + std::to_string(kVersion), "version " + std::to_string(head[0]));
+    if (head[1] > 1 || head[2] < 8 || head[2] > kMaxDim || head[2] % 8 != 0) corrupt("a side and a head size", "neither");
+    TransformFit fit;
+    fit.side = head[1] == 0 ? Side::kKey : Side::kValue;
+    fit.dim = head[2];
+    for (std::vector<float>* values : {&fit.row_scale, &fit.scale, &fit.offset}) {
+        values->resize(fit.dim);
+        take(values->data(), fit.dim * sizeof(float));
+    }
+    fit.matrix.resize(fit.dim * fit.dim);
+    take(fit.matrix.data(), fit.matrix.size());
+    for (size_t b = 1; b < fit.levels.size(); ++b) {
+        fit.levels[b].resize(size_t{1} << b);
+        take(fit.levels[b].data(), fit.levels[b].size());
+    }
+    if (!bytes.empty()) corrupt("nothing more", std::to_string(bytes.size()) + " bytes");
+    check_fit(fit);
+    return fit;
+}
+
+void transform_forward(const TransformFit& fit, double* x) {
+    std::array<double, kMaxDim> z = {};
+    for (size_t i = 0; i < fit.dim; ++i) {
+        for (size_t j = 0; j < fit.dim; ++j) z[i] += static_cast<double>(fit.at(i, j)) * x[j];
+        z[i] *= static_cast<double>(fit.row_scale[i]);
+    }
+    std::copy_n(z.data(), fit.dim, x);
+}
+
+void transform_backward(const TransformFit& fit, double* z) {
+    std::array<double, kMaxDim> x = {};
+    for (size_t i = 0; i < fit.dim; ++i) {
+        const double scaled = z[i] * static_cast<double>(fit.row_scale[i]);
+        for (size_t j = 0; j < fit.dim; ++j) x[j] += scaled * static_cast<double>(fit.at(i, j));
+    }
+    std::copy_n(x.data(), fit.dim, z);
+}
+
+float transform_gain(uint8_t code) noexcept {
+    static const std::array<float, 256> table = [] {
+        std::array<float, 256> gains = {};
+        for (int i = 0; i < 256; ++i) gains[static_cast<size_t>(i)] = static_cast<float>(std::exp2(static_cast<double>(i - 128) / 16));
+        return gains;
+    }();
+    return table[code];
+}
+
+}  // namespace kvaq
