@@ -11,6 +11,7 @@
 
 namespace kvaq {
 
+void add_analyze(CLI::App& app);
 void add_calibrate(CLI::App& app);
 void add_estimate(CLI::App& app);
 void add_eval(CLI::App& app);
