@@ -116,5 +116,55 @@ TEST_F(Analyze, NamesWhatIsMissingOrTooMuch) {
     expect_error({"analyze", "-m", kModel, "--stats", folder_.file("none.stats.gguf")}, {"none.stats.gguf"});
 }
 
+TEST_F(Analyze, TheAuthorsAllocatorMakesPlansThatRun) {
+    const std::string plan = folder_.file("g.plan.gguf");
+    const ProcessResult made = kvaq_cli({"plan", "-m", kModel, "--policy", "norm-greedy:bits=3,score=F", "-o", plan});
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+    const ProcessResult inspected = kvaq_cli({"inspect", plan, "--json"});
+    ASSERT_EQ(inspected.exit_code, 0) << inspected.err;
+    // The same from the exported norms by way of the import.
+    const std::string norms = folder_.file("n.json");
+    ASSERT_EQ(kvaq_cli({"analyze", "-m", kModel, "--norms", norms}).exit_code, 0);
+    const std::string again = folder_.file("i.plan.gguf");
+    const ProcessResult imported =
+        kvaq_cli({"import", norms, "-m", kModel, "-o", again, "--budget", "3", "--base", "k4v4-w32-s4"});
+    ASSERT_EQ(imported.exit_code, 0) << imported.err;
+    EXPECT_EQ(nlohmann::json::parse(kvaq_cli({"inspect", again, "--json"}).out).at("layers"),
+              nlohmann::json::parse(inspected.out).at("layers"));
+    const ProcessResult run = kvaq_cli({"run", "--plan", plan, "-m", kModel, "-p", "The capital of France is", "-n",
+                                        "4", "--temp", "0", "-no-cnv", "-t", "2"});
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+
+    const ProcessResult spectral = kvaq_cli({"plan", "-m", kModel, "--policy", "spectral:bits=2"});
+    ASSERT_EQ(spectral.exit_code, 0) << spectral.err;
+    EXPECT_NE(spectral.err.find("values of 1 bit"), std::string::npos) << spectral.err;
+    expect_error({"plan", "-m", kModel, "--policy", "norm-greedy:bit=3"}, {"'bit=3'", "bits=N"});
+    expect_error({"plan", "-m", kModel, "--policy", "norm-greedy:bits=9"}, {"9", "8"});
+}
+
+TEST_F(Analyze, ImportAndExportAreEachOthersInverse) {
+    const std::string plan = folder_.file("k.plan.gguf");
+    const ProcessResult made =
+        kvaq_cli({"import", "--kvq", "nbits={\"k\":4,\"v\":2},group_size=32", "-m", kModel, "-o", plan});
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+    EXPECT_NE(made.out.find("K 4.00, V 2.00"), std::string::npos) << made.out;
+    const std::string yaml = folder_.file("k.yaml");
+    const ProcessResult exported = kvaq_cli({"export", plan, "--to", "kvtuner", "-o", yaml});
+    ASSERT_EQ(exported.exit_code, 0) << exported.err;
+    EXPECT_NE(exported.err.find("kvaq: lost: "), std::string::npos);
+    const std::string again = folder_.file("y.plan.gguf");
+    ASSERT_EQ(kvaq_cli({"import", yaml, "-m", kModel, "-o", again, "--base", "k4v4-g32-hqq-w64"}).exit_code, 0);
+    EXPECT_EQ(nlohmann::json::parse(kvaq_cli({"export", again, "--to", "json"}).out).at("layers"),
+              nlohmann::json::parse(kvaq_cli({"export", plan, "--to", "json"}).out).at("layers"));
+    EXPECT_EQ(kvaq_cli({"export", "q8_0", "-m", kModel, "--to", "llama.cpp"}).out,
+              "--cache-type-k q8_0 --cache-type-v q8_0 --flash-attn on\n");
+
+    expect_error({"export", plan, "--to", "onnx"}, {"'onnx'", "kvtuner"});
+    expect_error({"export", "q8_0", "--to", "vllm"}, {"-m"});
+    expect_error({"import", "-m", kModel, "-o", again}, {"FILE", "--kvq"});
+    expect_error({"import", folder_.file("none.json"), "-m", kModel, "-o", again}, {"none.json"});
+    expect_error({"import", "--kvq", "nbits=7", "-m", kModel, "-o", again}, {"K of layer 0", "7"});
+}
+
 }  // namespace
 }  // namespace kvaq

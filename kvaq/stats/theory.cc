@@ -45,7 +45,7 @@ std::vector<BoundCheck> check_bounds(std::span<const float16> rows, size_t dim, 
         const double steps = std::exp2(b - 1) - 1;
         const double alpha = largest / steps;
         Eigen::MatrixXd error = Eigen::MatrixXd::Zero(m, n);
-        if (alpha > 0) error = a - alpha * (a / alpha).array().round().matrix();
+        if (alpha > 0) error = a - alpha * (a / alpha).array().rint().matrix();
         const double factor = std::sqrt(static_cast<double>(rows.size())) / (2 * steps);
         out.push_back({.bits = b,
                        .error_spectral = spectral_of(error),

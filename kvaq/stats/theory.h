@@ -9,7 +9,7 @@
 namespace kvaq {
 
 /// Theorems 3 and 4 beside what happens, for the paper's quantizer (checklist 12): one symmetric scale for a whole
-/// matrix A [m, n], M = max|A_ij|, alpha = M / (2^(b-1) - 1), A^ = alpha * round(A / alpha).
+/// matrix A [m, n], M = max|A_ij|, alpha = M / (2^(b-1) - 1), A^ = alpha * round(A / alpha), ties to even.
 ///   |A - A^|_2 <= |A - A^|_F <= sqrt(mn) M / (2 (2^(b-1) - 1)) <= sqrt(mn) |A|_2 / (...) <= sqrt(mn) |A|_F / (...)
 /// The paper prints M <= |A - A^|_2; what holds is M <= |A|_2 (checklist 17). Nothing is defined at 1 bit.
 struct BoundCheck {
