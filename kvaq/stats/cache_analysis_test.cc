@@ -4,6 +4,8 @@
 
 #include <cmath>
 #include <eigen3/Eigen/SVD>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "kvaq/base/error.h"
@@ -101,6 +103,69 @@ TEST(CacheAnalysis, ErrorsAreThoseOfTheCodecsAndTheBoundsHold) {
     EXPECT_GT(analysis.layers[1].heads[0].key.mse_rotated[2], 0.8 * analysis.layers[1].heads[0].key.mse[2]);
     // Threads change nothing.
     EXPECT_EQ(analyze_cache(stats, 8, 1).layers[0].heads[0].key.mse, analysis.layers[0].heads[0].key.mse);
+}
+
+/// The rows of tests/golden/cache_analysis.py.
+std::vector<float16> golden_rows(uint64_t seed, double scale, double outlier) {
+    std::vector<float16> rows(128 * 64);
+    uint64_t state = seed;
+    for (size_t i = 0; i < rows.size(); ++i) {
+        state = (state * 1103515245 + 12345) % (uint64_t{1} << 31);
+        const double x = scale * (static_cast<double>(state >> 16) / 16384 - 1) + (i % 64 == 5 ? outlier : 0.0);
+        rows[i] = static_cast<float16>(x);
+    }
+    return rows;
+}
+
+TEST(CacheAnalysis, AgreesWithNumpy) {
+    std::ifstream file(std::string(KVAQ_DATA_DIR) + "/cache_analysis.json");
+    const nlohmann::json golden = nlohmann::json::parse(file);
+    HeadStats head;
+    head.key_tiles = golden_rows(1, 4, 20);
+    head.value_tiles = golden_rows(2, 1, 0);
+    head.key_mean.assign(64, 0.0);
+    head.value_mean.assign(64, 0.0);
+    for (const Side side : {Side::kKey, Side::kValue}) {
+        const std::vector<float16>& rows = side == Side::kKey ? head.key_tiles : head.value_tiles;
+        std::vector<double>& second = side == Side::kKey ? head.key_second : head.value_second;
+        second.assign(64 * 64, 0.0);
+        for (size_t t = 0; t < 128; ++t) {
+            for (size_t i = 0; i < 64; ++i) {
+                for (size_t j = 0; j < 64; ++j)
+                    second[i * 64 + j] +=
+                        static_cast<double>(rows[t * 64 + i]) * static_cast<double>(rows[t * 64 + j]) / 128;
+            }
+        }
+    }
+    ModelStats stats;
+    stats.n_tokens = 128;
+    stats.n_sample_tiles = 2;
+    stats.layers.push_back(
+        {.shape = {.layer = 0, .n_heads = 1, .n_kv_heads = 1, .head_dim_k = 64, .head_dim_v = 64, .sliding_window = 0},
+         .heads = {head},
+         .probe = {}});
+    const CacheAnalysis analysis = analyze_cache(stats, 2, 1);
+    const auto near = [](double own, const nlohmann::json& wanted, const char* what) {
+        EXPECT_NEAR(own, wanted.get<double>(), 1e-4 * wanted.get<double>()) << what;
+    };
+    for (const Side side : {Side::kKey, Side::kValue}) {
+        SCOPED_TRACE(to_string(side));
+        const SideAnalysis& own = analysis.layers[0].heads[0].side(side);
+        const nlohmann::json& wanted = golden.at(side == Side::kKey ? "key" : "value");
+        near(own.frobenius, wanted.at("frobenius"), "frobenius");
+        near(own.rank, wanted.at("effective_rank"), "rank");
+        for (size_t i = 0; i < 64; ++i) near(own.spectrum[i], wanted.at("singular_values")[i], "singular value");
+        for (size_t i = 0; i < kStudyBits.size(); ++i) {
+            near(own.mse[i], wanted.at("mse")[i], "mse");
+            near(own.mse_rotated[i], wanted.at("mse_rotated")[i], "mse_rotated");
+            near(own.bounds[i].error_spectral, wanted.at("bounds")[i][0], "error_spectral");
+            near(own.bounds[i].error_frobenius, wanted.at("bounds")[i][1], "error_frobenius");
+            near(own.bounds[i].bound_spectral, wanted.at("bounds")[i][2], "Theorem 3");
+            near(own.bounds[i].bound_frobenius, wanted.at("bounds")[i][3], "Theorem 4");
+        }
+        for (size_t i = 0; i < kStudyGroups.size(); ++i)
+            near(own.mse_grouped[i], wanted.at("mse_grouped")[i], "mse_grouped");
+    }
 }
 
 TEST(CacheAnalysis, NeedsSampleTiles) {
