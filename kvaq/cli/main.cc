@@ -19,9 +19,9 @@ int run(int argc, char** argv) {
     if (!args.empty() && kvaq::is_launch_verb(args[0])) kvaq::launch(args);
 
     if (!args.empty() && args[0].rfind("-", 0) != 0) {
-        const std::vector<std::string> verbs = {"calibrate", "plan", "estimate", "eval", "inspect", "version"};
+        const std::vector<std::string> verbs = {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "version"};
         if (std::find(verbs.begin(), verbs.end(), args[0]) == verbs.end()) {
-            return fail("unknown verb: wanted calibrate, plan, estimate, eval, inspect, run, chat, serve, perplexity, bench, exec or version, found '" + args[0] + "'");
+            return fail("unknown verb: wanted calibrate, analyze, plan, estimate, eval, inspect, import, export, run, chat, serve, perplexity, bench, exec or version, found '" + args[0] + "'");
         }
     }
     CLI::App app{"kvaq: the KV cache of llama.cpp programs, packed to a plan of bits per layer, side and head", "kvaq"};
@@ -30,10 +30,13 @@ int run(int argc, char** argv) {
     app.footer(kvaq::launch_help());
     app.add_subcommand("version", "print the version")->callback([] { std::puts("kvaq " KVAQ_VERSION); });
     kvaq::add_calibrate(app);
+    kvaq::add_analyze(app);
     kvaq::add_plan(app);
     kvaq::add_estimate(app);
     kvaq::add_eval(app);
     kvaq::add_inspect(app);
+    kvaq::add_import(app);
+    kvaq::add_export(app);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

@@ -5,6 +5,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/cli/flags.h"
+#include "kvaq/cli/norm_policy.h"
 #include "kvaq/cli/verbs.h"
 #include "kvaq/llama/gguf_model.h"
 #include "kvaq/llama/plan_file.h"
@@ -69,6 +70,10 @@ void run_plan(const PlanFlags& flags) {
         shape.fingerprint = model_fingerprint(flags.model);
         plan = make_uniform_plan(parse_preset(flags.policy.substr(8)), shape);
         plan.fingerprint = shape.fingerprint;
+    } else if (is_norm_policy(flags.policy)) {
+        std::vector<std::string> warnings;
+        plan = norm_policy_plan({.policy = flags.policy, .model = flags.model, .stats = flags.stats, .window = flags.window, .sinks = flags.sinks}, warnings);
+        for (const std::string& warning : warnings) fmt::print(stderr, "kvaq: warning: {}\n", warning);
     } else if (flags.policy.rfind("transform:", 0) == 0) {
         double key = -1;
         double value = -1;
@@ -84,7 +89,7 @@ void run_plan(const PlanFlags& flags) {
                                   .sinks = flags.sinks,
                                   .family = flags.policy == "measured" ? CodecFamily::kTransform : CodecFamily::kAffine});
     } else {
-        throw Error(ErrorCode::kInvalidArgument, "unknown policy", "measured, measured-affine, transform:k<bits>v<bits> or uniform:<preset>", "'" + flags.policy + "'");
+        throw Error(ErrorCode::kInvalidArgument, "unknown policy", "measured, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]", "'" + flags.policy + "'");
     }
     if (!flags.out.empty()) write_plan(plan, flags.out);
     print_plan(plan, flags.n_ctx);
@@ -99,7 +104,7 @@ void add_plan(CLI::App& app) {
     verb->add_option("-m,--model", flags->model, "GGUF model")->required();
     verb->add_option("--stats", flags->stats, "statistics of kvaq calibrate");
     verb->add_option("--budget", flags->budget, "3.25bits (per element, everything counted), 700B/token or 512MiB@32768");
-    verb->add_option("--policy", flags->policy, "measured (fitted transform codecs), measured-affine (no fitted tables), transform:k<bits>v<bits> or uniform:<preset>")->capture_default_str();
+    verb->add_option("--policy", flags->policy, "measured (fitted transform codecs), measured-affine (no fitted tables), transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]: the paper's allocator on weight norms, or on cache norms with --stats")->capture_default_str();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write");
     verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_option("--window", flags->window, "newest tokens kept in f16")->check(CLI::NonNegativeNumber)->capture_default_str();

@@ -11,9 +11,12 @@
 
 namespace kvaq {
 
+void add_analyze(CLI::App& app);
 void add_calibrate(CLI::App& app);
 void add_estimate(CLI::App& app);
 void add_eval(CLI::App& app);
+void add_export(CLI::App& app);
+void add_import(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_plan(CLI::App& app);
 

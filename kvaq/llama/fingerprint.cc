@@ -15,8 +15,9 @@ namespace {
 
 constexpr uint64_t kSample = 4096;
 
-/// "dir/name-00001-of-00003.gguf" -> the path of part `index` (0-based); llama.cpp's own naming rule.
-std::string part_path(const std::string& first, int64_t index, int64_t count) {
+}  // namespace
+
+std::string split_part_path(const std::string& first, int64_t index, int64_t count) {
     char suffix[64];
     std::snprintf(suffix, sizeof(suffix), "-%05d-of-%05d.gguf", 1, static_cast<int>(count));
     const std::string old = suffix;
@@ -27,8 +28,6 @@ std::string part_path(const std::string& first, int64_t index, int64_t count) {
     std::snprintf(suffix, sizeof(suffix), "-%05d-of-%05d.gguf", static_cast<int>(index + 1), static_cast<int>(count));
     return first.substr(0, first.size() - old.size()) + suffix;
 }
-
-}  // namespace
 
 void add_to_fingerprint(const GgufReader& file, Sha256& sha) {
     std::vector<std::byte> buffer(file.header_bytes());
@@ -52,7 +51,7 @@ std::string model_fingerprint(const std::string& path) {
     const GgufReader first(path, "model");
     add_to_fingerprint(first, sha);
     const int64_t count = first.find_int("split.count", 0, 65535).value_or(1);
-    for (int64_t i = 1; i < count; ++i) add_to_fingerprint(GgufReader(part_path(path, i, count), "model"), sha);
+    for (int64_t i = 1; i < count; ++i) add_to_fingerprint(GgufReader(split_part_path(path, i, count), "model"), sha);
     return sha.hex_digest();
 }
 

@@ -1,0 +1,115 @@
+#include "kvaq/stats/cache_analysis.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "kvaq/base/error.h"
+#include "kvaq/stats/distortion.h"
+#include "kvaq/stats/spectrum.h"
+
+namespace kvaq {
+namespace {
+
+constexpr size_t kTile = 64;  // tokens of a sample tile (kvaq/stats/model_stats.h)
+
+SideAnalysis analyze_side(const HeadStats& head, Side side, uint64_t n_tokens, size_t max_tiles) {
+    const bool is_key = side == Side::kKey;
+    const std::vector<double>& second = is_key ? head.key_second : head.value_second;
+    const size_t dim = (is_key ? head.key_mean : head.value_mean).size();
+    const std::vector<float16>& tiles = is_key ? head.key_tiles : head.value_tiles;
+    const std::span<const float16> rows =
+        std::span(tiles).first(std::min(tiles.size() / (kTile * dim), max_tiles) * kTile * dim);
+    SideAnalysis out;
+    out.spectrum = singular_values(second, dim, n_tokens);
+    out.frobenius = frobenius_norm(second, dim, n_tokens);
+    out.spectral = out.spectrum.empty() ? 0 : out.spectrum.front();
+    out.rank = effective_rank(out.spectrum);
+    double top = 0;
+    for (size_t i = 0; i < std::min<size_t>(4, out.spectrum.size()); ++i) top += out.spectrum[i] * out.spectrum[i];
+    out.first_four = out.frobenius > 0 ? top / (out.frobenius * out.frobenius) : 0;
+    for (const float16 x : rows) out.mean_square += static_cast<double>(x) * static_cast<double>(x);
+    out.mean_square /= static_cast<double>(std::max<size_t>(rows.size(), 1));
+    for (const int bits : kStudyBits) {
+        CodecSpec spec{.bits = static_cast<CodeBits>(bits), .group = 64};
+        out.mse.push_back(quantization_mse(spec, side, rows, dim, kTile));
+        spec.basis = Basis::kHadamard;
+        out.mse_rotated.push_back(quantization_mse(spec, side, rows, dim, kTile));
+    }
+    for (const uint16_t group : kStudyGroups) {
+        const auto bits = static_cast<CodeBits>(is_key ? kGroupStudyKeyBits : kGroupStudyValueBits);
+        out.mse_grouped.push_back(quantization_mse({.bits = bits, .group = group}, side, rows, dim, kTile));
+    }
+    out.bounds = check_bounds(rows, dim, kStudyBits);
+    return out;
+}
+
+}  // namespace
+
+double LayerAnalysis::frobenius(Side side) const noexcept {
+    double sum = 0;
+    for (const HeadAnalysis& head : heads) sum += head.side(side).frobenius * head.side(side).frobenius;
+    return std::sqrt(sum);
+}
+
+double LayerAnalysis::spectral(Side side) const noexcept { return mean(side, &SideAnalysis::spectral); }
+
+double LayerAnalysis::mean(Side side, const std::vector<double> SideAnalysis::*member, size_t index) const {
+    double sum = 0;
+    for (const HeadAnalysis& head : heads) sum += (head.side(side).*member)[index];
+    return sum / static_cast<double>(heads.size());
+}
+
+double LayerAnalysis::mean(Side side, double SideAnalysis::*member) const {
+    double sum = 0;
+    for (const HeadAnalysis& head : heads) sum += head.side(side).*member;
+    return sum / static_cast<double>(heads.size());
+}
+
+CacheAnalysis analyze_cache(const ModelStats& stats, size_t max_tiles, size_t n_threads,
+                            const std::function<void(size_t)>& progress) {
+    if (stats.n_sample_tiles == 0 || max_tiles == 0) {
+        throw Error(ErrorCode::kInvalidArgument, "the statistics hold no sample tiles to quantize",
+                    "at least one of 64 tokens", "none", "Calibrate with -c 256 or more");
+    }
+    CacheAnalysis out;
+    out.n_tokens = stats.n_tokens;
+    out.n_sample_tokens = std::min(stats.n_sample_tiles, max_tiles) * kTile;
+    out.layers.resize(stats.layers.size());
+    std::atomic<size_t> next{0};
+    std::mutex mutex;
+    size_t done = 0;
+    std::exception_ptr failure;
+    const auto work = [&] {
+        for (size_t i = next++; i < stats.layers.size(); i = next++) {
+            try {
+                const LayerStats& layer = stats.layers[i];
+                out.layers[i].shape = layer.shape;
+                for (const HeadStats& head : layer.heads) {
+                    out.layers[i].heads.push_back(
+                        {.key = analyze_side(head, Side::kKey, stats.n_tokens, max_tiles),
+                         .value = analyze_side(head, Side::kValue, stats.n_tokens, max_tiles)});
+                }
+                const std::lock_guard lock(mutex);
+                ++done;
+                if (progress) progress(done);
+            } catch (...) {
+                const std::lock_guard lock(mutex);
+                failure = std::current_exception();
+                return;
+            }
+        }
+    };
+    std::vector<std::thread> threads;
+    for (size_t t = 1; t < std::min(std::max<size_t>(n_threads, 1), stats.layers.size()); ++t)
+        threads.emplace_back(work);
+    work();
+    for (std::thread& thread : threads) thread.join();
+    if (failure) std::rethrow_exception(failure);
+    return out;
+}
+
+}  // namespace kvaq
