@@ -30,14 +30,21 @@ def hadamard(n):
     return h / np.sqrt(n)
 
 
+def outward(x, to):
+    """The float16 at or beyond x in the direction of `to`."""
+    y = x.astype(np.float16)
+    beyond = y.astype(np.float64) < x if to > 0 else y.astype(np.float64) > x
+    return np.where(beyond, np.nextafter(y, np.float16(to)), y).astype(np.float64)
+
+
 def mse(x, bits, group):
-    """Round to nearest between a group's extremes; scale and offset stored as float16; groups of 128 span two rows of 64."""
+    """Round to nearest between a group's extremes; groups of 128 span two rows of 64. As the tile format has it, offset and scale
+    are float16, rounded outward so that nothing is clipped, before the codes are chosen."""
     g = x.reshape(-1, group)
-    low = g.min(1, keepdims=True)
-    scale = (g.max(1, keepdims=True) - low) / (2**bits - 1)
+    low = outward(g.min(1, keepdims=True), -np.inf)
+    scale = outward((g.max(1, keepdims=True) - low) / (2**bits - 1), np.inf)
     code = np.clip(np.round((g - low) / np.where(scale > 0, scale, 1)), 0, 2**bits - 1)
-    back = code * scale.astype(np.float16).astype(np.float64) + low.astype(np.float16).astype(np.float64)
-    return float(((g - back) ** 2).mean())
+    return float(((g - (code * scale + low)) ** 2).mean())
 
 
 def side(x, group_bits):
