@@ -80,6 +80,9 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
         if (key_codec.basis == Basis::kHadamard) {
             for (size_t row = 0; row < n_rows; ++row) hadamard_transform(&q_packed_[row * dim], dim);
         }
+    } else if (key_codec.transform->fit->hadamard) {
+        std::copy_n(q_plain_.data(), n_rows * dim, q_packed_.data());
+        for (size_t row = 0; row < n_rows; ++row) hadamard_transform(&q_packed_[row * dim], dim);
     } else {
         const TransformFit& fit = *key_codec.transform->fit;  // q^T x^ = (U q)^T z^
         if (dim % 16 == 0) {
@@ -164,7 +167,8 @@ void TileAttention::finish(const CodecSpec& value_codec) noexcept {
     const size_t dim = shape_.padded_v();
     const size_t n_rows = shape_.n_rows();
     float* sums = o_packed_.data();
-    if (value_codec.transform != nullptr) {
+    const bool hadamard = value_codec.transform != nullptr ? value_codec.transform->fit->hadamard : value_codec.basis == Basis::kHadamard;
+    if (value_codec.transform != nullptr && !hadamard) {
         const TransformFit& fit = *value_codec.transform->fit;
         for (size_t row = 0; row < n_rows; ++row) {
             for (size_t i = 0; i < shape_.head_dim_v; ++i) o_packed_[row * dim + i] *= fit.row_scale[i];
@@ -185,7 +189,7 @@ void TileAttention::finish(const CodecSpec& value_codec) noexcept {
     }
     for (size_t row = 0; row < n_rows; ++row) {
         float* packed = sums + row * dim;
-        if (value_codec.transform == nullptr && value_codec.basis == Basis::kHadamard) hadamard_transform(packed, shape_.head_dim_v);
+        if (hadamard) hadamard_transform(packed, shape_.head_dim_v);
         for (size_t d = 0; d < shape_.head_dim_v; ++d) o_plain_[row * dim + d] += packed[d];
     }
 }

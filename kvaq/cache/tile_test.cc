@@ -43,7 +43,7 @@ TEST(Tile, EveryTargetDecodesWhatTheReferenceDecodesAndWritesExactlyItsBytes) {
         for (const size_t dim : {32U, 40U, 64U, 72U, 80U, 96U, 128U, 256U}) {
             for (const Side side : {Side::kKey, Side::kValue}) {
                 const size_t number = s + kTransforms - specs.size();
-                const CodecSpec spec = s + kTransforms < specs.size() ? specs[s] : sample_transform(side, dim, 3, 2 * number);
+                const CodecSpec spec = s + kTransforms < specs.size() ? specs[s] : sample_transform(side, dim, 3 + static_cast<unsigned>(number), 2 * number);
                 const size_t tile = spec.axis == GroupAxis::kPerChannel && spec.group == 128 ? 128 : 64;
                 const TileLayout layout = make_tile_layout(spec, side, dim, tile);
                 const std::vector<float> x = random_rows(tile * dim, 7);

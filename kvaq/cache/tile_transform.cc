@@ -7,6 +7,7 @@
 
 #include "kvaq/cache/tile.h"
 #include "kvaq/quant/bit_planes.h"
+#include "kvaq/quant/hadamard.h"
 #include "kvaq/quant/transform.h"
 
 namespace kvaq {
@@ -65,8 +66,11 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     const TransformFit& fit = *layout.spec.transform->fit;
     const size_t n = layout.tile_tokens;
     const size_t dim = layout.head_dim;
+    std::array<float, kMaxDim> row;
     for (size_t t = 0; t < n; ++t) {
-        for (size_t c = 0; c < dim; ++c) s.x[c * n + t] = x[t * dim + c];
+        std::copy_n(x + t * dim, dim, row.data());
+        if (fit.hadamard) hadamard_transform(row.data(), dim);
+        for (size_t c = 0; c < dim; ++c) s.x[c * n + t] = row[c];
     }
     size_t n_coded = 0;
     for (const Band& band : layout.bands) {
@@ -75,7 +79,8 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     for (size_t i = 0; i < n_coded; ++i) {
         float* u = &s.u[i * n];
         std::fill_n(u, n, 0.0F);
-        for (size_t j = 0; j < dim; ++j) {
+        if (fit.hadamard) std::copy_n(&s.x[i * n], n, u);
+        for (size_t j = 0; j < dim && !fit.hadamard; ++j) {
             const auto weight = static_cast<float>(fit.at(i, j));
             for (size_t t = 0; t < n; ++t) u[t] += weight * s.x[j * n + t];
         }

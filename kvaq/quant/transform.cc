@@ -6,6 +6,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/sha256.h"
+#include "kvaq/quant/hadamard.h"
 
 namespace kvaq {
 namespace {
@@ -19,7 +20,7 @@ constexpr size_t kMaxDim = 512;
 
 void check_fit(const TransformFit& fit) {
     if (fit.dim < 8 || fit.dim > kMaxDim || fit.dim % 8 != 0) corrupt("a head size of 8 to 512", std::to_string(fit.dim));
-    if (fit.matrix.size() != fit.dim * fit.dim || fit.row_scale.size() != fit.dim || fit.scale.size() != fit.dim || fit.offset.size() != fit.dim) {
+    if (fit.matrix.size() != (fit.hadamard ? 0 : fit.dim * fit.dim) || fit.row_scale.size() != fit.dim || fit.scale.size() != fit.dim || fit.offset.size() != fit.dim) {
         corrupt("arrays of the head size", "others");
     }
     for (const std::vector<float>* values : {&fit.row_scale, &fit.scale, &fit.offset}) {
@@ -77,7 +78,7 @@ std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const
 
 std::vector<std::byte> transform_fit_bytes(const TransformFit& fit) {
     std::vector<std::byte> out;
-    const std::array<uint32_t, 3> head = {kVersion, fit.side == Side::kKey ? 0U : 1U, static_cast<uint32_t>(fit.dim)};
+    const std::array<uint32_t, 4> head = {kVersion, fit.side == Side::kKey ? 0U : 1U, static_cast<uint32_t>(fit.dim), fit.hadamard ? 1U : 0U};
     put(out, head.data(), head.size());
     put(out, fit.row_scale.data(), fit.row_scale.size());
     put(out, fit.scale.data(), fit.scale.size());
@@ -88,7 +89,7 @@ std::vector<std::byte> transform_fit_bytes(const TransformFit& fit) {
 }
 
 TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
-    std::array<uint32_t, 3> head = {};
+    std::array<uint32_t, 4> head = {};
     const auto take = [&](void* to, size_t n) {
         if (bytes.size() < n) corrupt(std::to_string(n) + " more bytes", std::to_string(bytes.size()));
         std::memcpy(to, bytes.data(), n);
@@ -96,15 +97,16 @@ TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
     };
     take(head.data(), sizeof head);
     if (head[0] != kVersion) corrupt("version " + std::to_string(kVersion), "version " + std::to_string(head[0]));
-    if (head[1] > 1 || head[2] < 8 || head[2] > kMaxDim || head[2] % 8 != 0) corrupt("a side and a head size", "neither");
+    if (head[1] > 1 || head[3] > 1 || head[2] < 8 || head[2] > kMaxDim || head[2] % 8 != 0) corrupt("a side and a head size", "neither");
     TransformFit fit;
     fit.side = head[1] == 0 ? Side::kKey : Side::kValue;
     fit.dim = head[2];
+    fit.hadamard = head[3] == 1;
     for (std::vector<float>* values : {&fit.row_scale, &fit.scale, &fit.offset}) {
         values->resize(fit.dim);
         take(values->data(), fit.dim * sizeof(float));
     }
-    fit.matrix.resize(fit.dim * fit.dim);
+    fit.matrix.resize(fit.hadamard ? 0 : fit.dim * fit.dim);
     take(fit.matrix.data(), fit.matrix.size());
     for (size_t b = 1; b < fit.levels.size(); ++b) {
         fit.levels[b].resize(size_t{1} << b);
@@ -116,6 +118,7 @@ TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
 }
 
 void transform_forward(const TransformFit& fit, double* x) {
+    if (fit.hadamard) return hadamard_transform(x, fit.dim);
     std::array<double, kMaxDim> z = {};
     for (size_t i = 0; i < fit.dim; ++i) {
         for (size_t j = 0; j < fit.dim; ++j) z[i] += static_cast<double>(fit.at(i, j)) * x[j];
@@ -125,6 +128,7 @@ void transform_forward(const TransformFit& fit, double* x) {
 }
 
 void transform_backward(const TransformFit& fit, double* z) {
+    if (fit.hadamard) return hadamard_transform(z, fit.dim);
     std::array<double, kMaxDim> x = {};
     for (size_t i = 0; i < fit.dim; ++i) {
         const double scaled = z[i] * static_cast<double>(fit.row_scale[i]);

@@ -19,6 +19,7 @@ namespace kvaq {
 struct TransformFit {
     Side side = Side::kKey;
     size_t dim = 0;
+    bool hadamard = false;  ///< U is the Hadamard matrix (kvaq/quant/hadamard.h): no matrix is kept, row_scale is all 1
     /// Rows of U as int8, each with its own step: U_ij = row_scale_i * matrix(i, j). In the order in which attention multiplies:
     /// keys [j][i] (queries go from model channel j to codec channel i), values [i][j] (sums go back).
     std::vector<int8_t> matrix;
@@ -29,6 +30,7 @@ struct TransformFit {
     std::array<std::vector<int8_t>, 7> levels;
 
     bool operator==(const TransformFit&) const = default;
+    /// Not for Hadamard bases.
     [[nodiscard]] int8_t at(size_t i, size_t j) const noexcept { return matrix[side == Side::kKey ? j * dim + i : i * dim + j]; }
     /// Bytes kept in memory for it beside the tiles.
     [[nodiscard]] size_t bytes() const noexcept;

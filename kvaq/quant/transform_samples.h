@@ -50,13 +50,22 @@ inline std::shared_ptr<const TransformFit> sample_fit(Side side, size_t dim, uns
 }
 
 /// Bits that fall from 8 (or `first`) to 0 over the channels, every width among them where there are enough units.
+/// Odd seeds have a Hadamard basis.
 inline CodecSpec sample_transform(Side side, size_t dim, unsigned seed, size_t first = 0) {
     constexpr std::array<uint8_t, 8> kFalling = {8, 6, 5, 4, 3, 2, 1, 0};
     const size_t unit = transform_unit(side);
     std::vector<uint8_t> bits;
     for (size_t i = 0; i < (dim + unit - 1) / unit; ++i) bits.push_back(kFalling[std::min<size_t>(i + first, 7)]);
+    std::shared_ptr<const TransformFit> fit = sample_fit(side, dim, seed);
+    if (seed % 2 == 1) {
+        TransformFit plain = *fit;
+        plain.hadamard = true;
+        plain.matrix.clear();
+        plain.row_scale.assign(dim, 1.0F);
+        fit = std::make_shared<const TransformFit>(std::move(plain));
+    }
     CodecSpec spec;
-    spec.transform = make_transform_codec(sample_fit(side, dim, seed), std::move(bits));
+    spec.transform = make_transform_codec(std::move(fit), std::move(bits));
     return spec;
 }
 

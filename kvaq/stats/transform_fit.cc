@@ -24,9 +24,6 @@ Matrix matrix_of(const std::vector<double>& values, size_t dim) {
     return Eigen::Map<const Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(values.data(), static_cast<Eigen::Index>(dim), static_cast<Eigen::Index>(dim));
 }
 
-/// Largest power of two that divides n.
-size_t lowest_power(size_t n) { return n & (~n + 1); }
-
 /// Diagonal entries of a symmetric 2 x 2 matrix turned by an angle (cosine c, sine s); their sum does not change.
 double turned(double a, double b, double ab, double c, double s) { return c * c * a + s * s * b + 2 * c * s * ab; }
 
@@ -73,10 +70,9 @@ void rotate(Matrix& m, Eigen::Index i, Eigen::Index j, double c, double s) {
 }
 
 /// Rows of U.
-Matrix find_basis(const Matrix& metric, const Matrix& covariance, bool identity_metric) {
+Matrix find_basis(const Matrix& metric, const Matrix& covariance) {
     const Eigen::SelfAdjointEigenSolver<Matrix> eigen(covariance);
     Matrix u = eigen.eigenvectors().transpose();
-    if (identity_metric) return u;  // the KLT minimizes the product already
     Matrix a = u * metric * u.transpose();
     Matrix b = u * covariance * u.transpose();
     const Eigen::Index n = u.rows();
@@ -100,6 +96,12 @@ Matrix find_basis(const Matrix& metric, const Matrix& covariance, bool identity_
         if (before - after < 1e-3 * static_cast<double>(n)) break;
         before = after;
     }
+    return u;
+}
+
+Matrix hadamard_matrix(Eigen::Index n) {
+    Matrix u = Matrix::Identity(n, n);
+    for (Eigen::Index i = 0; i < n; ++i) hadamard_transform(u.col(i).data(), static_cast<size_t>(n));
     return u;
 }
 
@@ -165,8 +167,9 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         metric = matrix_of(head.query_second, dim);
         metric.diagonal().array() += kRidge * metric.trace() / static_cast<double>(dim) + 1e-12;
     }
-    Matrix u = find_basis(metric, covariance, !key);
-    {
+    // Values: mixing the whole head leaves nothing of an eigenbasis, so no matrix is kept.
+    Matrix u = key ? find_basis(metric, covariance) : hadamard_matrix(n);
+    if (key) {
         const Matrix a = u * metric * u.transpose();
         const Matrix b = u * covariance * u.transpose();
         std::vector<Eigen::Index> order(dim);
@@ -175,7 +178,7 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         Matrix sorted(n, n);
         for (Eigen::Index i = 0; i < n; ++i) sorted.row(i) = u.row(order[static_cast<size_t>(i)]);
         u = sorted;
-        const auto block = static_cast<Eigen::Index>(key ? transform_unit(side) : lowest_power(dim));
+        const auto block = static_cast<Eigen::Index>(transform_unit(side));
         for (Eigen::Index first = 0; first + block <= n; first += block) {
             for (Eigen::Index c = 0; c < n; ++c) {
                 std::vector<double> column(static_cast<size_t>(block));
@@ -189,14 +192,15 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     auto fit = std::make_shared<TransformFit>();
     fit->side = side;
     fit->dim = dim;
-    fit->matrix.resize(dim * dim);
-    fit->row_scale.resize(dim);
-    for (Eigen::Index i = 0; i < n; ++i) {
+    fit->hadamard = !key;
+    fit->row_scale.assign(dim, 1.0F);
+    if (key) fit->matrix.resize(dim * dim);
+    for (Eigen::Index i = 0; i < n && key; ++i) {
         const double largest = u.row(i).cwiseAbs().maxCoeff();
         fit->row_scale[static_cast<size_t>(i)] = static_cast<float>(largest / 127);
         for (Eigen::Index j = 0; j < n; ++j) {
             const auto step = static_cast<int8_t>(std::lround(u(i, j) / largest * 127));
-            fit->matrix[static_cast<size_t>(key ? j * n + i : i * n + j)] = step;
+            fit->matrix[static_cast<size_t>(j * n + i)] = step;
             u(i, j) = static_cast<double>(step) * static_cast<double>(fit->row_scale[static_cast<size_t>(i)]);  // from here on as it is stored
         }
     }

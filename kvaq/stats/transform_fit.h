@@ -20,13 +20,13 @@ struct FittedTransform {
 
 /// Fits the transform codec.
 ///   Metric M of an error e in the model's basis, e^T M e: keys, the second moment of the group's queries; values, the identity.
-///   Basis: orthonormal U that minimizes sum_i log((U M U^T)_ii (U C U^T)_ii), C the centred covariance: the product of the
-///     channels' costs is what reverse water-filling pays for (with M = I this is the KLT). Found by Jacobi rotations of pairs
-///     of channels from the eigenvectors of C. It is kept orthonormal so that one int8 matrix serves both ways.
-///   Mixing: the channels of a unit (keys), of the whole head (values) are then turned by a Hadamard matrix. Where channels are coded
-///     one by one, tokens that resemble each other get the same error, and attention does not average it out; mixed, every channel's
-///     error is dithered by the others. Measured on SmolLM2-135M (WikiText-2, 2 x 1024): K at 3 bits KL .041 without, .024 with; V at 3
-///     bits .0197 and .0084. For values all directions end up equal, so their basis is a plain rotation and bits are even.
+///   Basis of keys: orthonormal U that minimizes sum_i log((U M U^T)_ii (U C U^T)_ii), C the centred covariance: the product of the
+///     channels' costs is what reverse water-filling pays for. Found by Jacobi rotations of pairs of channels from the
+///     eigenvectors of C. It is kept orthonormal so that one int8 matrix serves both ways. The channels of a unit are then mixed by a
+///     Hadamard matrix: where channels are coded one by one, tokens that resemble each other get the same error, and attention does
+///     not average it out; mixed, every channel's error is dithered by the others (docs/architecture.md has the numbers).
+///   Basis of values: the Hadamard matrix itself. Mixing within units of an eigenbasis was worse; over the whole head nothing of the
+///     eigenbasis is left.
 ///   Offset: keys, their mean. Values, none: tokens that attention rests on (delimiters, sinks) have values near zero, and must keep
 ///     errors in proportion (KL .038 with the mean taken out, .020 without).
 ///   Scale: of z, with every token divided by its gain (the root mean square of its z_i / sigma_i).
