@@ -8,5 +8,5 @@ plans=f16
 for rotation in "" -rotk -rotv -rot; do
     for bits in k4v4 k4v2 k2v4 k2v2; do plans+=,$bits$rotation-s4; done
 done
-"${KVAQ:-build/release/bin/kvaq}" eval -m "$1" -f data/wiki-excerpt.txt -c 1024 --chunks "${CHUNKS:-4}" --plan "$plans" \
+"${KVAQ:-build/release/bin/kvaq}" eval -m "$1" -f data/wiki-excerpt.txt -c 1024 -b "${BATCH:-128}" --chunks "${CHUNKS:-4}" --plan "$plans" \
     --types q8_0,q5_1,q4_0 --json "results/kivj-$2.json" --md "results/kivj-$2.md"

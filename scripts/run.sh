@@ -18,15 +18,15 @@ step() { printf '\n== %s\n' "$*"; }
 mkdir -p out
 started=$SECONDS
 
-step "1/4 measuring keys, values and queries of $name (a minute or two)"
+step "1/4 measuring keys, values and queries of $name (about 5 minutes)"
 "$KVAQ" calibrate -m "$MODEL" -f data/moby-excerpt.txt -t "$THREADS" -o "$stats"
 
 step "2/4 planning bits per layer, side and head for $BUDGET (seconds)"
-"$KVAQ" plan -m "$MODEL" --stats "$stats" --budget "$BUDGET" -o "$plan"
+"$KVAQ" plan -m "$MODEL" --stats "$stats" --budget "$BUDGET" -c 4096 -o "$plan"
 
 step "3/4 comparing with llama.cpp's own cache types on a text that the plan has not seen (some minutes)"
-"$KVAQ" eval -m "$MODEL" -f data/wiki-excerpt.txt -c 1024 --chunks 2 -t "$THREADS" \
-    --plan "$plan,f16,k4v4-rot,k4v2-rot,k4v2" --types q8_0,q5_1,q4_0 --json out/eval.json --md out/report.md
+"$KVAQ" eval -m "$MODEL" -f data/wiki-excerpt.txt -c 4096 --chunks 1 --no-control -t "$THREADS" \
+    --plan "$plan,k4v4-rot-s4,k4v2-rot-s4,k2v4-rot-s4" --types q8_0,q5_1,q4_0 --json out/eval.json --md out/report.md
 
 step "4/4 answering a prompt with an unmodified llama-completion on the packed cache"
 "$KVAQ" run --plan "$plan" -m "$MODEL" -t "$THREADS" -c 2048 -n 48 --temp 0 -no-cnv -p "$PROMPT" 2>out/run.log | tee out/answer.txt || {
