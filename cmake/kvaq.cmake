@@ -41,7 +41,8 @@ endfunction()
 # Paths that tests of the whole system need.
 function(kvaq_test_paths target)
   target_compile_definitions(${target} PRIVATE KVAQ_MODEL="${KVAQ_MODEL}" KVAQ_BIN_DIR="${KVAQ_LLAMA_BIN_DIR}"
-    KVAQ_LIB="$<TARGET_FILE:kvaq_llama>" KVAQ_CLI="$<TARGET_FILE:kvaq_cli>" KVAQ_DATA_DIR="${CMAKE_SOURCE_DIR}/data")
+    KVAQ_LIB="$<TARGET_FILE:kvaq_llama>" KVAQ_CLI="$<TARGET_FILE:kvaq_cli>" KVAQ_DATA_DIR="${CMAKE_SOURCE_DIR}/data"
+    KVAQ_PYTHON_LIB_DIR="${KVAQ_PYTHON_LIB_DIR}")
 endfunction()
 
 # kvaq_tests(<folder> <library>): one executable per folder.
