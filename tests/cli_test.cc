@@ -129,7 +129,7 @@ TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
     const ProcessResult measured = kvaq_cli({"calibrate", "-m", kModel, "-f", std::string(KVAQ_DATA_DIR) + "/moby-excerpt.txt", "-o", stats, "-c", "128", "--chunks", "1", "--probe-chunks", "1"}, {.env = {}, .timeout_seconds = 600});
     ASSERT_EQ(measured.exit_code, 0) << measured.err;
     const std::string plan = folder_.file("m.plan.gguf");
-    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.5bits", "-o", plan}, {"budget", "bits"});
+    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan}, {"budget", "bits"});
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "many", "-o", plan}, {"many"});
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "-o", plan}, {"--budget"});
     EXPECT_FALSE(fs::exists(plan));
