@@ -13,6 +13,10 @@ namespace {
 
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 
+bool is_hadamard(const CodecSpec& codec) noexcept {
+    return codec.transform != nullptr ? codec.transform->fit->hadamard : codec.basis == Basis::kHadamard;
+}
+
 // Adds a head's learned sink logit to (m, l), divides and writes one row of the output.
 void write_row(const AttentionCall& call, size_t token, size_t head, const float* o, size_t dim, float m, float l) noexcept {
     float scale = 1.0F;
@@ -75,14 +79,10 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
         }
     }
     const size_t n_rows = shape.n_rows();
-    if (key_codec.transform == nullptr) {
+    const bool hadamard = is_hadamard(key_codec);
+    if (key_codec.transform == nullptr || hadamard) {
         std::copy_n(q_plain_.data(), n_rows * dim, q_packed_.data());
-        if (key_codec.basis == Basis::kHadamard) {
-            for (size_t row = 0; row < n_rows; ++row) hadamard_transform(&q_packed_[row * dim], dim);
-        }
-    } else if (key_codec.transform->fit->hadamard) {
-        std::copy_n(q_plain_.data(), n_rows * dim, q_packed_.data());
-        for (size_t row = 0; row < n_rows; ++row) hadamard_transform(&q_packed_[row * dim], dim);
+        for (size_t row = 0; row < n_rows && hadamard; ++row) hadamard_transform(&q_packed_[row * dim], dim);
     } else {
         const TransformFit& fit = *key_codec.transform->fit;  // q^T x^ = (U q)^T z^
         if (dim % 16 == 0) {
@@ -167,7 +167,7 @@ void TileAttention::finish(const CodecSpec& value_codec) noexcept {
     const size_t dim = shape_.padded_v();
     const size_t n_rows = shape_.n_rows();
     float* sums = o_packed_.data();
-    const bool hadamard = value_codec.transform != nullptr ? value_codec.transform->fit->hadamard : value_codec.basis == Basis::kHadamard;
+    const bool hadamard = is_hadamard(value_codec);
     if (value_codec.transform != nullptr && !hadamard) {
         const TransformFit& fit = *value_codec.transform->fit;
         for (size_t row = 0; row < n_rows; ++row) {

@@ -33,16 +33,8 @@ void write_text(const std::string& path, const std::string& text) {
 
 /// Statistics from the file or from a pass over the text; nothing if neither was asked for.
 std::optional<ModelStats> find_stats(const AnalyzeFlags& flags, const std::string& fingerprint) {
-    if (!flags.stats.empty()) {
-        ModelStats stats = read_stats(flags.stats);
-        if (stats.fingerprint != fingerprint) {
-            throw Error(ErrorCode::kMismatch, "the statistics were made for another model",
-                        fingerprint.substr(0, 16) + " (" + flags.request.model + ")",
-                        stats.fingerprint.substr(0, 16) + " (" + stats.model_name + ")",
-                        "Calibrate this model, or give -f TEXT");
-        }
-        return stats;
-    }
+    if (!flags.stats.empty())
+        return read_stats_of(flags.stats, flags.request.model, fingerprint, "Calibrate this model, or give -f TEXT");
     if (flags.request.text.empty()) return std::nullopt;
     CalibrateRequest request = flags.request;
     request.probes = false;

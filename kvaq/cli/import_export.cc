@@ -61,8 +61,8 @@ void run_import(const ImportFlags& flags) {
     double n = 0;
     for (const LayerPlan& layer : imported.plan.layers) {
         for (const HeadPlan& head : layer.heads) {
-            key += nominal_bits(head.key.bits);
-            value += nominal_bits(head.value.bits);
+            key += nominal_bits(head.key);
+            value += nominal_bits(head.value);
             ++n;
         }
     }

@@ -88,13 +88,7 @@ Plan norm_policy_plan(const NormPolicyRequest& request, std::vector<std::string>
                                score == NormScore::kFrobenius ? "Frobenius" : "spectral", cache ? "cache" : "weights");
     LayerNorms norms;
     if (cache) {
-        const ModelStats stats = read_stats(request.stats);
-        if (stats.fingerprint != context.shape.fingerprint) {
-            throw Error(ErrorCode::kMismatch, "the statistics were made for another model",
-                        context.shape.fingerprint.substr(0, 16) + " (" + request.model + ")",
-                        stats.fingerprint.substr(0, 16) + " (" + stats.model_name + ")", "Calibrate this model");
-        }
-        norms = cache_norms(stats, score);
+        norms = cache_norms(read_stats_of(request.stats, request.model, context.shape.fingerprint), score);
     } else {
         const WeightNorms weights = read_weight_norms(request.model);
         norms = weights.of(score);

@@ -53,13 +53,7 @@ ModelStats stats_of(const PlanFlags& flags) {
     if (flags.stats.empty()) {
         throw Error(ErrorCode::kInvalidArgument, "this policy needs statistics", "--stats FILE", "nothing", "Make them with: kvaq calibrate -m " + flags.model + " -f TEXT -o MODEL.stats.gguf");
     }
-    ModelStats stats = read_stats(flags.stats);
-    const std::string fingerprint = model_fingerprint(flags.model);
-    if (stats.fingerprint != fingerprint) {
-        throw Error(ErrorCode::kMismatch, "the statistics were made for another model", fingerprint.substr(0, 16) + " (" + flags.model + ")",
-                    stats.fingerprint.substr(0, 16) + " (" + stats.model_name + ")", "Calibrate this model");
-    }
-    return stats;
+    return read_stats_of(flags.stats, flags.model, model_fingerprint(flags.model));
 }
 
 void run_plan(const PlanFlags& flags) {

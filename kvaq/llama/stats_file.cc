@@ -128,4 +128,13 @@ ModelStats read_stats(const std::string& path) {
     return stats;
 }
 
+ModelStats read_stats_of(const std::string& path, const std::string& model, const std::string& fingerprint, const std::string& hint) {
+    ModelStats stats = read_stats(path);
+    if (stats.fingerprint != fingerprint) {
+        throw Error(ErrorCode::kMismatch, "the statistics were made for another model", fingerprint.substr(0, 16) + " (" + model + ")",
+                    stats.fingerprint.substr(0, 16) + " (" + stats.model_name + ")", hint);
+    }
+    return stats;
+}
+
 }  // namespace kvaq

@@ -41,7 +41,7 @@ double mean_bits(const Plan& plan, Side wanted, bool packed, const std::set<int3
         const size_t dim = side == Side::kKey ? layer.shape.head_dim_k : layer.shape.head_dim_v;
         const auto n = static_cast<double>(dim * plan.tile_tokens);
         bits += packed ? 8.0 * static_cast<double>(packed_bytes(spec, side, dim, plan.tile_tokens))
-                       : nominal_bits(spec.bits) * n;
+                       : nominal_bits(spec) * n;
         elements += n;
     });
     return elements > 0 ? bits / elements : 16;
@@ -111,7 +111,7 @@ std::set<int32_t> f16_layers(const Plan& plan) {
     std::set<int32_t> out;
     for (const LayerPlan& layer : plan.layers) out.insert(layer.shape.layer);
     for_each_spec(plan, [&](const LayerPlan& layer, const CodecSpec& spec, Side) {
-        if (spec.bits != CodeBits::k16) out.erase(layer.shape.layer);
+        if (!spec.is_float16()) out.erase(layer.shape.layer);
     });
     return out;
 }
@@ -217,10 +217,10 @@ ExportedPlan to_kvq(const Plan& plan) {
             const bool key = side == Side::kKey;
             const HeadPlan& widest =
                 *std::max_element(layer.heads.begin(), layer.heads.end(), [&](const HeadPlan& a, const HeadPlan& b) {
-                    return nominal_bits(spec_of(a, side).bits) < nominal_bits(spec_of(b, side).bits);
+                    return nominal_bits(spec_of(a, side)) < nominal_bits(spec_of(b, side));
                 });
             const CodecSpec& spec = spec_of(widest, side);
-            f16 = f16 || spec.bits == CodeBits::k16;
+            f16 = f16 || spec.is_float16();
             nlohmann::ordered_json& bits = json[key ? "nbits_k" : "nbits_v"];
             if (spec.bits == CodeBits::kTernary) {
                 bits.push_back(1.58);

@@ -158,7 +158,7 @@ std::vector<std::string> plan_warnings(const Plan& plan) {
         bool below = false;
         for (const HeadPlan& head : layer.heads) {
             one = one || head.value.bits == CodeBits::k1;
-            below = below || nominal_bits(head.key.bits) < nominal_bits(head.value.bits);
+            below = below || nominal_bits(head.key) < nominal_bits(head.value);
         }
         if (one) one_bit.push_back(layer.shape.layer);
         if (below) inverted.push_back(layer.shape.layer);
