@@ -298,7 +298,7 @@ TEST(InProcess, AFullCacheAnswersOneAndStaysUsable) {
 }
 
 TEST(InProcess, TheF16PlanIsAsCloseToPlainAsPlainToItselfInOtherBatches) {
-    const CompareResult result = compare({.model = KVAQ_MODEL, .text = std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt", .plans = {"f16"}, .types = {}, .n_ctx = 512, .n_chunks = 4},
+    const CompareResult result = compare({.model = KVAQ_MODEL, .text = std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt", .plans = {"f16"}, .made = {}, .types = {}, .n_ctx = 512, .n_chunks = 4},
                                          [](size_t, size_t, const std::string&) {});
     ASSERT_EQ(result.rows.size(), 3U);
     const ScoreSummary& control = result.rows[1].summary;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace kvaq {
@@ -12,6 +13,9 @@ namespace kvaq {
 /// Writes a whole file so that readers see the old one or the new one, never a part: a temporary file beside it, fsync,
 /// rename, fsync of the folder. Throws Error kIo (with the system's reason); the target is then untouched.
 void atomic_write(const std::string& path, std::span<const std::byte> bytes);
+
+/// The same for text.
+void atomic_write_text(const std::string& path, std::string_view text);
 
 /// The whole file. Throws Error kNotFound (no such file), kIo (a folder, unreadable, or larger than max_bytes).
 [[nodiscard]] std::vector<std::byte> read_file(const std::string& path,

@@ -27,10 +27,6 @@ struct AnalyzeFlags {
     bool verbose = false;
 };
 
-void write_text(const std::string& path, const std::string& text) {
-    atomic_write(path, std::as_bytes(std::span(text)));
-}
-
 /// Statistics from the file or from a pass over the text; nothing if neither was asked for.
 std::optional<ModelStats> find_stats(const AnalyzeFlags& flags, const std::string& fingerprint) {
     if (!flags.stats.empty())
@@ -85,9 +81,9 @@ void run_analyze(const AnalyzeFlags& flags) {
     fmt::print("{} ({}), {} layers with a K/V cache\n\n{}\n", shape.name, shape.architecture, shape.layers.size(),
                analysis_tables(analysis));
     for (const std::string& sentence : describe(analysis)) fmt::print("- {}\n", sentence);
-    if (!flags.json.empty()) write_text(flags.json, analysis_json(analysis, command));
+    if (!flags.json.empty()) atomic_write_text(flags.json, analysis_json(analysis, command));
     if (!flags.norms.empty())
-        write_text(flags.norms, norms_to_json(analysis.weights->of(flags.score == "F" ? NormScore::kFrobenius
+        atomic_write_text(flags.norms, norms_to_json(analysis.weights->of(flags.score == "F" ? NormScore::kFrobenius
                                                                                       : NormScore::kSpectral)));
 }
 

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <memory>
+#include <optional>
 
+#include "kvaq/base/error.h"
 #include "kvaq/cli/flags.h"
 #include "kvaq/cli/progress.h"
 #include "kvaq/cli/verbs.h"
@@ -16,23 +19,49 @@ namespace {
 
 struct CalibrateFlags {
     CalibrateRequest request;
+    size_t n_chunks = 0;      ///< 0: the effort's
+    size_t probe_chunks = 0;
     std::string out;
+    std::string effort = "normal";
     bool no_probes = false;
     bool verbose = false;
 };
 
-void run_calibrate(const CalibrateFlags& flags) {
+/// What an interrupted run of the same output left. Damaged or of another version: as if there were nothing.
+std::optional<ModelStats> interrupted(const std::string& partial) {
+    if (!std::filesystem::exists(partial)) return std::nullopt;
+    try {
+        return read_stats(partial);
+    } catch (const Error& error) {
+        fmt::print(stderr, "kvaq: warning: starting over, since what the interrupted run left cannot be used: {}\n", error.what());
+        return std::nullopt;
+    }
+}
+
+/// The effort's numbers, but for those that the user gave.
+CalibrateRequest request_of(const CalibrateFlags& flags) {
     CalibrateRequest request = flags.request;
+    request.set(flags.effort == "quick" ? Effort::kQuick : flags.effort == "thorough" ? Effort::kThorough : Effort::kNormal);
+    if (flags.n_chunks > 0) request.n_chunks = flags.n_chunks;
+    if (flags.probe_chunks > 0) request.probe_chunks = flags.probe_chunks;
     request.probes = !flags.no_probes;
+    return request;
+}
+
+void run_calibrate(const CalibrateFlags& flags) {
+    const CalibrateRequest request = request_of(flags);
     require_writable(flags.out);
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
+    const std::string partial = flags.out + ".partial";
     ModelStats stats;
     {
         Progress progress("calibrate");
-        stats = calibrate(request, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
+        stats = calibrate(request, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); }, interrupted(partial),
+                          [&](const ModelStats& so_far) { write_stats(so_far, partial); });
     }
     write_stats(stats, flags.out);
+    std::filesystem::remove(partial);
     double key = 0;
     double value = 0;
     size_t larger = 0;
@@ -60,8 +89,9 @@ void add_calibrate(CLI::App& app) {
     verb->add_option("-f,--file", request.text, "calibration text (never the text you evaluate on)")->required();
     verb->add_option("-o,--output", flags->out, "*.stats.gguf to write")->required();
     verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")->check(CLI::PositiveNumber)->capture_default_str();
-    verb->add_option("--chunks", request.n_chunks, "chunks at most")->check(CLI::PositiveNumber)->capture_default_str();
-    verb->add_option("--probe-chunks", request.probe_chunks, "chunks of 512 tokens per damage probe")->check(CLI::PositiveNumber)->capture_default_str();
+    verb->add_option("--effort", flags->effort, "quick, normal or thorough: how much text and how many probes")->check(CLI::IsMember({"quick", "normal", "thorough"}))->capture_default_str();
+    verb->add_option("--chunks", flags->n_chunks, "chunks at most (normal: 8)")->check(CLI::PositiveNumber);
+    verb->add_option("--probe-chunks", flags->probe_chunks, "chunks of 512 tokens per layer's damage probe (normal: 2)")->check(CLI::PositiveNumber);
     verb->add_option("-t,--threads", request.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_flag("--no-probes", flags->no_probes, "statistics only: quicker, but no measured plan can be made");
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");

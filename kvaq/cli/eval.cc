@@ -24,8 +24,6 @@ struct EvalFlags {
     bool verbose = false;
 };
 
-void write_text(const std::string& path, const std::string& text) { atomic_write(path, std::as_bytes(std::span(text))); }
-
 void run_eval(const EvalFlags& flags) {
     CompareRequest request = flags.request;
     request.control = !flags.no_control;
@@ -49,8 +47,8 @@ void run_eval(const EvalFlags& flags) {
                                          request.n_chunks, request.n_ctx, result.rows[0].summary.n_tokens, command);
     const std::string table = to_markdown(request, result);
     std::fputs((head + table).c_str(), stdout);
-    if (!flags.json.empty()) write_text(flags.json, to_json(request, result, command));
-    if (!flags.markdown.empty()) write_text(flags.markdown, head + table);
+    if (!flags.json.empty()) atomic_write_text(flags.json, to_json(request, result, command));
+    if (!flags.markdown.empty()) atomic_write_text(flags.markdown, head + table);
 }
 
 }  // namespace

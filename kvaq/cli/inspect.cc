@@ -71,12 +71,13 @@ void inspect_stats(const std::string& path, bool json) {
     if (json) {
         nlohmann::ordered_json out = {{"schema_version", ModelStats::kSchemaVersion}, {"kind", "stats"}, {"model", stats.model_name}, {"architecture", stats.architecture},
                                       {"fingerprint", stats.fingerprint}, {"text_sha256", stats.text_sha256}, {"n_tokens", stats.n_tokens},
-                                      {"sample_tiles_per_head", stats.n_sample_tiles}, {"probe_bits", stats.probe_bits}, {"probe_floor", stats.probe_floor}};
+                                      {"sample_tiles_per_head", stats.n_sample_tiles}, {"probe_bits", stats.probe_bits}, {"base_bits", stats.base_bits}, {"base_kl", stats.base_kl}, {"joint_floor", stats.joint_floor}};
+        for (const JointProbe& probe : stats.joint) out["joint_probes"].push_back({{"key_bits", probe.key_bits}, {"value_bits", probe.value_bits}, {"kl", probe.kl}});
         for (const LayerStats& layer : stats.layers) {
             nlohmann::ordered_json row = {{"layer", layer.shape.layer}};
             for (const HeadStats& head : layer.heads) row["heads"].push_back({{"key_norm", head.key_norm()}, {"value_norm", head.value_norm()}});
-            if (layer.probe.key_kl >= 0) row["probe_key_kl"] = layer.probe.key_kl;
-            if (layer.probe.value_kl >= 0) row["probe_value_kl"] = layer.probe.value_kl;
+            if (layer.probe.key_kl > LayerProbe::kNotMeasured) row["probe_key_kl"] = layer.probe.key_kl;
+            if (layer.probe.value_kl > LayerProbe::kNotMeasured) row["probe_value_kl"] = layer.probe.value_kl;
             out["layers"].push_back(row);
         }
         fmt::print("{}\n", out.dump(2));
@@ -85,8 +86,8 @@ void inspect_stats(const std::string& path, bool json) {
     fmt::print("statistics of {} ({})\nfingerprint {}\n{} tokens of text {}, {} sample tiles per head\n", stats.model_name, stats.architecture, stats.fingerprint, stats.n_tokens,
                stats.text_sha256.substr(0, 16), stats.n_sample_tiles);
     fmt::print("{}\n\n| layer | KV heads | norm of K | norm of V | damage of K (nats) | damage of V (nats) |\n|---|---|---|---|---|---|\n",
-               stats.probe_bits <= 0 ? std::string("no damage probes") : fmt::format("damage: KL of one side of one layer at {} bits, floor {:.5f} nats", stats.probe_bits, stats.probe_floor));
-    const auto damage = [](double kl) { return kl >= 0 ? fmt::format("{:.5f}", kl) : std::string("-"); };
+               stats.probe_bits <= 0 ? std::string("no damage probes") : fmt::format("damage: KL added when one side of one layer goes from {} to {} bits, everything else at {} bits (KL {:.5f})", stats.base_bits, stats.probe_bits, stats.base_bits, stats.base_kl));
+    const auto damage = [](double kl) { return kl > LayerProbe::kNotMeasured ? fmt::format("{:.5f}", kl) : std::string("-"); };
     for (const LayerStats& layer : stats.layers) {
         fmt::print("| {} | {} | {:.3f} | {:.3f} | {} | {} |\n", layer.shape.layer, layer.heads.size(), mean_of(layer, &HeadStats::key_norm), mean_of(layer, &HeadStats::value_norm),
                    damage(layer.probe.key_kl), damage(layer.probe.value_kl));

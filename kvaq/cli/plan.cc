@@ -1,17 +1,23 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 
 #include "kvaq/base/error.h"
 #include "kvaq/cli/flags.h"
+#include "kvaq/cli/frontier.h"
 #include "kvaq/cli/norm_policy.h"
+#include "kvaq/cli/progress.h"
 #include "kvaq/cli/verbs.h"
+#include "kvaq/eval/plan_check.h"
+#include "kvaq/eval/session.h"
 #include "kvaq/llama/gguf_model.h"
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/llama/stats_file.h"
 #include "kvaq/plan/budget.h"
-#include "kvaq/plan/damage.h"
+#include "kvaq/plan/planner.h"
+#include "kvaq/plan/verdict.h"
 
 namespace kvaq {
 namespace {
@@ -21,10 +27,18 @@ struct PlanFlags {
     std::string stats;
     std::string budget;
     std::string policy = "measured";
+    std::string text;
     std::string out;
     size_t n_ctx = 8192;
+    size_t check_ctx = 2048;
+    size_t check_chunks = 1;
+    int refine = -1;  ///< rounds; negative: one, if the prediction fails
     int32_t window = 0;
     int32_t sinks = 4;
+    int32_t n_threads = 2;
+    bool frontier = false;
+    std::string frontier_out = "frontier";
+    bool verbose = false;
 };
 
 double mean_bits(const LayerPlan& layer, Side side) {
@@ -33,7 +47,17 @@ double mean_bits(const LayerPlan& layer, Side side) {
     return sum / static_cast<double>(layer.heads.size());
 }
 
-void print_plan(const Plan& plan, size_t n_ctx) {
+/// A plan with what is known of it.
+struct Made {
+    Plan plan;
+    std::string worst;       ///< where most of the predicted damage is; may be empty
+    double same_top = -1;
+    bool measured = false;
+    std::string check_line;  ///< what the check found; may be empty
+};
+
+void print_plan(const Made& made, size_t n_ctx) {
+    const Plan& plan = made.plan;
     fmt::print("plan {} for {}\n\n| layer | K bits | V bits |\n|---|---|---|\n", plan.name, plan.model_name);
     double key = 0;
     double value = 0;
@@ -46,7 +70,11 @@ void print_plan(const Plan& plan, size_t n_ctx) {
     const CacheBytes bytes = cache_bytes(plan, n_ctx);
     fmt::print("\nmean code bits: K {:.2f}, V {:.2f} (ratio {:.2f})\n{:.2f} effective bits and {:.1f} MiB at {} tokens, {:.0f} bytes per further token\n", key / n, value / n, key / value,
                bytes.effective_bits, static_cast<double>(bytes.total) / (1024 * 1024), n_ctx, bytes_per_token(plan));
-    if (plan.predicted_kl >= 0) fmt::print("predicted KL {:.4f} nats per token (check it with kvaq eval)\n", plan.predicted_kl);
+    if (!made.check_line.empty()) fmt::print("{}\n", made.check_line);
+    if (plan.predicted_kl < 0) return;
+    fmt::print("verdict: {} ({} KL {:.4f} nats per token{}{})\n", to_string(verdict_of(plan.predicted_kl, made.same_top)), made.measured ? "measured" : "predicted", plan.predicted_kl,
+               made.same_top < 0 ? "" : fmt::format(", same top token {:.1f} %", 100 * made.same_top), made.worst.empty() ? "" : "; " + made.worst);
+    if (!made.measured) fmt::print("not measured: give a text with -f, or run kvaq eval\n");
 }
 
 ModelStats stats_of(const PlanFlags& flags) {
@@ -56,17 +84,67 @@ ModelStats stats_of(const PlanFlags& flags) {
     return read_stats_of(flags.stats, flags.model, model_fingerprint(flags.model));
 }
 
-void run_plan(const PlanFlags& flags) {
-    require_writable(flags.out);
-    Plan plan;
+std::string worst_place(const DamageModel& model, const Plan& plan) {
+    const std::vector<double> damages = damage_by_layer(model, plan);
+    double sum = 0;
+    for (const double d : damages) sum += d;
+    const auto worst = static_cast<size_t>(std::max_element(damages.begin(), damages.end()) - damages.begin());
+    if (!(sum > 0)) return "";
+    return fmt::format("worst place: {} of layer {}, {:.0f} % of the damage", worst % 2 == 0 ? "keys" : "values", plan.layers[worst / 2].shape.layer, 100 * damages[worst] / sum);
+}
+
+std::unique_ptr<Prober> prober_of(const PlanFlags& flags, llama_model* model) {
+    const std::vector<llama_token> tokens = tokenize_file(model, flags.text);
+    return std::make_unique<Prober>(model, probe_chunks(model, tokens, tokens.size(), flags.check_chunks, flags.check_ctx), flags.n_threads, HandlerFactory{});
+}
+
+/// Measures a plan that no damage model stands behind.
+void measure(const PlanFlags& flags, Made& made) {
+    const ModelPtr model = load_model(flags.model);
+    const ProbeResult found = prober_of(flags, model.get())->measure(made.plan);
+    made.plan.predicted_kl = found.kl.value;
+    made.plan.measured_how = "measured on " + std::to_string(found.n_tokens) + " tokens of " + flags.text;
+    made.same_top = found.same_top;
+    made.measured = true;
+}
+
+Made make_measured(const PlanFlags& flags) {
+    if (flags.budget.empty()) throw Error(ErrorCode::kInvalidArgument, "no budget given", "--budget 3.25bits, 700B/token or 512MiB@32768", "nothing");
+    const PlanRequest request{.budget = parse_budget(flags.budget), .n_ctx = flags.n_ctx, .window = flags.window, .sinks = flags.sinks};
+    const ModelStats stats = stats_of(flags);
+    DamageModel damage(stats, flags.policy == "measured" ? CodecFamily::kTransform : CodecFamily::kAffine);
+    Made made;
+    if (flags.text.empty()) {
+        made.plan = solve_plan(damage, request);
+        made.worst = worst_place(damage, made.plan);
+        return made;
+    }
+    (void)solve_plan(damage, request);  // an impossible budget is said before the model is loaded
+    const ModelPtr model = load_model(flags.model);
+    const std::unique_ptr<Prober> prober = prober_of(flags, model.get());
+    Progress progress("check");
+    CheckedPlan checked = check_and_repair(damage, request, *prober, flags.refine < 0 ? 1 : static_cast<size_t>(flags.refine), flags.refine > 0,
+                                           [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
+    made.worst = worst_place(damage, checked.plan);
+    made.same_top = checked.measured.same_top;
+    made.measured = true;
+    made.check_line = fmt::format("predicted KL {:.4f}, measured {:.4f}{}", checked.predicted, checked.first_kl,
+                                  checked.rounds == 0 ? std::string() : fmt::format("; after {} repair{}: {:.4f}", checked.rounds, checked.rounds == 1 ? "" : "s", checked.measured.kl.value));
+    made.plan = std::move(checked.plan);
+    return made;
+}
+
+Made make_plan(const PlanFlags& flags) {
+    if (flags.policy == "measured" || flags.policy == "measured-affine") return make_measured(flags);
+    Made made;
     if (flags.policy.rfind("uniform:", 0) == 0) {
         ModelShape shape = read_model_shape(flags.model);
         shape.fingerprint = model_fingerprint(flags.model);
-        plan = make_uniform_plan(parse_preset(flags.policy.substr(8)), shape);
-        plan.fingerprint = shape.fingerprint;
+        made.plan = make_uniform_plan(parse_preset(flags.policy.substr(8)), shape);
+        made.plan.fingerprint = shape.fingerprint;
     } else if (is_norm_policy(flags.policy)) {
         std::vector<std::string> warnings;
-        plan = norm_policy_plan({.policy = flags.policy, .model = flags.model, .stats = flags.stats, .window = flags.window, .sinks = flags.sinks}, warnings);
+        made.plan = norm_policy_plan({.policy = flags.policy, .model = flags.model, .stats = flags.stats, .window = flags.window, .sinks = flags.sinks}, warnings);
         for (const std::string& warning : warnings) fmt::print(stderr, "kvaq: warning: {}\n", warning);
     } else if (flags.policy.rfind("transform:", 0) == 0) {
         double key = -1;
@@ -74,19 +152,29 @@ void run_plan(const PlanFlags& flags) {
         if (std::sscanf(flags.policy.c_str(), "transform:k%lfv%lf", &key, &value) != 2 || !(key >= 0) || !(value >= 0)) {
             throw Error(ErrorCode::kInvalidArgument, "unreadable policy", "transform:k<bits>v<bits>, e.g. transform:k4v2.5", "'" + flags.policy + "'");
         }
-        plan = uniform_transform_plan(stats_of(flags), key, value, flags.window, flags.sinks);
-    } else if (flags.policy == "measured" || flags.policy == "measured-affine") {
-        if (flags.budget.empty()) throw Error(ErrorCode::kInvalidArgument, "no budget given", "--budget 3.25bits, 700B/token or 512MiB@32768", "nothing");
-        plan = solve_plan(stats_of(flags), {.budget = parse_budget(flags.budget),
-                                  .n_ctx = flags.n_ctx,
-                                  .window = flags.window,
-                                  .sinks = flags.sinks,
-                                  .family = flags.policy == "measured" ? CodecFamily::kTransform : CodecFamily::kAffine});
+        const ModelStats stats = stats_of(flags);
+        made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, flags.window, flags.sinks);
     } else {
         throw Error(ErrorCode::kInvalidArgument, "unknown policy", "measured, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]", "'" + flags.policy + "'");
     }
-    if (!flags.out.empty()) write_plan(plan, flags.out);
-    print_plan(plan, flags.n_ctx);
+    if (!flags.text.empty()) measure(flags, made);
+    return made;
+}
+
+void run_plan(const PlanFlags& flags) {
+    require_writable(flags.out);
+    quiet_llama(flags.verbose);
+    announce_plans(flags.verbose);
+    if (flags.frontier) {
+        if (flags.text.empty()) throw Error(ErrorCode::kInvalidArgument, "a frontier is measured", "-f TEXT, which is not the calibration text", "no text");
+        const ModelStats stats = stats_of(flags);
+        run_frontier({.model = flags.model, .text = flags.text, .out = flags.frontier_out, .stats = stats, .n_ctx = flags.check_ctx, .n_chunks = flags.check_chunks,
+                      .window = flags.window, .sinks = flags.sinks, .n_threads = flags.n_threads});
+        return;
+    }
+    const Made made = make_plan(flags);
+    if (!flags.out.empty()) write_plan(made.plan, flags.out);
+    print_plan(made, flags.n_ctx);
     if (!flags.out.empty()) fmt::print("wrote {}\n", flags.out);
 }
 
@@ -94,15 +182,24 @@ void run_plan(const PlanFlags& flags) {
 
 void add_plan(CLI::App& app) {
     auto flags = std::make_shared<PlanFlags>();
+    flags->n_threads = default_threads();
     CLI::App* verb = app.add_subcommand("plan", "bits for every layer, side and head under a budget");
     verb->add_option("-m,--model", flags->model, "GGUF model")->required();
     verb->add_option("--stats", flags->stats, "statistics of kvaq calibrate");
     verb->add_option("--budget", flags->budget, "3.25bits (per element, everything counted), 700B/token or 512MiB@32768");
     verb->add_option("--policy", flags->policy, "measured (fitted transform codecs), measured-affine (no fitted tables), transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]: the paper's allocator on weight norms, or on cache norms with --stats")->capture_default_str();
+    verb->add_option("-f,--file", flags->text, "text to measure the plan on (its end): a joint check, with repairs where the prediction fails by more than 30 %");
+    verb->add_option("--check-ctx", flags->check_ctx, "tokens per chunk of the check")->check(CLI::Range(16, 1 << 20))->capture_default_str();
+    verb->add_option("--check-chunks", flags->check_chunks, "chunks of the check")->check(CLI::Range(1, 1 << 10))->capture_default_str();
+    verb->add_option("--refine", flags->refine, "rounds of measured repair (9 measurements each), even where the prediction holds; 0: none")->check(CLI::Range(0, 16));
+    verb->add_flag("--frontier", flags->frontier, "measure KL against bits for 8 budgets beside uniform plans, the paper's allocators and llama.cpp's types");
+    verb->add_option("--frontier-out", flags->frontier_out, "writes <this>.md, .json and .svg")->capture_default_str();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write");
     verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_option("--window", flags->window, "newest tokens kept in f16")->check(CLI::NonNegativeNumber)->capture_default_str();
     verb->add_option("--sinks", flags->sinks, "first tokens kept in f16")->check(CLI::NonNegativeNumber)->capture_default_str();
+    verb->add_option("-t,--threads", flags->n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
+    verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");
     verb->callback([flags] { run_plan(*flags); });
 }
 

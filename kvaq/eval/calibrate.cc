@@ -1,13 +1,15 @@
 #include "kvaq/eval/calibrate.h"
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
 #include "kvaq/base/sha256.h"
-#include "kvaq/eval/divergence.h"
+#include "kvaq/eval/prober.h"
 #include "kvaq/eval/session.h"
-#include "kvaq/plan/plan.h"
+#include "kvaq/plan/planner.h"
 #include "kvaq/stats/collector.h"
 #include "kvaq/stats/transform_fit.h"
 
@@ -17,120 +19,176 @@ namespace {
 constexpr size_t kBatch = 512;
 constexpr int32_t kProbeSinks = 4;
 constexpr size_t kMaxTokens = size_t{1} << 31;
-constexpr double kProbeBits = 2;  // low enough to stand out from the floor
+constexpr double kBaseBits = 3;
+constexpr double kProbeBits = 1;     // low enough to stand out
+constexpr double kNotMeasured = -1;
+constexpr size_t kProbesPerSave = 10;
+constexpr std::array kJointBits = {1.0, 2.0, 3.0, 4.0};
 
-HandlerFactory fixed_plan(const Plan& plan) {
-    return [plan](const ModelShape&, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> { return make_kv_cache(plan, options); };
-}
-
-/// Log-probabilities of the scored positions of the probe chunks, one plan after the other against the f16 plan's.
-class Prober {
-  public:
-    Prober(llama_model* model, const CalibrateRequest& request, std::span<const llama_token> tokens) : model_(model), request_(request) {
-        for (size_t i = 0; i < request.probe_chunks; ++i) chunks_.push_back(chunk_of(model, tokens, i, request.probe_ctx));
-    }
-
-    /// Mean KL of the plan; the first call makes the reference and returns 0.
-    double kl(const Plan& plan) {
-        const ContextPtr ctx = make_context(model_, {.n_ctx = static_cast<uint32_t>(request_.probe_ctx), .n_batch = kBatch, .n_seq_max = 1, .n_threads = request_.n_threads},
-                                            fixed_plan(plan));
-        const size_t first = request_.probe_ctx / 2;
-        const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_)));
-        const size_t n_scored = request_.probe_ctx - first;
-        const bool reference = reference_.empty();
-        if (reference) reference_.resize(chunks_.size() * n_scored * n_vocab);
-        std::vector<float> own(n_vocab);
-        double sum = 0;
-        for (size_t i = 0; i < chunks_.size(); ++i) {
-            decode_chunk(ctx.get(), chunks_[i], kBatch, first, [&](size_t position, std::span<const float> logits) {
-                const std::span<float> log_p(&reference_[(i * n_scored + position - first) * n_vocab], n_vocab);
-                if (reference) {
-                    (void)log_softmax(logits, log_p);
-                } else {
-                    (void)log_softmax(logits, own);
-                    sum += kl_divergence(log_p, own);
-                }
-            });
-        }
-        return sum / static_cast<double>(chunks_.size() * n_scored);
-    }
-
-  private:
-    llama_model* model_;
-    const CalibrateRequest& request_;
-    std::vector<std::vector<llama_token>> chunks_;
-    std::vector<float> reference_;
-};
-
-Plan probe_plan(const ModelShape& shape) {
-    Plan plan = make_uniform_plan(parse_preset("f16"), shape);
-    plan.name = "probe";
-    plan.sinks = kProbeSinks;
-    return plan;
-}
-
-}  // namespace
-
-ModelStats calibrate(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress) {
-    const bool probes_fit = !request.probes || (request.probe_ctx >= 16 && request.probe_chunks >= 1 && request.probe_chunks < kMaxTokens / request.probe_ctx);
+void check(const CalibrateRequest& request) {
+    const bool probes_fit = !request.probes || (request.probe_ctx >= 16 && request.probe_chunks >= 1 && request.probe_chunks < kMaxTokens / request.probe_ctx &&
+                                                request.joint_ctx >= 16 && request.joint_chunks < kMaxTokens / request.joint_ctx);
     if (request.n_ctx < 16 || request.n_ctx > kMaxTokens || request.n_chunks < 1 || !probes_fit) {
         throw Error(ErrorCode::kInvalidArgument, "nothing to measure", "-c of at least 16, --chunks and --probe-chunks of at least 1",
                     "-c " + std::to_string(request.n_ctx) + " --chunks " + std::to_string(request.n_chunks) + " --probe-chunks " + std::to_string(request.probe_chunks),
                     "--no-probes leaves the probes out");
     }
-    const ModelPtr model = load_model(request.model);
-    const ModelShape shape = model_shape_of(model.get());
-    const std::string text_sha256 = sha256_hex(read_file(request.text));
-    const std::vector<llama_token> tokens = tokenize_file(model.get(), request.text);
-    const size_t n_chunks = std::min(request.n_chunks, tokens.size() / request.n_ctx);
-    const size_t n_probe_tokens = request.probes ? request.probe_ctx * request.probe_chunks : 0;
-    if (n_chunks == 0 || tokens.size() < n_probe_tokens) {
-        throw Error(ErrorCode::kInvalidArgument, "the calibration text is too short", "at least " + std::to_string(std::max(request.n_ctx, n_probe_tokens)) + " tokens",
-                    std::to_string(tokens.size()) + " tokens", "Use a longer text or a smaller -c");
-    }
-    const size_t n_probes = request.probes ? 2 + 2 * shape.layers.size() : 0;
-    const size_t total = n_chunks + n_probes;
-    size_t done = 0;
+}
 
-    StatsCollector* collector = nullptr;
-    const HandlerFactory collecting = [&](const ModelShape& s, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
-        auto made = std::make_unique<StatsCollector>(s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options), request.n_sample_tiles);
-        collector = made.get();
-        return made;
-    };
-    ModelStats stats;
-    {
-        const ContextPtr ctx = make_context(model.get(), {.n_ctx = static_cast<uint32_t>(request.n_ctx), .n_batch = kBatch, .n_seq_max = 1, .n_threads = request.n_threads}, collecting);
-        for (size_t i = 0; i < n_chunks; ++i) {
-            decode_chunk(ctx.get(), chunk_of(model.get(), tokens, i, request.n_ctx), kBatch, request.n_ctx - 1, [](size_t, std::span<const float>) {});
-            progress(++done, total, "statistics");
+/// One calibration: what it has and what it has yet to do.
+class Calibration {
+  public:
+    Calibration(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress, std::optional<ModelStats> started,
+                const std::function<void(const ModelStats&)>& save)
+        : request_(request), progress_(progress), save_(save), started_(std::move(started)) {}
+
+    ModelStats run() {
+        check(request_);
+        model_ = load_model(request_.model);
+        shape_ = model_shape_of(model_.get());
+        const std::string text_sha256 = sha256_hex(read_file(request_.text));
+        tokens_ = tokenize_file(model_.get(), request_.text);
+        n_chunks_ = std::min(request_.n_chunks, tokens_.size() / request_.n_ctx);
+        size_t needed = request_.n_ctx;
+        if (request_.probes) needed = std::max({needed, request_.probe_ctx * request_.probe_chunks, request_.joint_ctx * request_.joint_chunks});
+        if (n_chunks_ == 0 || tokens_.size() < needed) {
+            throw Error(ErrorCode::kInvalidArgument, "the calibration text is too short", "at least " + std::to_string(needed) + " tokens",
+                        std::to_string(tokens_.size()) + " tokens", "Use a longer text or a smaller -c");
         }
-        stats = collector->stats();
-    }
-    stats.text_sha256 = text_sha256;
-    if (!request.probes) return stats;
-
-    stats.probe_bits = kProbeBits;
-    Prober prober(model.get(), request, tokens);
-    (void)prober.kl(probe_plan(shape));
-    progress(++done, total, "reference");
-    Plan tiny = probe_plan(shape);  // 8 bits in one layer: what any perturbation at all costs
-    for (HeadPlan& head : tiny.layers[tiny.layers.size() / 2].heads) head.key = head.value = {.bits = CodeBits::k8, .group = 32};
-    stats.probe_floor = prober.kl(tiny);
-    progress(++done, total, "floor");
-    for (size_t l = 0; l < stats.layers.size(); ++l) {
-        for (const Side side : {Side::kKey, Side::kValue}) {
-            Plan plan = probe_plan(shape);
-            for (size_t h = 0; h < plan.layers[l].heads.size(); ++h) {
-                const FittedTransform fitted = fit_transform(stats.layers[l].heads[h], side, stats.n_sample_tiles);
-                CodecSpec& codec = side == Side::kKey ? plan.layers[l].heads[h].key : plan.layers[l].heads[h].value;
-                codec.transform = make_transform_codec(fitted.fit, rung_at(fitted, kProbeBits).unit_bits);
+        const size_t n_joint = request_.probes && request_.joint_chunks > 0 ? 1 + 3 * kJointBits.size() : 0;
+        total_ = n_chunks_ + (request_.probes ? 1 + 2 * shape_.layers.size() : 0) + n_joint;
+        if (started_ && started_->settings == request_.settings() && started_->text_sha256 == text_sha256 && started_->fingerprint == shape_.fingerprint) {
+            stats_ = std::move(*started_);
+            done_ = n_chunks_;
+            progress_(done_, total_, "statistics (from the interrupted run)");
+        } else {
+            collect();
+            stats_.text_sha256 = text_sha256;
+            stats_.settings = request_.settings();
+            if (request_.probes) {
+                stats_.probe_bits = kProbeBits;
+                stats_.base_bits = kBaseBits;
+                stats_.base_kl = stats_.joint_floor = kNotMeasured;
+                save();
             }
-            (side == Side::kKey ? stats.layers[l].probe.key_kl : stats.layers[l].probe.value_kl) = prober.kl(plan);
-            progress(++done, total, "layer " + std::to_string(stats.layers[l].shape.layer) + " " + to_string(side));
+        }
+        if (!request_.probes) return std::move(stats_);
+        fits_ = fit_all(stats_);
+        probe_layers();
+        if (n_joint > 0) probe_jointly();
+        stats_.joint_floor = std::max(0.0, stats_.joint_floor);
+        return std::move(stats_);
+    }
+
+  private:
+    void save() {
+        if (save_) save_(stats_);
+    }
+
+    void step(const std::string& what, bool measured) {
+        progress_(++done_, total_, what);
+        if (measured && ++since_save_ % kProbesPerSave == 0) save();
+    }
+
+    void collect() {
+        StatsCollector* collector = nullptr;
+        const HandlerFactory collecting = [&](const ModelShape& s, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
+            auto made = std::make_unique<StatsCollector>(s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options), request_.n_sample_tiles);
+            collector = made.get();
+            return made;
+        };
+        const ContextPtr ctx = make_context(model_.get(), {.n_ctx = static_cast<uint32_t>(request_.n_ctx), .n_batch = kBatch, .n_seq_max = 1, .n_threads = request_.n_threads}, collecting);
+        for (size_t i = 0; i < n_chunks_; ++i) {
+            decode_chunk(ctx.get(), chunk_of(model_.get(), tokens_, i, request_.n_ctx), kBatch, request_.n_ctx - 1, [](size_t, std::span<const float>) {});
+            step("statistics", false);
+        }
+        stats_ = collector->stats();
+    }
+
+    [[nodiscard]] Plan f16_plan() const {
+        Plan plan = make_uniform_plan(parse_preset("f16"), shape_);
+        plan.name = "probe";
+        plan.sinks = kProbeSinks;
+        return plan;
+    }
+
+    void probe_layers() {
+        Prober prober(model_.get(), probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.probe_chunks, request_.probe_ctx), request_.n_threads, {});
+        const Plan base = uniform_transform_plan(stats_, fits_, kBaseBits, kBaseBits, 0, kProbeSinks);
+        if (stats_.base_kl < 0) stats_.base_kl = std::max(0.0, prober.measure(base).kl.value);
+        step("base", true);
+        size_t next = 0;
+        for (size_t l = 0; l < stats_.layers.size(); ++l) {
+            for (const Side side : {Side::kKey, Side::kValue}) {
+                double& kl = side == Side::kKey ? stats_.layers[l].probe.key_kl : stats_.layers[l].probe.value_kl;
+                Plan plan = base;
+                for (HeadPlan& head : plan.layers[l].heads) {
+                    const FittedTransform& fitted = fits_[next++];
+                    (side == Side::kKey ? head.key : head.value).transform = make_transform_codec(fitted.fit, rung_at(fitted, kProbeBits).unit_bits);
+                }
+                const bool missing = kl <= LayerProbe::kNotMeasured;
+                if (missing) kl = prober.measure(plan).kl.value - stats_.base_kl;
+                step("layer " + std::to_string(stats_.layers[l].shape.layer) + " " + to_string(side), missing);
+            }
         }
     }
-    return stats;
+
+    void probe_jointly() {
+        Prober prober(model_.get(), probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.joint_chunks, request_.joint_ctx), request_.n_threads, {});
+        if (stats_.joint_floor < 0) stats_.joint_floor = std::max(0.0, prober.measure(f16_plan()).kl.value);
+        step("joint floor", true);
+        size_t next = 0;
+        for (const double bits : kJointBits) {
+            for (const auto& [key, value] : {std::pair(bits, 16.0), std::pair(16.0, bits), std::pair(bits, bits)}) {
+                const bool missing = next++ >= stats_.joint.size();
+                if (missing) {
+                    const double kl = prober.measure(uniform_transform_plan(stats_, fits_, key, value, 0, kProbeSinks)).kl.value;
+                    stats_.joint.push_back({.key_bits = key, .value_bits = value, .kl = kl});
+                }
+                step("all layers at " + std::to_string(static_cast<int>(bits)) + " bits", missing);
+            }
+        }
+    }
+
+    const CalibrateRequest& request_;
+    const std::function<void(size_t, size_t, const std::string&)>& progress_;
+    const std::function<void(const ModelStats&)>& save_;
+    std::optional<ModelStats> started_;
+    ModelPtr model_;
+    ModelShape shape_;
+    std::vector<llama_token> tokens_;
+    size_t n_chunks_ = 0;
+    size_t total_ = 0;
+    size_t done_ = 0;
+    size_t since_save_ = 0;
+    ModelStats stats_;
+    std::vector<FittedTransform> fits_;
+};
+
+}  // namespace
+
+void CalibrateRequest::set(Effort effort) noexcept {
+    if (effort == Effort::kQuick) {
+        n_chunks = 4;
+        probe_chunks = 1;
+    } else if (effort == Effort::kThorough) {
+        n_chunks = 16;
+        n_sample_tiles = 48;
+        probe_chunks = 4;
+        joint_chunks = 4;
+    }
+}
+
+std::string CalibrateRequest::settings() const {
+    const auto product = [](size_t a, size_t b) { return std::to_string(a) + "x" + std::to_string(b); };
+    std::string words = "statistics " + product(n_chunks, n_ctx) + " tokens, " + std::to_string(n_sample_tiles) + " sample tiles";
+    if (probes) words += ", layer probes " + product(probe_chunks, probe_ctx) + ", joint probes " + product(joint_chunks, joint_ctx);
+    return words;
+}
+
+ModelStats calibrate(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress, std::optional<ModelStats> started,
+                     const std::function<void(const ModelStats&)>& save) {
+    return Calibration(request, progress, std::move(started), save).run();
 }
 
 }  // namespace kvaq

@@ -2,11 +2,15 @@
 
 #include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "kvaq/stats/model_stats.h"
 
 namespace kvaq {
+
+/// How much is measured.
+enum class Effort { kQuick, kNormal, kThorough };
 
 struct CalibrateRequest {
     std::string model;
@@ -14,16 +18,27 @@ struct CalibrateRequest {
     size_t n_ctx = 2048;        ///< tokens per chunk of the statistics
     size_t n_chunks = 8;        ///< at most this many; fewer if the text ends
     size_t n_sample_tiles = 24;  ///< per head
-    size_t probe_ctx = 512;     ///< tokens per chunk of a probe; its second half is scored
+    size_t probe_ctx = 512;     ///< tokens per chunk of a layer's probe; its second half is scored; from the text after the statistics' chunks
     size_t probe_chunks = 2;
+    size_t joint_ctx = 2048;    ///< likewise of a joint probe
+    size_t joint_chunks = 1;    ///< 0: no joint probes
     bool probes = true;
     int32_t n_threads = 2;
+
+    /// The numbers of an effort: quick halves the text and the probes, thorough doubles the probes and takes four joint chunks.
+    void set(Effort effort) noexcept;
+    /// Everything that decides the result, as text: a calibration that stopped goes on only with the same.
+    [[nodiscard]] std::string settings() const;
 };
 
-/// Collects moments and sample tiles of K, V and Q over the text, then measures the damage of every layer and side alone: the
-/// mean KL against the f16 plan of the same engine when only that side of that layer is quantized by its fitted
-/// transform codec at 2 bits (four sink tokens in f16). progress(done, total, what) after every chunk or probe. Throws Error: bad model or text, a
-/// text of less than one chunk.
-[[nodiscard]] ModelStats calibrate(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress);
+/// Collects moments and sample tiles of K, V and Q over the text, then measures damage as mean KL:
+///   layer probes  one side of one layer lowered from 3 bits to 1, everything else at 3 bits of the fitted transform codecs
+///   joint probes  all layers' keys, values or both at 1, 2, 3 and 4 bits
+/// against plain llama.cpp with its f16 cache, four sink tokens in f16, on text that the statistics have not seen where it is long enough. progress(done, total, what) after every chunk or probe.
+///   started   what an earlier call with the same settings left behind: what it measured is not measured again
+///   save      called now and then with everything so far, so that the work can go on after an interruption
+/// Throws Error: bad model or text, a text of less than one chunk.
+[[nodiscard]] ModelStats calibrate(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress,
+                                   std::optional<ModelStats> started = std::nullopt, const std::function<void(const ModelStats&)>& save = {});
 
 }  // namespace kvaq

@@ -8,6 +8,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
 #include "kvaq/base/sha256.h"
+#include "kvaq/eval/prober.h"
 #include "kvaq/eval/session.h"
 #include "kvaq/plan/budget.h"
 
@@ -39,6 +40,7 @@ class Comparison {
         for (const std::string& type : request_.types) (void)cache_type(type);  // bad names before long work
         std::vector<HandlerFactory> factories;
         for (const std::string& plan : request_.plans) factories.push_back(plan_factory(plan));
+        for (const Plan& plan : request_.made) factories.push_back(serve_plan(plan));
         model_ = load_model(request_.model);
         result_.shape = model_shape_of(model_.get());
         for (const HandlerFactory& factory : factories) (void)factory(result_.shape, {.n_seq_max = 1, .n_ctx = 1, .max_batch_tokens = 1});  // does it fit?
@@ -58,7 +60,7 @@ class Comparison {
             add(type + " (llama.cpp)", "llama.cpp", llama_cache_bytes(result_.shape, type, request_.n_ctx), request_.n_batch, cache_type(type), {});
         }
         for (size_t i = 0; i < factories.size(); ++i) {
-            add(request_.plans[i], "plan", 0, request_.n_batch, GGML_TYPE_F16, factories[i]);
+            add(i < request_.plans.size() ? request_.plans[i] : request_.made[i - request_.plans.size()].name, "plan", 0, request_.n_batch, GGML_TYPE_F16, factories[i]);
             Runner& runner = runners_.back();
             const KvCache* cache = cache_of(runner.ctx.get());
             KVAQ_CHECK(cache != nullptr);

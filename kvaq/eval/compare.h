@@ -7,6 +7,7 @@
 
 #include "kvaq/base/model_shape.h"
 #include "kvaq/eval/divergence.h"
+#include "kvaq/plan/plan.h"
 
 namespace kvaq {
 
@@ -15,6 +16,7 @@ struct CompareRequest {
     std::string model;
     std::string text;
     std::vector<std::string> plans;  ///< presets or *.plan.gguf files
+    std::vector<Plan> made;          ///< plans that are no file, after those
     std::vector<std::string> types;  ///< llama.cpp cache types
     size_t n_ctx = 4096;
     size_t n_chunks = 4;

@@ -146,6 +146,7 @@ TEST(Calibrate, CountsEveryTokenAndFindsWhatTwoBitsCost) {
     request.n_chunks = 2;
     request.probe_ctx = 64;
     request.probe_chunks = 1;
+    request.joint_ctx = 128;
     size_t last = 0;
     size_t total = 0;
     const ModelStats stats = calibrate(request, [&](size_t done, size_t of, const std::string&) {
@@ -160,13 +161,16 @@ TEST(Calibrate, CountsEveryTokenAndFindsWhatTwoBitsCost) {
     for (const LayerStats& layer : stats.layers) {
         ASSERT_EQ(layer.heads.size(), 3U);
         worst = std::max({worst, layer.probe.key_kl, layer.probe.value_kl});
-        EXPECT_TRUE(layer.probe.key_kl >= 0 && layer.probe.value_kl >= 0) << layer.shape.layer;  // measured, and not NaN
+        EXPECT_TRUE(layer.probe.complete() && std::isfinite(layer.probe.key_kl) && std::isfinite(layer.probe.value_kl)) << layer.shape.layer;  // measured, and not NaN
         for (const HeadStats& head : layer.heads) {
             EXPECT_GT(head.key_norm(), 0.0);
             EXPECT_TRUE(std::isfinite(head.value_norm()));
         }
     }
-    EXPECT_GT(worst, 3 * stats.probe_floor);
+    EXPECT_GT(worst, 0.05 * stats.base_kl) << "one layer at 1 bit is felt";
+    EXPECT_EQ(stats.joint.size(), 12U);
+    EXPECT_LT(stats.joint_floor, stats.joint.back().kl) << "all layers at 4 bits";
+    EXPECT_LT(stats.joint.back().kl, stats.joint[2].kl) << "all layers at 1 bit";
 }
 
 TEST(Session, ChunksAreThoseOfLlamaPerplexity) {

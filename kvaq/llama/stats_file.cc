@@ -1,6 +1,7 @@
 // *.stats.gguf: keys kvaq.stats.*, tensors l<layer>.h<head>.<what> in f64 (moments) and f16 (sample tiles). docs/formats.md.
 #include "kvaq/llama/stats_file.h"
 
+#include <cmath>
 #include <span>
 
 #include "kvaq/base/error.h"
@@ -14,6 +15,7 @@ constexpr int64_t kMaxLayers = 4096;
 constexpr int64_t kMaxHeads = 1024;
 constexpr int64_t kMaxDim = 512;
 constexpr int64_t kMaxTiles = 4096;
+constexpr int64_t kMaxJoint = 1024;
 constexpr size_t kTile = 64;
 
 std::string key(const char* name) { return std::string("kvaq.stats.") + name; }
@@ -34,10 +36,14 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     file.set(key("model_name"), stats.model_name);
     file.set(key("fingerprint"), stats.fingerprint);
     file.set(key("text_sha256"), stats.text_sha256);
+    file.set(key("settings"), stats.settings);
     file.set(key("n_tokens"), stats.n_tokens);
     file.set(key("n_sample_tiles"), static_cast<uint32_t>(stats.n_sample_tiles));
     file.set(key("probe_bits"), stats.probe_bits);
-    file.set(key("probe_floor"), stats.probe_floor);
+    file.set(key("base_bits"), stats.base_bits);
+    file.set(key("base_kl"), stats.base_kl);
+    file.set(key("joint_floor"), stats.joint_floor);
+    file.set(key("n_joint_probes"), static_cast<uint32_t>(stats.joint.size()));
     std::vector<int32_t> shape;
     std::vector<double> probes;
     for (const LayerStats& layer : stats.layers) {
@@ -50,6 +56,9 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     }
     file.set(key("layers"), shape);
     file.add_tensor("probes", std::span<const double>(probes));
+    std::vector<double> joint;
+    for (const JointProbe& probe : stats.joint) joint.insert(joint.end(), {probe.key_bits, probe.value_bits, probe.kl});
+    if (!joint.empty()) file.add_tensor("joint_probes", std::span<const double>(joint));
     for (const LayerStats& layer : stats.layers) {
         for (size_t h = 0; h < layer.heads.size(); ++h) {
             const HeadStats& head = layer.heads[h];
@@ -81,10 +90,24 @@ ModelStats read_stats(const std::string& path) {
     stats.model_name = file.get_string(key("model_name"));
     stats.fingerprint = file.get_string(key("fingerprint"));
     stats.text_sha256 = file.get_string(key("text_sha256"));
+    stats.settings = file.get_string(key("settings"));
     stats.n_tokens = static_cast<uint64_t>(file.get_int(key("n_tokens"), 0, INT64_MAX));
     stats.n_sample_tiles = static_cast<size_t>(file.get_int(key("n_sample_tiles"), 0, kMaxTiles));
     stats.probe_bits = file.get_float(key("probe_bits"));
-    stats.probe_floor = file.get_float(key("probe_floor"));
+    stats.base_bits = file.get_float(key("base_bits"));
+    stats.base_kl = file.get_float(key("base_kl"));
+    stats.joint_floor = file.get_float(key("joint_floor"));
+    const auto n_joint = static_cast<size_t>(file.get_int(key("n_joint_probes"), 0, kMaxJoint));
+    if (n_joint > 0) {
+        const std::vector<double> joint = file.read_f64("joint_probes", 3 * n_joint);
+        for (size_t i = 0; i < n_joint; ++i) {
+            const JointProbe probe{.key_bits = joint[3 * i], .value_bits = joint[3 * i + 1], .kl = joint[3 * i + 2]};
+            if (!(probe.key_bits >= 0 && probe.key_bits <= 16 && probe.value_bits >= 0 && probe.value_bits <= 16 && std::isfinite(probe.kl))) {
+                file.corrupt("joint probe " + std::to_string(i), "0 to 16 bits and a finite KL", "others");
+            }
+            stats.joint.push_back(probe);
+        }
+    }
     const std::vector<int64_t> shape = file.get_ints(key("layers"), 0, INT32_MAX);
     constexpr size_t kFields = 6;
     const size_t n_layers = shape.size() / kFields;

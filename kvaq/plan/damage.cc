@@ -2,83 +2,41 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
-#include <cstdio>
 #include <thread>
 
 #include "kvaq/base/error.h"
-#include "kvaq/plan/budget.h"
-#include "kvaq/plan/solve.h"
 #include "kvaq/stats/distortion.h"
-#include "kvaq/stats/transform_fit.h"
 
 namespace kvaq {
 namespace {
 
 constexpr size_t kTile = kDefaultTileTokens;
+constexpr double kLeastShare = 0.1;  ///< of the mean over a side: a probe that found nothing still costs something
 
-std::string number(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.2f", value);
-    return text;
-}
+size_t dim_of(const HeadStats& head, Side side) { return side == Side::kKey ? head.key_mean.size() : head.value_mean.size(); }
 
-/// One head's candidates: codecs and what each costs in bytes and damage.
-struct Slot {
-    std::vector<CodecSpec> codecs;
-    std::vector<Choice> choices;
-    double probe_noise = 0;
-};
-
-Slot make_slot(const HeadStats& head, Side side, CodecFamily family, double probe_bits, size_t n_sample_tiles) {
-    Slot slot;
-    const FittedTransform fitted = fit_transform(head, side, n_sample_tiles);
-    const TransformChoice probe = rung_at(fitted, probe_bits);
-    slot.probe_noise = probe.cost;
-    const size_t dim = side == Side::kKey ? head.key_mean.size() : head.value_mean.size();
+/// Codecs, bytes, and noise relative to the probe's; the noise of the probe itself goes into `share`.
+void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, const FittedTransform& fitted) {
+    const HeadStats& head = stats.layers[slot.layer].heads[slot.head];
+    const size_t dim = dim_of(head, slot.side);
+    const TransformChoice probe = rung_at(fitted, stats.probe_bits);
+    slot.share = probe.cost;
     if (family == CodecFamily::kAffine) {
         CodecSpec codec_of_probe;
         codec_of_probe.transform = make_transform_codec(fitted.fit, probe.unit_bits);
-        slot.probe_noise = codec_noise(head, side, codec_of_probe, n_sample_tiles);
-        for (const CodecSpec& codec : candidate_codecs()) {
-            slot.codecs.push_back(codec);
-            slot.choices.push_back({.bytes = packed_bytes(codec, side, dim, kTile), .damage = codec_noise(head, side, codec, n_sample_tiles)});
-        }
-        return slot;
-    }
-    for (TransformChoice& rung : transform_ladder(fitted)) {
-        CodecSpec codec;
-        codec.transform = make_transform_codec(fitted.fit, std::move(rung.unit_bits));
-        slot.choices.push_back({.bytes = packed_bytes(codec, side, dim, kTile), .damage = rung.cost});
-        slot.codecs.push_back(std::move(codec));
-    }
-    return slot;
-}
-
-/// Slots of all heads, [layer][side][head] flattened, made by all processors.
-std::vector<Slot> make_slots(const ModelStats& stats, CodecFamily family) {
-    struct Job {
-        const HeadStats* head;
-        Side side;
-    };
-    std::vector<Job> jobs;
-    for (const LayerStats& layer : stats.layers) {
-        for (const Side side : {Side::kKey, Side::kValue}) {
-            for (const HeadStats& head : layer.heads) jobs.push_back({&head, side});
+        slot.share = codec_noise(head, slot.side, codec_of_probe, stats.n_sample_tiles);
+        slot.codecs = candidate_codecs();
+        for (const CodecSpec& codec : slot.codecs) slot.noise.push_back(codec_noise(head, slot.side, codec, stats.n_sample_tiles));
+    } else {
+        for (TransformChoice& rung : transform_ladder(fitted)) {
+            CodecSpec codec;
+            codec.transform = make_transform_codec(fitted.fit, std::move(rung.unit_bits));
+            slot.codecs.push_back(std::move(codec));
+            slot.noise.push_back(rung.cost);
         }
     }
-    std::vector<Slot> slots(jobs.size());
-    std::atomic<size_t> next{0};
-    const auto work = [&] {
-        for (size_t i = next.fetch_add(1); i < jobs.size(); i = next.fetch_add(1)) {
-            slots[i] = make_slot(*jobs[i].head, jobs[i].side, family, stats.probe_bits, stats.n_sample_tiles);
-        }
-    };
-    std::vector<std::jthread> helpers;
-    for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) helpers.emplace_back(work);
-    work();
-    helpers.clear();
-    return slots;
+    for (const CodecSpec& codec : slot.codecs) slot.bytes.push_back(packed_bytes(codec, slot.side, dim, kTile));
+    for (double& noise : slot.noise) noise = slot.share > 0 ? noise / slot.share : 0.0;
 }
 
 }  // namespace
@@ -120,114 +78,104 @@ std::vector<CodecSpec> candidate_codecs() {
     return codecs;
 }
 
-ModelShape shape_of(const ModelStats& stats) {
-    ModelShape shape;
-    shape.architecture = stats.architecture;
-    shape.name = stats.model_name;
-    shape.fingerprint = stats.fingerprint;
-    for (const LayerStats& layer : stats.layers) shape.layers.push_back(layer.shape);
-    return shape;
-}
-
-Plan uniform_transform_plan(const ModelStats& stats, double key_bits, double value_bits, int32_t window, int32_t sinks) {
-    if (stats.n_sample_tiles == 0) throw Error(ErrorCode::kInvalidArgument, "the statistics hold no sample tiles", "a longer calibration text", "none");
-    Plan plan = make_uniform_plan(parse_preset("f16"), shape_of(stats));
-    char name[64];
-    std::snprintf(name, sizeof name, "transform k%.4gv%.4g", key_bits, value_bits);
-    plan.name = name;
-    plan.fingerprint = stats.fingerprint;
-    plan.window = window;
-    plan.sinks = sinks;
-    std::vector<Slot> slots = make_slots(stats, CodecFamily::kTransform);
-    size_t slot = 0;
-    for (LayerPlan& layer : plan.layers) {
-        for (const Side side : {Side::kKey, Side::kValue}) {
-            const double bits = side == Side::kKey ? key_bits : value_bits;
-            for (HeadPlan& head : layer.heads) {
-                const std::vector<CodecSpec>& rungs = slots[slot++].codecs;
-                if (bits >= 16) continue;
-                const auto above = std::find_if(rungs.begin(), rungs.end(), [&](const CodecSpec& c) { return nominal_bits(c) > bits + 1e-9; });
-                (side == Side::kKey ? head.key : head.value) = above == rungs.begin() ? rungs.front() : *(above - 1);
-            }
-        }
-    }
-    return plan;
-}
-
-Plan solve_plan(const ModelStats& stats, const PlanRequest& request) {
-    const auto& [budget, context, window, sinks, family] = request;
-    size_t n_ctx = context;
+DamageModel::DamageModel(const ModelStats& stats, CodecFamily family) : stats_(stats), family_(family) {
     if (stats.probe_bits <= 0 || stats.n_sample_tiles == 0) {
         throw Error(ErrorCode::kInvalidArgument, "the statistics hold no measured damage", "probes of every layer", "none",
                     "Calibrate with a longer text and without --no-probes, or use --policy uniform:k4v4-rot");
     }
-    if (budget.n_tokens > 0) n_ctx = budget.n_tokens;
-    Plan plan = make_uniform_plan(parse_preset("k2v2"), shape_of(stats));
-    plan.tile_tokens = kTile;
-    plan.window = window;
-    plan.sinks = sinks;
-    const CacheBytes probe_bytes = cache_bytes(plan, n_ctx);
-    size_t fixed = 0;
-    size_t packed = 0;
-    for (const LayerBytes& layer : probe_bytes.layers) {
-        fixed += layer.open + layer.sinks;
-        packed += layer.packed_key + layer.packed_value;
+    bool complete = stats.base_kl >= 0 && stats.joint_floor >= 0;
+    for (const LayerStats& layer : stats.layers) complete = complete && layer.probe.complete();
+    if (!complete) {
+        throw Error(ErrorCode::kInvalidArgument, "the statistics are not complete", "a probe of every layer and side", "fewer", "Run the same kvaq calibrate command again: it goes on where it stopped");
     }
-    size_t page = 0;
-    for (const LayerPlan& layer : plan.layers) {
-        for (const HeadPlan& head : layer.heads) {
-            page += packed_bytes(head.key, Side::kKey, layer.shape.head_dim_k, kTile) + packed_bytes(head.value, Side::kValue, layer.shape.head_dim_v, kTile);
+    const std::vector<FittedTransform> fits = fit_all(stats);
+    for (size_t l = 0; l < stats.layers.size(); ++l) {
+        for (const Side side : {Side::kKey, Side::kValue}) {
+            for (size_t h = 0; h < stats.layers[l].heads.size(); ++h) {
+                slots_.emplace_back();
+                slots_.back().layer = l;
+                slots_.back().side = side;
+                slots_.back().head = h;
+            }
         }
     }
-    const size_t n_pages = packed / page;
-    double bytes = budget.amount;
-    std::string unit = "bytes at " + std::to_string(n_ctx) + " tokens";
-    if (budget.unit == Budget::Unit::kEffectiveBits) bytes = budget.amount * static_cast<double>(probe_bytes.elements) / 8;
-    if (budget.unit == Budget::Unit::kBytesPerToken) bytes = budget.amount * static_cast<double>(n_ctx);
-    std::vector<Slot> heads = make_slots(stats, family);
-    std::vector<std::vector<Choice>> slots;
-    size_t tables = 0;
-    for (const LayerStats& layer : stats.layers) {
-        const double least = 0.02 * stats.probe_floor;  // a probe below the floor still costs something
+    KVAQ_CHECK(fits.size() == slots_.size());
+    std::atomic<size_t> next{0};
+    const auto work = [&] {
+        for (size_t i = next.fetch_add(1); i < slots_.size(); i = next.fetch_add(1)) fill_slot(slots_[i], stats, family, fits[i]);
+    };
+    {
+        std::vector<std::jthread> helpers;
+        for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) helpers.emplace_back(work);
+        work();
+    }
+    set_shares();
+    set_curves(fits);
+}
+
+void DamageModel::set_shares() {
+    double total[2] = {0, 0};
+    double mean[2] = {0, 0};
+    for (const LayerStats& layer : stats_.layers) {
+        mean[0] += std::max(0.0, layer.probe.key_kl) / static_cast<double>(stats_.layers.size());
+        mean[1] += std::max(0.0, layer.probe.value_kl) / static_cast<double>(stats_.layers.size());
+    }
+    size_t next = 0;
+    for (const LayerStats& layer : stats_.layers) {
         for (const Side side : {Side::kKey, Side::kValue}) {
-            const double kl = std::max(least, (side == Side::kKey ? layer.probe.key_kl : layer.probe.value_kl) - stats.probe_floor);
-            double probe_noise = 0;
-            for (size_t h = 0; h < layer.heads.size(); ++h) probe_noise += heads[slots.size() + h].probe_noise;
+            const double measured = side == Side::kKey ? layer.probe.key_kl : layer.probe.value_kl;
+            const double kl = std::max({kLeastShare * mean[side == Side::kKey ? 0 : 1], measured, 1e-12});
+            double noise = 0;
+            for (size_t h = 0; h < layer.heads.size(); ++h) noise += slots_[next + h].share;
             for (size_t h = 0; h < layer.heads.size(); ++h) {
-                Slot& slot = heads[slots.size()];
-                for (Choice& choice : slot.choices) choice.damage *= probe_noise > 0 ? kl / probe_noise : 0.0;
-                if (slot.codecs[0].transform != nullptr) tables += slot.codecs[0].transform->fit->bytes();
-                slots.push_back(slot.choices);
+                double& share = slots_[next++].share;
+                share = noise > 0 ? kl * share / noise : 0.0;
             }
+            total[side == Side::kKey ? 0 : 1] += kl;
         }
     }
-    fixed += tables;
-    const double left = bytes - static_cast<double>(fixed);
-    const size_t per_page = left > 0 && n_pages > 0 ? static_cast<size_t>(left / static_cast<double>(n_pages)) : 0;
-    const std::vector<size_t> picked = solve_budget(slots, per_page);
-    if (picked.empty()) {
-        const double floor_bytes = static_cast<double>(fixed + n_pages * smallest_bytes(slots));
-        throw Error(ErrorCode::kBudgetTooSmall, "the budget is below this model's floor at " + std::to_string(n_ctx) + " tokens",
-                    "at least " + number(8 * floor_bytes / static_cast<double>(probe_bytes.elements)) + "bits (" + number(floor_bytes / (1024 * 1024)) + " MiB)",
-                    number(8 * bytes / static_cast<double>(probe_bytes.elements)) + "bits (" + number(bytes / (1024 * 1024)) + " MiB)",
-                    "The smallest plan keeps a window of " + std::to_string(window) + " tokens in f16; a longer context or --window 0 lowers the floor");
-    }
-    size_t slot = 0;
-    double damage = 0;
-    for (size_t l = 0; l < plan.layers.size(); ++l) {
-        for (const Side side : {Side::kKey, Side::kValue}) {
-            for (HeadPlan& head : plan.layers[l].heads) {
-                (side == Side::kKey ? head.key : head.value) = heads[slot].codecs[picked[slot]];
-                damage += slots[slot][picked[slot]].damage;
-                ++slot;
-            }
+    for (DamageSlot& slot : slots_) slot.share /= total[slot.side == Side::kKey ? 0 : 1];
+    key_curve_ = DamageCurve({{1.0, total[0]}});
+    value_curve_ = DamageCurve({{1.0, total[1]}});
+}
+
+void DamageModel::set_curves(const std::vector<FittedTransform>& fits) {
+    const double least = 0.1 * stats_.joint_floor + 1e-9;  // below: lost in the floor, no point
+    const auto noise_at = [&](Side side, double bits) {
+        double noise = 0;
+        for (size_t i = 0; i < slots_.size(); ++i) {
+            if (slots_[i].side != side) continue;
+            const double probe = rung_at(fits[i], stats_.probe_bits).cost;
+            if (probe > 0) noise += slots_[i].share * rung_at(fits[i], bits).cost / probe;
         }
+        return noise;
+    };
+    std::vector<std::pair<double, double>> points[2];
+    for (const JointProbe& probe : stats_.joint) {
+        const double kl = probe.kl - stats_.joint_floor;
+        if (kl < least || (probe.key_bits < 16) == (probe.value_bits < 16)) continue;
+        const bool key = probe.key_bits < 16;
+        points[key ? 0 : 1].emplace_back(noise_at(key ? Side::kKey : Side::kValue, key ? probe.key_bits : probe.value_bits), kl);
     }
-    plan.name = "measured " + number(cache_bytes(plan, n_ctx).effective_bits) + "bits@" + std::to_string(n_ctx);
-    plan.predicted_kl = damage;
-    plan.measured_how = "KL probes of every layer and side (" + number(stats.probe_bits) + " bits), scaled by query-weighted noise; " + std::to_string(stats.n_tokens) + " calibration tokens, text sha256 " +
-                        stats.text_sha256.substr(0, 16);
-    return plan;
+    if (!points[0].empty()) key_curve_ = DamageCurve(points[0]);
+    if (!points[1].empty()) value_curve_ = DamageCurve(points[1]);
+    std::vector<std::pair<double, double>> both;
+    for (const JointProbe& probe : stats_.joint) {
+        const double kl = probe.kl - stats_.joint_floor;
+        if (kl < least || probe.key_bits >= 16 || probe.value_bits >= 16) continue;
+        both.emplace_back(key_curve_(noise_at(Side::kKey, probe.key_bits)) + value_curve_(noise_at(Side::kValue, probe.value_bits)), kl);
+    }
+    if (!both.empty()) cross_ = DamageCurve(both);
+}
+
+double DamageModel::damage(const DamageSlot& slot, size_t codec) const noexcept {
+    return slot.share * (slot.side == Side::kKey ? key_curve_ : value_curve_)(slot.noise[codec]);
+}
+
+void DamageModel::scale_share(size_t layer, Side side, double factor) noexcept {
+    for (DamageSlot& slot : slots_) {
+        if (slot.layer == layer && slot.side == side) slot.share *= factor;
+    }
 }
 
 }  // namespace kvaq

@@ -4,9 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "kvaq/plan/budget_text.h"
+#include "kvaq/plan/damage_curve.h"
 #include "kvaq/plan/plan.h"
 #include "kvaq/stats/model_stats.h"
+#include "kvaq/stats/transform_fit.h"
 
 namespace kvaq {
 
@@ -23,28 +24,46 @@ enum class CodecFamily {
 };
 [[nodiscard]] std::vector<CodecSpec> candidate_codecs();
 
-struct PlanRequest {
-    Budget budget;
-    size_t n_ctx = 8192;  ///< context at which a budget in bits or bytes per token is met (a budget "512MiB@32768" brings its own)
-    int32_t window = 0;
-    int32_t sinks = 4;
-    CodecFamily family = CodecFamily::kTransform;
+/// One (layer, side, KV head) and all the ways to store it.
+struct DamageSlot {
+    size_t layer = 0;  ///< index in ModelStats::layers
+    Side side = Side::kKey;
+    size_t head = 0;
+    double share = 0;                 ///< of its side's damage; they sum to 1 over a side
+    std::vector<CodecSpec> codecs;
+    std::vector<size_t> bytes;        ///< packed_bytes of a tile, by codec
+    std::vector<double> noise;        ///< of the codec / of the probe's codec, by codec
 };
 
-/// A plan under a byte budget from measured statistics.
-///   damage(layer, side, head, codec) = KL measured by the probe of (layer, side), minus the floor,
-///                                      x noise(codec) of the head / sum over heads of noise(probe codec)
-/// since KL is proportional to noise power where it is small. Bytes are exact (packed_bytes), the budget covers everything held
-/// at n_ctx tokens: window, sinks, tiles not sealed yet, tables.
-/// Transform codecs' noise is taken per channel (kvaq/stats/transform_fit.h), affine codecs' by codec_noise(); their tables count.
-/// Throws Error kInvalidArgument (no probes in the statistics), kBudgetTooSmall (with the floor and the smallest plan).
-[[nodiscard]] Plan solve_plan(const ModelStats& stats, const PlanRequest& request);
+/// Predicts the KL of a plan from what calibration measured.
+///   damage(slot, codec) = share(slot) * G_side(noise(codec) / noise(probe codec))
+///   share(slot)         = KL that the probe of its layer and side added, split over heads by noise; normalized over the side
+///   G_side              = DamageCurve through the joint probes: all layers' keys (values) at 1, 2, 3, 4 bits together
+///   KL                  = floor + X(sum of damages),  X through the joint probes of both sides together
+/// The probes say where it hurts, the joint probes how much: layers' damages do not add up, and do not shrink with noise as theory says.
+/// Without joint probes G and X are straight lines, and predictions too low by several times.
+class DamageModel {
+  public:
+    /// Throws Error kInvalidArgument when the statistics hold no probes or no sample tiles.
+    DamageModel(const ModelStats& stats, CodecFamily family);
 
-/// Fitted transform codecs with the same mean bits everywhere, e.g. 4 for keys and 2.5 for values (16: f16): per head the highest rung
-/// that does not exceed them. What the allocation over layers and heads is compared with. Throws Error kInvalidArgument.
-[[nodiscard]] Plan uniform_transform_plan(const ModelStats& stats, double key_bits, double value_bits, int32_t window, int32_t sinks);
+    [[nodiscard]] const std::vector<DamageSlot>& slots() const noexcept { return slots_; }  ///< [layer][side][head] flattened
+    [[nodiscard]] const ModelStats& stats() const noexcept { return stats_; }
+    [[nodiscard]] CodecFamily family() const noexcept { return family_; }
+    [[nodiscard]] double damage(const DamageSlot& slot, size_t codec) const noexcept;
+    /// KL that eval would measure, of a plan whose slots' damages sum to `sum`.
+    [[nodiscard]] double predict(double sum) const noexcept { return stats_.joint_floor + cross_(sum); }
+    /// Multiplies the share of every slot of a layer and side: how a measurement of a plan corrects the model. Shares are not normalized again.
+    void scale_share(size_t layer, Side side, double factor) noexcept;
 
-/// The shape the statistics were made for.
-[[nodiscard]] ModelShape shape_of(const ModelStats& stats);
+  private:
+    void set_shares();
+    void set_curves(const std::vector<FittedTransform>& fits);
+
+    const ModelStats& stats_;
+    CodecFamily family_;
+    std::vector<DamageSlot> slots_;
+    DamageCurve key_curve_, value_curve_, cross_;
+};
 
 }  // namespace kvaq

@@ -26,11 +26,20 @@ struct HeadStats {
     [[nodiscard]] double value_norm() const noexcept;
 };
 
-/// KL that quantizing one side of one layer alone does to the model, measured end to end against the same engine with an f16
-/// plan.
+/// What one side of one layer adds to the KL, measured end to end, when it goes from ModelStats::base_bits to probe_bits while everything else stays
+/// at base_bits. (Alone in an f16 model the same step disappears in the rounding floor.)
 struct LayerProbe {
-    double key_kl = -1;    ///< nats per token; negative = not measured
-    double value_kl = -1;
+    static constexpr double kNotMeasured = -1e9;
+    double key_kl = kNotMeasured;  ///< nats per token; may be slightly negative
+    double value_kl = kNotMeasured;
+    [[nodiscard]] bool complete() const noexcept { return key_kl > kNotMeasured && value_kl > kNotMeasured; }
+};
+
+/// KL of all layers quantized together, by transform codecs of the same mean bits everywhere.
+struct JointProbe {
+    double key_bits = 16;    ///< 16 = keys in f16
+    double value_bits = 16;
+    double kl = 0;           ///< nats per token, against plain llama.cpp with its f16 cache; the floor is still in it
 };
 
 struct LayerStats {
@@ -41,15 +50,19 @@ struct LayerStats {
 
 /// What `kvaq calibrate` measures and `kvaq plan` reads; also a *.stats.gguf file.
 struct ModelStats {
-    static constexpr uint32_t kSchemaVersion = 2;
+    static constexpr uint32_t kSchemaVersion = 3;
     std::string architecture;
     std::string model_name;
     std::string fingerprint;
     std::string text_sha256;       ///< of the calibration text
+    std::string settings;          ///< how much was measured, in words
     uint64_t n_tokens = 0;
     size_t n_sample_tiles = 0;     ///< per head
     double probe_bits = 0;         ///< the probes' codec: the transform fitted to the head, at most that many mean bits; 0 = no probes
-    double probe_floor = 0;        ///< KL of a perturbation too small to matter: rounding elsewhere, subtracted from every probe
+    double base_bits = 0;          ///< what the probes lower from
+    double base_kl = 0;            ///< (negative: not measured yet) KL of everything at base_bits, on the probes' text
+    double joint_floor = 0;        ///< (likewise) KL of our own f16 plan against plain llama.cpp, on the text of the joint probes
+    std::vector<JointProbe> joint;
     std::vector<LayerStats> layers;
 };
 

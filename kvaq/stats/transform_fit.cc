@@ -3,8 +3,10 @@
 #include <Eigen/Dense>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
+#include <thread>
 
 #include "kvaq/base/error.h"
 #include "kvaq/quant/hadamard.h"
@@ -257,10 +259,40 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     return out;
 }
 
+std::vector<FittedTransform> fit_all(const ModelStats& stats) {
+    if (stats.n_sample_tiles == 0) throw Error(ErrorCode::kInvalidArgument, "the statistics hold no sample tiles", "a longer calibration text", "none");
+    struct Job {
+        const HeadStats* head;
+        Side side;
+    };
+    std::vector<Job> jobs;
+    for (const LayerStats& layer : stats.layers) {
+        for (const Side side : {Side::kKey, Side::kValue}) {
+            for (const HeadStats& head : layer.heads) jobs.push_back({&head, side});
+        }
+    }
+    std::vector<FittedTransform> fits(jobs.size());
+    std::atomic<size_t> next{0};
+    const auto work = [&] {
+        for (size_t i = next.fetch_add(1); i < jobs.size(); i = next.fetch_add(1)) fits[i] = fit_transform(*jobs[i].head, jobs[i].side, stats.n_sample_tiles);
+    };
+    std::vector<std::jthread> helpers;
+    for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) helpers.emplace_back(work);
+    work();
+    helpers.clear();
+    return fits;
+}
+
 TransformChoice rung_at(const FittedTransform& fitted, double bits) {
+    const size_t unit = transform_unit(fitted.fit->side);
+    const auto mean_bits = [&](const TransformChoice& rung) {
+        double sum = 0;
+        for (size_t i = 0; i < fitted.fit->dim; ++i) sum += rung.unit_bits[i / unit];
+        return sum / static_cast<double>(fitted.fit->dim);
+    };
     TransformChoice best;
     for (TransformChoice& rung : transform_ladder(fitted)) {
-        if (!best.unit_bits.empty() && make_transform_codec(fitted.fit, rung.unit_bits)->mean_bits() > bits + 1e-9) break;
+        if (!best.unit_bits.empty() && mean_bits(rung) > bits + 1e-9) break;
         best = std::move(rung);
     }
     return best;

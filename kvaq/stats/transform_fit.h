@@ -34,6 +34,10 @@ struct FittedTransform {
 /// Deterministic. Needs sample tiles (n_sample_tiles > 0).
 [[nodiscard]] FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_tiles);
 
+/// fit_transform of every head, [layer][side: K, V][KV head] flattened, by all processors. Throws Error kInvalidArgument when the statistics hold no
+/// sample tiles.
+[[nodiscard]] std::vector<FittedTransform> fit_all(const ModelStats& stats);
+
 /// One rung of a head's ladder: bits per unit, never rising, and their cost.
 struct TransformChoice {
     std::vector<uint8_t> unit_bits;

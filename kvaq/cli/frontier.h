@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "kvaq/stats/model_stats.h"
+
+namespace kvaq {
+
+struct FrontierRequest {
+    std::string model;
+    std::string text;
+    std::string out;  ///< prefix of the files
+    const ModelStats& stats;
+    size_t n_ctx = 2048;
+    size_t n_chunks = 1;
+    int32_t window = 0;
+    int32_t sinks = 4;
+    int32_t n_threads = 2;
+};
+
+/// `kvaq plan --frontier`: measured KL against effective bits for measured plans of 8 budgets, uniform presets, the authors' allocators and llama.cpp's
+/// types, in one run. Prints the table, writes <out>.md, <out>.json and <out>.svg. Throws Error.
+void run_frontier(const FrontierRequest& request);
+
+}  // namespace kvaq

@@ -1,0 +1,138 @@
+#include "kvaq/plan/planner.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "kvaq/base/error.h"
+#include "kvaq/plan/budget.h"
+#include "kvaq/plan/solve.h"
+
+namespace kvaq {
+namespace {
+
+std::string number(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.2f", value);
+    return text;
+}
+
+/// A budget as bytes of sealed tiles.
+struct Room {
+    size_t n_ctx = 0;
+    double bytes = 0;       ///< the budget, in bytes at n_ctx tokens
+    double fixed = 0;       ///< spent whatever the codecs are: pages in f16, sinks, tables
+    size_t n_pages = 0;     ///< sealed
+    double elements = 0;
+    [[nodiscard]] size_t per_page() const {
+        return bytes > fixed && n_pages > 0 ? static_cast<size_t>((bytes - fixed) / static_cast<double>(n_pages)) : 0;
+    }
+};
+
+Room room_of(const DamageModel& model, const PlanRequest& request, const Plan& plan) {
+    Room room;
+    room.n_ctx = request.budget.n_tokens > 0 ? request.budget.n_tokens : request.n_ctx;
+    const CacheBytes all = cache_bytes(plan, room.n_ctx);
+    size_t packed = 0;
+    size_t page = 0;
+    for (const LayerBytes& layer : all.layers) {
+        room.fixed += static_cast<double>(layer.open + layer.sinks);
+        packed += layer.packed_key + layer.packed_value;
+    }
+    for (const LayerPlan& layer : plan.layers) {
+        for (const HeadPlan& head : layer.heads) {
+            page += packed_bytes(head.key, Side::kKey, layer.shape.head_dim_k, plan.tile_tokens) + packed_bytes(head.value, Side::kValue, layer.shape.head_dim_v, plan.tile_tokens);
+        }
+    }
+    for (const DamageSlot& slot : model.slots()) {
+        if (slot.codecs[0].transform != nullptr) room.fixed += static_cast<double>(slot.codecs[0].transform->fit->bytes());
+    }
+    room.n_pages = packed / page;
+    room.elements = static_cast<double>(all.elements);
+    room.bytes = request.budget.amount;
+    if (request.budget.unit == Budget::Unit::kEffectiveBits) room.bytes = request.budget.amount * room.elements / 8;
+    if (request.budget.unit == Budget::Unit::kBytesPerToken) room.bytes = request.budget.amount * static_cast<double>(room.n_ctx);
+    return room;
+}
+
+Plan empty_plan(const ModelStats& stats, const char* preset, int32_t window, int32_t sinks) {
+    Plan plan = make_uniform_plan(parse_preset(preset), shape_of(stats));
+    plan.fingerprint = stats.fingerprint;
+    plan.tile_tokens = kDefaultTileTokens;
+    plan.window = window;
+    plan.sinks = sinks;
+    return plan;
+}
+
+}  // namespace
+
+ModelShape shape_of(const ModelStats& stats) {
+    ModelShape shape;
+    shape.architecture = stats.architecture;
+    shape.name = stats.model_name;
+    shape.fingerprint = stats.fingerprint;
+    for (const LayerStats& layer : stats.layers) shape.layers.push_back(layer.shape);
+    return shape;
+}
+
+Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTransform>& fits, double key_bits, double value_bits, int32_t window, int32_t sinks) {
+    Plan plan = empty_plan(stats, "f16", window, sinks);
+    char name[64];
+    std::snprintf(name, sizeof name, "transform k%.4gv%.4g", key_bits, value_bits);
+    plan.name = name;
+    size_t next = 0;
+    for (LayerPlan& layer : plan.layers) {
+        for (const Side side : {Side::kKey, Side::kValue}) {
+            const double bits = side == Side::kKey ? key_bits : value_bits;
+            for (HeadPlan& head : layer.heads) {
+                const FittedTransform& fitted = fits[next++];
+                if (bits < 16) (side == Side::kKey ? head.key : head.value).transform = make_transform_codec(fitted.fit, rung_at(fitted, bits).unit_bits);
+            }
+        }
+    }
+    return plan;
+}
+
+Plan solve_plan(const DamageModel& model, const PlanRequest& request) {
+    const ModelStats& stats = model.stats();
+    Plan plan = empty_plan(stats, "k2v2", request.window, request.sinks);
+    const Room room = room_of(model, request, plan);
+    std::vector<std::vector<Choice>> choices;
+    for (const DamageSlot& slot : model.slots()) {
+        std::vector<Choice>& own = choices.emplace_back();
+        for (size_t i = 0; i < slot.codecs.size(); ++i) own.push_back({.bytes = slot.bytes[i], .damage = model.damage(slot, i)});
+    }
+    const std::vector<size_t> picked = solve_budget(choices, room.per_page());
+    if (picked.empty()) {
+        const double floor_bytes = room.fixed + static_cast<double>(room.n_pages * smallest_bytes(choices));
+        throw Error(ErrorCode::kBudgetTooSmall, "the budget is below this model's floor at " + std::to_string(room.n_ctx) + " tokens",
+                    "at least " + number(8 * floor_bytes / room.elements) + "bits (" + number(floor_bytes / (1024 * 1024)) + " MiB)",
+                    number(8 * room.bytes / room.elements) + "bits (" + number(room.bytes / (1024 * 1024)) + " MiB)",
+                    "The smallest plan keeps a window of " + std::to_string(request.window) + " tokens in f16; a longer context or --window 0 lowers the floor");
+    }
+    double damage = 0;
+    for (size_t i = 0; i < picked.size(); ++i) {
+        const DamageSlot& slot = model.slots()[i];
+        HeadPlan& head = plan.layers[slot.layer].heads[slot.head];
+        (slot.side == Side::kKey ? head.key : head.value) = slot.codecs[picked[i]];
+        damage += choices[i][picked[i]].damage;
+    }
+    plan.name = "measured " + number(cache_bytes(plan, room.n_ctx).effective_bits) + "bits@" + std::to_string(room.n_ctx);
+    plan.predicted_kl = model.predict(damage);
+    plan.measured_how = "KL probes of every layer and side (" + number(stats.base_bits) + " to " + number(stats.probe_bits) + " bits) and " + std::to_string(stats.joint.size()) +
+                        " joint probes, by query-weighted noise; " + std::to_string(stats.n_tokens) + " calibration tokens, text sha256 " + stats.text_sha256.substr(0, 16);
+    return plan;
+}
+
+std::vector<double> damage_by_layer(const DamageModel& model, const Plan& plan) {
+    std::vector<double> sums(2 * plan.layers.size(), 0.0);
+    for (const DamageSlot& slot : model.slots()) {
+        const HeadPlan& head = plan.layers[slot.layer].heads[slot.head];
+        const CodecSpec& codec = slot.side == Side::kKey ? head.key : head.value;
+        const auto at = std::find(slot.codecs.begin(), slot.codecs.end(), codec);
+        KVAQ_CHECK(at != slot.codecs.end());
+        sums[2 * slot.layer + (slot.side == Side::kKey ? 0 : 1)] += model.damage(slot, static_cast<size_t>(at - slot.codecs.begin()));
+    }
+    return sums;
+}
+
+}  // namespace kvaq

@@ -1,0 +1,131 @@
+#include "kvaq/plan/planner.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+
+#include "kvaq/base/error.h"
+#include "kvaq/plan/budget.h"
+#include "kvaq/plan/verdict.h"
+#include "kvaq/stats/stats_samples.h"
+
+namespace kvaq {
+namespace {
+
+constexpr size_t kLayers = 3;
+constexpr size_t kDim = 64;
+
+/// Layer 1's keys hurt most; joint probes as a real model's: more than the sum of the layers', and falling less than noise does.
+ModelStats sample_stats() {
+    ModelStats stats;
+    stats.architecture = "llama";
+    stats.model_name = "sample";
+    stats.fingerprint = "f00d";
+    stats.text_sha256 = std::string(64, '0');
+    stats.n_tokens = 4096;
+    stats.n_sample_tiles = kSampleTiles;
+    stats.probe_bits = 1;
+    stats.base_bits = 3;
+    stats.base_kl = 0.05;
+    stats.joint_floor = 0.003;
+    for (size_t l = 0; l < kLayers; ++l) {
+        LayerStats layer;
+        layer.shape = {.layer = static_cast<int32_t>(l), .n_heads = 4, .n_kv_heads = 2, .head_dim_k = kDim, .head_dim_v = kDim, .sliding_window = 0};
+        for (unsigned h = 0; h < 2; ++h) layer.heads.push_back(correlated_head(kDim, static_cast<unsigned>(10 * l) + h));
+        layer.probe = {.key_kl = l == 1 ? 0.2 : 0.02, .value_kl = 0.01};
+        stats.layers.push_back(std::move(layer));
+    }
+    for (const auto& [bits, key, value] : {std::array{1.0, 1.2, 0.3}, std::array{2.0, 0.5, 0.1}, std::array{3.0, 0.18, 0.04}, std::array{4.0, 0.06, 0.015}}) {
+        stats.joint.push_back({.key_bits = bits, .value_bits = 16, .kl = stats.joint_floor + key});
+        stats.joint.push_back({.key_bits = 16, .value_bits = bits, .kl = stats.joint_floor + value});
+        stats.joint.push_back({.key_bits = bits, .value_bits = bits, .kl = stats.joint_floor + 1.2 * (key + value)});
+    }
+    return stats;
+}
+
+PlanRequest bits_of(double bits, size_t n_ctx = 32768) { return {.budget = {.unit = Budget::Unit::kEffectiveBits, .amount = bits, .n_tokens = 0}, .n_ctx = n_ctx}; }
+
+double mean_bits(const Plan& plan, size_t layer, Side side) {
+    double sum = 0;
+    for (const HeadPlan& head : plan.layers[layer].heads) sum += nominal_bits(side == Side::kKey ? head.key : head.value);
+    return sum / static_cast<double>(plan.layers[layer].heads.size());
+}
+
+TEST(Planner, NeverExceedsTheBudgetAndMoreBudgetNeverPredictsMoreDamage) {
+    const ModelStats stats = sample_stats();
+    for (const CodecFamily family : {CodecFamily::kTransform, CodecFamily::kAffine}) {
+        const DamageModel model(stats, family);
+        double last = 1e9;
+        for (double bits = 1.75; bits < 7; bits += 0.25) {
+            const Plan plan = solve_plan(model, bits_of(bits));
+            EXPECT_LE(cache_bytes(plan, 32768).effective_bits, bits + 1e-9);
+            EXPECT_GT(cache_bytes(plan, 32768).effective_bits, bits - 0.3);
+            EXPECT_LE(plan.predicted_kl, last);
+            EXPECT_GE(plan.predicted_kl, stats.joint_floor);
+            last = plan.predicted_kl;
+        }
+    }
+}
+
+TEST(Planner, SpendsMoreWhereProbesFoundMoreDamage) {
+    const ModelStats stats = sample_stats();
+    const DamageModel model(stats, CodecFamily::kTransform);
+    const Plan plan = solve_plan(model, bits_of(3));
+    EXPECT_GT(mean_bits(plan, 1, Side::kKey), mean_bits(plan, 0, Side::kKey) + 0.5);
+    EXPECT_GT(mean_bits(plan, 1, Side::kKey), mean_bits(plan, 1, Side::kValue) + 0.5);
+    const std::vector<double> damages = damage_by_layer(model, plan);
+    ASSERT_EQ(damages.size(), 2 * kLayers);
+    EXPECT_NEAR(model.predict(std::accumulate(damages.begin(), damages.end(), 0.0)), plan.predicted_kl, 1e-12);
+}
+
+TEST(Planner, PredictsWhatTheJointProbesMeasured) {
+    const ModelStats stats = sample_stats();
+    const DamageModel model(stats, CodecFamily::kTransform);
+    const std::vector<FittedTransform> fits = fit_all(stats);
+    for (const JointProbe& probe : stats.joint) {
+        if (probe.key_bits >= 16 || probe.value_bits >= 16) continue;
+        const Plan plan = uniform_transform_plan(stats, fits, probe.key_bits, probe.value_bits, 0, 4);
+        const std::vector<double> damages = damage_by_layer(model, plan);
+        const double predicted = model.predict(std::accumulate(damages.begin(), damages.end(), 0.0));
+        EXPECT_NEAR(predicted / probe.kl, 1.0, 0.15) << probe.key_bits;
+    }
+}
+
+TEST(Planner, ACorrectedShareMovesBits) {
+    const ModelStats stats = sample_stats();
+    DamageModel model(stats, CodecFamily::kTransform);
+    const double before = mean_bits(solve_plan(model, bits_of(3)), 2, Side::kValue);
+    model.scale_share(2, Side::kValue, 30);
+    EXPECT_GT(mean_bits(solve_plan(model, bits_of(3)), 2, Side::kValue), before + 0.5);
+}
+
+TEST(Planner, RefusesABudgetBelowTheFloorAndStatisticsWithHoles) {
+    ModelStats stats = sample_stats();
+    {
+        const DamageModel model(stats, CodecFamily::kTransform);
+        EXPECT_THROW((void)solve_plan(model, bits_of(0.1)), Error);
+    }
+    stats.layers[1].probe.value_kl = LayerProbe::kNotMeasured;
+    try {
+        const DamageModel model(stats, CodecFamily::kTransform);
+        FAIL();
+    } catch (const Error& error) {
+        EXPECT_NE(std::string(error.what()).find("not complete"), std::string::npos);
+    }
+    stats.probe_bits = 0;
+    EXPECT_THROW(DamageModel(stats, CodecFamily::kAffine), Error);
+}
+
+TEST(Verdict, FollowsKlAndAgreement) {
+    EXPECT_EQ(verdict_of(0.004), Verdict::kSafe);
+    EXPECT_EQ(verdict_of(0.05), Verdict::kWithCare);
+    EXPECT_EQ(verdict_of(0.5), Verdict::kNotRecommended);
+    EXPECT_EQ(verdict_of(0.004, 0.97), Verdict::kSafe);
+    EXPECT_EQ(verdict_of(0.004, 0.90), Verdict::kWithCare);
+    EXPECT_EQ(verdict_of(0.004, 0.80), Verdict::kNotRecommended);
+    EXPECT_EQ(to_string(Verdict::kWithCare), "usable with care");
+}
+
+}  // namespace
+}  // namespace kvaq
