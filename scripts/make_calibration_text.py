@@ -42,8 +42,9 @@ def pieces(text):
 novel = pieces((ROOT / "data/moby-excerpt.txt").read_text())
 own = [piece for name in OWN for piece in pieces((ROOT / name).read_text())[:8]]
 mixed = []
-for i, text in enumerate(generated()):
-    mixed.append(text)
+texts = generated()
+for i in range(len(texts)):
+    mixed.append(texts[i * 7 % len(texts)])  # genres in turn: the statistics read the beginning, the probes what follows
     if i < len(own):
         mixed.append(own[i])
     mixed.append(novel[2 * i % len(novel)])

@@ -19,7 +19,7 @@ namespace kvaq {
 namespace {
 
 constexpr std::array kBudgets = {2.25, 2.5, 3.0, 3.25, 3.5, 4.0, 4.5, 5.5};
-constexpr std::array kUniform = {"k2v2-rot", "k3v2-rot", "k3v3-rot", "k4v2-rot", "k4v4-rot", "k2v4-rot", "k5v4-rot", "k6v5-rot"};
+constexpr std::array kUniform = {"k2v2-g128-rot", "k3v2-g128-rot", "k3v3-g128-rot", "k4v2-g128-rot", "k4v2-rot", "k4v3-g128-rot", "k4v4-g128-rot", "k5v4-g128-rot", "k2v4-g128-rot", "k6v5-g128-rot"};
 
 /// Measured plans first, then the authors'; the budgets that lie below the floor are left out.
 std::vector<Plan> make_plans(const FrontierRequest& request, size_t& n_measured) {
@@ -53,7 +53,7 @@ void run_frontier(const FrontierRequest& request) {
     compared.types = {"q8_0", "q5_1", "q5_0", "q4_1", "q4_0"};
     compared.n_ctx = request.n_ctx;
     compared.n_chunks = request.n_chunks;
-    compared.n_batch = 256;
+    compared.n_batch = 128;  // every row keeps a batch of logits
     compared.n_threads = request.n_threads;
     compared.control = false;
     const std::string suffix = (request.window > 0 ? fmt::format("-w{}", request.window) : "") + (request.sinks > 0 ? fmt::format("-s{}", request.sinks) : "");
