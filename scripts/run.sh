@@ -18,15 +18,19 @@ step() { printf '\n== %s\n' "$*"; }
 mkdir -p out
 started=$SECONDS
 
-step "1/4 measuring keys, values and queries of $name (about 5 minutes)"
-"$KVAQ" calibrate -m "$MODEL" -f data/moby-excerpt.txt -t "$THREADS" -o "$stats"
+step "1/4 measuring keys, values and queries of $name (about 5 minutes, once)"
+if [ "$stats" -nt "$MODEL" ] && "$KVAQ" inspect "$stats" >/dev/null 2>&1; then
+    echo "$stats is there (delete it to measure again)"
+else
+    "$KVAQ" calibrate -m "$MODEL" -t "$THREADS" -o "$stats"
+fi
 
-step "2/4 planning bits per layer, side and head for $BUDGET (seconds)"
-"$KVAQ" plan -m "$MODEL" --stats "$stats" --budget "$BUDGET" -c 4096 -o "$plan"
+step "2/4 planning bits per layer, side and head for $BUDGET, and measuring the plan (half a minute)"
+"$KVAQ" plan -m "$MODEL" --stats "$stats" --budget "$BUDGET" -c 4096 --check -t "$THREADS" -o "$plan"
 
 step "3/4 comparing with llama.cpp's own cache types on a text that the plan has not seen (some minutes)"
 "$KVAQ" eval -m "$MODEL" -f data/wiki-excerpt.txt -c 4096 --chunks 1 --no-control -t "$THREADS" \
-    --plan "$plan,k4v4-rot-s4,k4v2-rot-s4,k2v4-rot-s4" --types q8_0,q5_1,q4_0 --json out/eval.json --md out/report.md
+    --plan "$plan,k4v4-lm-s4,k4v2-rot-s4,k2v4-rot-s4" --types q8_0,q5_1,q4_0 --json out/eval.json --md out/report.md
 
 step "4/4 answering a prompt with an unmodified llama-completion on the packed cache"
 "$KVAQ" run --plan "$plan" -m "$MODEL" -t "$THREADS" -c 2048 -n 48 --temp 0 -no-cnv -p "$PROMPT" 2>out/run.log | tee out/answer.txt || {

@@ -75,7 +75,7 @@ void run_calibrate(const CalibrateFlags& flags) {
         }
     }
     fmt::print("{}: {} tokens of {}. Mean norm per token: keys {:.2f}, values {:.2f}; keys are larger in {} of {} heads. Wrote {}\n", stats.model_name, stats.n_tokens,
-               request.text, key / static_cast<double>(n), value / static_cast<double>(n), larger, n, flags.out);
+               request.text.empty() ? "the built-in text" : request.text, key / static_cast<double>(n), value / static_cast<double>(n), larger, n, flags.out);
 }
 
 }  // namespace
@@ -86,7 +86,7 @@ void add_calibrate(CLI::App& app) {
     request.n_threads = default_threads();
     CLI::App* verb = app.add_subcommand("calibrate", "measure K, V and Q of every layer and head, and what quantizing each layer costs");
     verb->add_option("-m,--model", request.model, "GGUF model")->required();
-    verb->add_option("-f,--file", request.text, "calibration text (never the text you evaluate on)")->required();
+    verb->add_option("-f,--file", request.text, "calibration text (never the text you evaluate on); without: a built-in text of many genres");
     verb->add_option("-o,--output", flags->out, "*.stats.gguf to write")->required();
     verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_option("--effort", flags->effort, "quick, normal or thorough: how much text and how many probes")->check(CLI::IsMember({"quick", "normal", "thorough"}))->capture_default_str();

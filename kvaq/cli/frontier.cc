@@ -36,7 +36,7 @@ std::vector<Plan> make_plans(const FrontierRequest& request, size_t& n_measured)
     n_measured = plans.size();
     for (const char* policy : {"norm-greedy:bits=2,base=k2v2-rot", "norm-greedy:bits=3,base=k3v3-rot", "norm-greedy:bits=4,base=k4v4-rot", "spectral:bits=3,base=k3v3-rot"}) {
         std::vector<std::string> warnings;
-        plans.push_back(norm_policy_plan({.policy = policy, .model = request.model, .stats = {}, .window = request.window, .sinks = request.sinks}, warnings));
+        plans.push_back(norm_policy_plan({.policy = policy, .model = request.model, .stats = {}, .window = std::max(0, request.window), .sinks = request.sinks}, warnings));
     }
     return plans;
 }

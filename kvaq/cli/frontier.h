@@ -15,7 +15,7 @@ struct FrontierRequest {
     const ModelStats& stats;
     size_t n_ctx = 2048;
     size_t n_chunks = 1;
-    int32_t window = 0;
+    int32_t window = -1;  ///< negative: each plan's best
     int32_t sinks = 4;
     int32_t n_threads = 2;
 };

@@ -72,7 +72,7 @@ void inspect_stats(const std::string& path, bool json) {
         nlohmann::ordered_json out = {{"schema_version", ModelStats::kSchemaVersion}, {"kind", "stats"}, {"model", stats.model_name}, {"architecture", stats.architecture},
                                       {"fingerprint", stats.fingerprint}, {"text_sha256", stats.text_sha256}, {"n_tokens", stats.n_tokens},
                                       {"sample_tiles_per_head", stats.n_sample_tiles}, {"probe_bits", stats.probe_bits}, {"base_bits", stats.base_bits}, {"base_kl", stats.base_kl}, {"joint_floor", stats.joint_floor}};
-        for (const JointProbe& probe : stats.joint) out["joint_probes"].push_back({{"key_bits", probe.key_bits}, {"value_bits", probe.value_bits}, {"kl", probe.kl}});
+        for (const JointProbe& probe : stats.joint) out["joint_probes"].push_back({{"key_bits", probe.key_bits}, {"value_bits", probe.value_bits}, {"window", probe.window}, {"kl", probe.kl}});
         for (const LayerStats& layer : stats.layers) {
             nlohmann::ordered_json row = {{"layer", layer.shape.layer}};
             for (const HeadStats& head : layer.heads) row["heads"].push_back({{"key_norm", head.key_norm()}, {"value_norm", head.value_norm()}});

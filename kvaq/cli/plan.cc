@@ -10,6 +10,7 @@
 #include "kvaq/cli/norm_policy.h"
 #include "kvaq/cli/progress.h"
 #include "kvaq/cli/verbs.h"
+#include "kvaq/eval/calibration_text.h"
 #include "kvaq/eval/plan_check.h"
 #include "kvaq/eval/session.h"
 #include "kvaq/llama/gguf_model.h"
@@ -33,9 +34,10 @@ struct PlanFlags {
     size_t check_ctx = 2048;
     size_t check_chunks = 1;
     int refine = -1;  ///< rounds; negative: one, if the prediction fails
-    int32_t window = 0;
+    int32_t window = PlanRequest::kBestWindow;
     int32_t sinks = 4;
     int32_t n_threads = 2;
+    bool check = false;
     bool frontier = false;
     std::string frontier_out = "frontier";
     bool verbose = false;
@@ -70,11 +72,12 @@ void print_plan(const Made& made, size_t n_ctx) {
     const CacheBytes bytes = cache_bytes(plan, n_ctx);
     fmt::print("\nmean code bits: K {:.2f}, V {:.2f} (ratio {:.2f})\n{:.2f} effective bits and {:.1f} MiB at {} tokens, {:.0f} bytes per further token\n", key / n, value / n, key / value,
                bytes.effective_bits, static_cast<double>(bytes.total) / (1024 * 1024), n_ctx, bytes_per_token(plan));
+    fmt::print("in f16: the first {} and the newest {} tokens\n", plan.sinks, plan.window);
     if (!made.check_line.empty()) fmt::print("{}\n", made.check_line);
     if (plan.predicted_kl < 0) return;
     fmt::print("verdict: {} ({} KL {:.4f} nats per token{}{})\n", to_string(verdict_of(plan.predicted_kl, made.same_top)), made.measured ? "measured" : "predicted", plan.predicted_kl,
                made.same_top < 0 ? "" : fmt::format(", same top token {:.1f} %", 100 * made.same_top), made.worst.empty() ? "" : "; " + made.worst);
-    if (!made.measured) fmt::print("not measured: give a text with -f, or run kvaq eval\n");
+    if (!made.measured) fmt::print("not measured: add --check or -f TEXT, or run kvaq eval\n");
 }
 
 ModelStats stats_of(const PlanFlags& flags) {
@@ -94,7 +97,7 @@ std::string worst_place(const DamageModel& model, const Plan& plan) {
 }
 
 std::unique_ptr<Prober> prober_of(const PlanFlags& flags, llama_model* model) {
-    const std::vector<llama_token> tokens = tokenize_file(model, flags.text);
+    const std::vector<llama_token> tokens = flags.text.empty() ? tokenize_text(model, calibration_text(), "the built-in text") : tokenize_file(model, flags.text);
     return std::make_unique<Prober>(model, probe_chunks(model, tokens, tokens.size(), flags.check_chunks, flags.check_ctx), flags.n_threads, HandlerFactory{});
 }
 
@@ -103,7 +106,7 @@ void measure(const PlanFlags& flags, Made& made) {
     const ModelPtr model = load_model(flags.model);
     const ProbeResult found = prober_of(flags, model.get())->measure(made.plan);
     made.plan.predicted_kl = found.kl.value;
-    made.plan.measured_how = "measured on " + std::to_string(found.n_tokens) + " tokens of " + flags.text;
+    made.plan.measured_how = "measured on " + std::to_string(found.n_tokens) + " tokens of " + (flags.text.empty() ? "the built-in text" : flags.text);
     made.same_top = found.same_top;
     made.measured = true;
 }
@@ -114,7 +117,7 @@ Made make_measured(const PlanFlags& flags) {
     const ModelStats stats = stats_of(flags);
     DamageModel damage(stats, flags.policy == "measured" ? CodecFamily::kTransform : CodecFamily::kAffine);
     Made made;
-    if (flags.text.empty()) {
+    if (flags.text.empty() && !flags.check) {
         made.plan = solve_plan(damage, request);
         made.worst = worst_place(damage, made.plan);
         return made;
@@ -144,7 +147,7 @@ Made make_plan(const PlanFlags& flags) {
         made.plan.fingerprint = shape.fingerprint;
     } else if (is_norm_policy(flags.policy)) {
         std::vector<std::string> warnings;
-        made.plan = norm_policy_plan({.policy = flags.policy, .model = flags.model, .stats = flags.stats, .window = flags.window, .sinks = flags.sinks}, warnings);
+        made.plan = norm_policy_plan({.policy = flags.policy, .model = flags.model, .stats = flags.stats, .window = std::max(0, flags.window), .sinks = flags.sinks}, warnings);
         for (const std::string& warning : warnings) fmt::print(stderr, "kvaq: warning: {}\n", warning);
     } else if (flags.policy.rfind("transform:", 0) == 0) {
         double key = -1;
@@ -153,11 +156,11 @@ Made make_plan(const PlanFlags& flags) {
             throw Error(ErrorCode::kInvalidArgument, "unreadable policy", "transform:k<bits>v<bits>, e.g. transform:k4v2.5", "'" + flags.policy + "'");
         }
         const ModelStats stats = stats_of(flags);
-        made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, flags.window, flags.sinks);
+        made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, std::max(0, flags.window), flags.sinks);
     } else {
         throw Error(ErrorCode::kInvalidArgument, "unknown policy", "measured, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]", "'" + flags.policy + "'");
     }
-    if (!flags.text.empty()) measure(flags, made);
+    if (!flags.text.empty() || flags.check) measure(flags, made);
     return made;
 }
 
@@ -189,6 +192,7 @@ void add_plan(CLI::App& app) {
     verb->add_option("--budget", flags->budget, "3.25bits (per element, everything counted), 700B/token or 512MiB@32768");
     verb->add_option("--policy", flags->policy, "measured (fitted transform codecs), measured-affine (no fitted tables), transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]: the paper's allocator on weight norms, or on cache norms with --stats")->capture_default_str();
     verb->add_option("-f,--file", flags->text, "text to measure the plan on (its end): a joint check, with repairs where the prediction fails by more than 30 %");
+    verb->add_flag("--check", flags->check, "the same on the end of the built-in text");
     verb->add_option("--check-ctx", flags->check_ctx, "tokens per chunk of the check")->check(CLI::Range(16, 1 << 20))->capture_default_str();
     verb->add_option("--check-chunks", flags->check_chunks, "chunks of the check")->check(CLI::Range(1, 1 << 10))->capture_default_str();
     verb->add_option("--refine", flags->refine, "rounds of measured repair (9 measurements each), even where the prediction holds; 0: none")->check(CLI::Range(0, 16));
@@ -196,7 +200,7 @@ void add_plan(CLI::App& app) {
     verb->add_option("--frontier-out", flags->frontier_out, "writes <this>.md, .json and .svg")->capture_default_str();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write");
     verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")->check(CLI::PositiveNumber)->capture_default_str();
-    verb->add_option("--window", flags->window, "newest tokens kept in f16")->check(CLI::NonNegativeNumber)->capture_default_str();
+    verb->add_option("--window", flags->window, "newest tokens kept in f16 (measured policies: chosen by what calibration measured; others: 0)")->check(CLI::NonNegativeNumber);
     verb->add_option("--sinks", flags->sinks, "first tokens kept in f16")->check(CLI::NonNegativeNumber)->capture_default_str();
     verb->add_option("-t,--threads", flags->n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");

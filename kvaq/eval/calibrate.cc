@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
 #include "kvaq/base/sha256.h"
+#include "kvaq/eval/calibration_text.h"
 #include "kvaq/eval/prober.h"
 #include "kvaq/eval/session.h"
 #include "kvaq/plan/planner.h"
@@ -24,6 +27,7 @@ constexpr double kProbeBits = 1;     // low enough to stand out
 constexpr double kNotMeasured = -1;
 constexpr size_t kProbesPerSave = 10;
 constexpr std::array kJointBits = {1.0, 2.0, 3.0, 4.0};
+constexpr std::array kJointWindows = {32, 64, 128, 256};
 
 void check(const CalibrateRequest& request) {
     const bool probes_fit = !request.probes || (request.probe_ctx >= 16 && request.probe_chunks >= 1 && request.probe_chunks < kMaxTokens / request.probe_ctx &&
@@ -46,8 +50,10 @@ class Calibration {
         check(request_);
         model_ = load_model(request_.model);
         shape_ = model_shape_of(model_.get());
-        const std::string text_sha256 = sha256_hex(read_file(request_.text));
-        tokens_ = tokenize_file(model_.get(), request_.text);
+        const std::vector<std::byte> file = request_.text.empty() ? std::vector<std::byte>() : read_file(request_.text);
+        const std::string_view text = request_.text.empty() ? calibration_text() : std::string_view(reinterpret_cast<const char*>(file.data()), file.size());
+        const std::string text_sha256 = sha256_hex(std::as_bytes(std::span(text)));
+        tokens_ = tokenize_text(model_.get(), text, request_.text.empty() ? "the built-in text" : request_.text);
         n_chunks_ = std::min(request_.n_chunks, tokens_.size() / request_.n_ctx);
         size_t needed = request_.n_ctx;
         if (request_.probes) needed = std::max({needed, request_.probe_ctx * request_.probe_chunks, request_.joint_ctx * request_.joint_chunks});
@@ -55,7 +61,7 @@ class Calibration {
             throw Error(ErrorCode::kInvalidArgument, "the calibration text is too short", "at least " + std::to_string(needed) + " tokens",
                         std::to_string(tokens_.size()) + " tokens", "Use a longer text or a smaller -c");
         }
-        const size_t n_joint = request_.probes && request_.joint_chunks > 0 ? 1 + 3 * kJointBits.size() : 0;
+        const size_t n_joint = request_.probes && request_.joint_chunks > 0 ? 1 + joint_probes().size() : 0;
         total_ = n_chunks_ + (request_.probes ? 1 + 2 * shape_.layers.size() : 0) + n_joint;
         if (started_ && started_->settings == request_.settings() && started_->text_sha256 == text_sha256 && started_->fingerprint == shape_.fingerprint) {
             stats_ = std::move(*started_);
@@ -137,17 +143,27 @@ class Calibration {
         Prober prober(model_.get(), probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.joint_chunks, request_.joint_ctx), request_.n_threads, {});
         if (stats_.joint_floor < 0) stats_.joint_floor = std::max(0.0, prober.measure(f16_plan()).kl.value);
         step("joint floor", true);
-        size_t next = 0;
-        for (const double bits : kJointBits) {
-            for (const auto& [key, value] : {std::pair(bits, 16.0), std::pair(16.0, bits), std::pair(bits, bits)}) {
-                const bool missing = next++ >= stats_.joint.size();
-                if (missing) {
-                    const double kl = prober.measure(uniform_transform_plan(stats_, fits_, key, value, 0, kProbeSinks)).kl.value;
-                    stats_.joint.push_back({.key_bits = key, .value_bits = value, .kl = kl});
-                }
-                step("all layers at " + std::to_string(static_cast<int>(bits)) + " bits", missing);
+        const std::vector<JointProbe> wanted = joint_probes();
+        for (size_t i = 0; i < wanted.size(); ++i) {
+            JointProbe probe = wanted[i];
+            const bool missing = i >= stats_.joint.size();
+            if (missing) {
+                probe.kl = prober.measure(uniform_transform_plan(stats_, fits_, probe.key_bits, probe.value_bits, probe.window, kProbeSinks)).kl.value;
+                stats_.joint.push_back(probe);
             }
+            step("all layers at " + std::to_string(static_cast<int>(std::min(probe.key_bits, probe.value_bits))) + " bits", missing);
         }
+    }
+
+    [[nodiscard]] std::vector<JointProbe> joint_probes() const {
+        std::vector<JointProbe> probes;
+        for (const double bits : kJointBits) {
+            for (const auto& [key, value] : {std::pair(bits, 16.0), std::pair(16.0, bits), std::pair(bits, bits)}) probes.push_back({.key_bits = key, .value_bits = value});
+        }
+        for (const int32_t window : kJointWindows) {
+            if (static_cast<size_t>(window) * 4 <= request_.joint_ctx) probes.push_back({.key_bits = kBaseBits, .value_bits = kBaseBits, .window = window});
+        }
+        return probes;
     }
 
     const CalibrateRequest& request_;

@@ -38,7 +38,7 @@ std::string number(double value) {
 
 double predicted_kl(const DamageModel& model, const Plan& plan) {
     const std::vector<double> damages = damage_by_layer(model, plan);
-    return model.predict(std::accumulate(damages.begin(), damages.end(), 0.0));
+    return model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window);
 }
 
 }  // namespace

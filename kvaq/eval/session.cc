@@ -37,20 +37,23 @@ ModelPtr load_model(const std::string& path) {
     return model;
 }
 
-std::vector<llama_token> tokenize_file(const llama_model* model, const std::string& path) {
-    const std::vector<std::byte> bytes = read_file(path);
-    const auto* text = reinterpret_cast<const char*>(bytes.data());
+std::vector<llama_token> tokenize_text(const llama_model* model, std::string_view text, const std::string& name) {
     const llama_vocab* vocab = llama_model_get_vocab(model);
-    if (bytes.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()) - 8) {
-        throw Error(ErrorCode::kInvalidArgument, "the text is too long", "less than 2 GiB", std::to_string(bytes.size()) + " bytes in '" + path + "'");
+    if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()) - 8) {
+        throw Error(ErrorCode::kInvalidArgument, "the text is too long", "less than 2 GiB", std::to_string(text.size()) + " bytes in '" + name + "'");
     }
     const bool add_bos = llama_vocab_get_add_bos(vocab);
-    std::vector<llama_token> tokens(bytes.size() + 8);
-    const int32_t n = llama_tokenize(vocab, text, static_cast<int32_t>(bytes.size()), tokens.data(), static_cast<int32_t>(tokens.size()), add_bos, false);
-    if (n < 0) throw Error(ErrorCode::kCorrupt, "cannot tokenize the text", "a text file", path);
+    std::vector<llama_token> tokens(text.size() + 8);
+    const int32_t n = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), tokens.data(), static_cast<int32_t>(tokens.size()), add_bos, false);
+    if (n < 0) throw Error(ErrorCode::kCorrupt, "cannot tokenize the text", "a text file", name);
     tokens.resize(static_cast<size_t>(n));
     if (add_bos && llama_vocab_get_add_eos(vocab) && !tokens.empty()) tokens.pop_back();  // the text does not end its own chunks
     return tokens;
+}
+
+std::vector<llama_token> tokenize_file(const llama_model* model, const std::string& path) {
+    const std::vector<std::byte> bytes = read_file(path);
+    return tokenize_text(model, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
 }
 
 ContextPtr make_context(llama_model* model, const ContextOptions& options, HandlerFactory factory) {

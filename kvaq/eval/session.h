@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kvaq/llama/attach.h"
@@ -27,8 +28,9 @@ void quiet_llama(bool verbose);
 /// Loads a GGUF model on the CPU. Throws Error kNotFound or kCorrupt with what is wrong with the file.
 [[nodiscard]] ModelPtr load_model(const std::string& path);
 
-/// Tokens of a whole text, as llama-perplexity makes them: BOS first where the model adds one. Throws Error kNotFound when the
-/// file is missing.
+/// Tokens of a whole text, as llama-perplexity makes them: BOS first where the model adds one. `name` is what an error calls the text.
+[[nodiscard]] std::vector<llama_token> tokenize_text(const llama_model* model, std::string_view text, const std::string& name);
+/// The same of a file. Throws Error kNotFound when it is missing.
 [[nodiscard]] std::vector<llama_token> tokenize_file(const llama_model* model, const std::string& path);
 
 struct ContextOptions {

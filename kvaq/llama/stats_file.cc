@@ -16,6 +16,7 @@ constexpr int64_t kMaxHeads = 1024;
 constexpr int64_t kMaxDim = 512;
 constexpr int64_t kMaxTiles = 4096;
 constexpr int64_t kMaxJoint = 1024;
+constexpr double kMaxWindow = 1 << 20;
 constexpr size_t kTile = 64;
 
 std::string key(const char* name) { return std::string("kvaq.stats.") + name; }
@@ -57,7 +58,7 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     file.set(key("layers"), shape);
     file.add_tensor("probes", std::span<const double>(probes));
     std::vector<double> joint;
-    for (const JointProbe& probe : stats.joint) joint.insert(joint.end(), {probe.key_bits, probe.value_bits, probe.kl});
+    for (const JointProbe& probe : stats.joint) joint.insert(joint.end(), {probe.key_bits, probe.value_bits, static_cast<double>(probe.window), probe.kl});
     if (!joint.empty()) file.add_tensor("joint_probes", std::span<const double>(joint));
     for (const LayerStats& layer : stats.layers) {
         for (size_t h = 0; h < layer.heads.size(); ++h) {
@@ -99,13 +100,14 @@ ModelStats read_stats(const std::string& path) {
     stats.joint_floor = file.get_float(key("joint_floor"));
     const auto n_joint = static_cast<size_t>(file.get_int(key("n_joint_probes"), 0, kMaxJoint));
     if (n_joint > 0) {
-        const std::vector<double> joint = file.read_f64("joint_probes", 3 * n_joint);
+        const std::vector<double> joint = file.read_f64("joint_probes", 4 * n_joint);
         for (size_t i = 0; i < n_joint; ++i) {
-            const JointProbe probe{.key_bits = joint[3 * i], .value_bits = joint[3 * i + 1], .kl = joint[3 * i + 2]};
-            if (!(probe.key_bits >= 0 && probe.key_bits <= 16 && probe.value_bits >= 0 && probe.value_bits <= 16 && std::isfinite(probe.kl))) {
-                file.corrupt("joint probe " + std::to_string(i), "0 to 16 bits and a finite KL", "others");
+            const double* field = &joint[4 * i];
+            const auto within = [](double x, double most) { return x >= 0 && x <= most; };
+            if (!within(field[0], 16) || !within(field[1], 16) || !within(field[2], kMaxWindow) || !std::isfinite(field[3])) {
+                file.corrupt("joint probe " + std::to_string(i), "0 to 16 bits, a window of 0 to 2^20 and a finite KL", "others");
             }
-            stats.joint.push_back(probe);
+            stats.joint.push_back({.key_bits = field[0], .value_bits = field[1], .window = static_cast<int32_t>(field[2]), .kl = field[3]});
         }
     }
     const std::vector<int64_t> shape = file.get_ints(key("layers"), 0, INT32_MAX);

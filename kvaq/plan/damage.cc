@@ -153,7 +153,7 @@ void DamageModel::set_curves(const std::vector<FittedTransform>& fits) {
     std::vector<std::pair<double, double>> points[2];
     for (const JointProbe& probe : stats_.joint) {
         const double kl = probe.kl - stats_.joint_floor;
-        if (kl < least || (probe.key_bits < 16) == (probe.value_bits < 16)) continue;
+        if (kl < least || probe.window > 0 || (probe.key_bits < 16) == (probe.value_bits < 16)) continue;
         const bool key = probe.key_bits < 16;
         points[key ? 0 : 1].emplace_back(noise_at(key ? Side::kKey : Side::kValue, key ? probe.key_bits : probe.value_bits), kl);
     }
@@ -162,10 +162,32 @@ void DamageModel::set_curves(const std::vector<FittedTransform>& fits) {
     std::vector<std::pair<double, double>> both;
     for (const JointProbe& probe : stats_.joint) {
         const double kl = probe.kl - stats_.joint_floor;
-        if (kl < least || probe.key_bits >= 16 || probe.value_bits >= 16) continue;
+        if (kl < least || probe.window > 0 || probe.key_bits >= 16 || probe.value_bits >= 16) continue;
         both.emplace_back(key_curve_(noise_at(Side::kKey, probe.key_bits)) + value_curve_(noise_at(Side::kValue, probe.value_bits)), kl);
     }
     if (!both.empty()) cross_ = DamageCurve(both);
+    for (const JointProbe& probe : stats_.joint) {
+        if (probe.window <= window_factors_.back().first) continue;
+        const auto bare = std::find_if(stats_.joint.begin(), stats_.joint.end(), [&](const JointProbe& p) { return p.window == 0 && p.key_bits == probe.key_bits && p.value_bits == probe.value_bits; });
+        if (bare == stats_.joint.end() || bare->kl - stats_.joint_floor < least) continue;
+        const double factor = std::max(0.0, probe.kl - stats_.joint_floor) / (bare->kl - stats_.joint_floor);
+        window_factors_.emplace_back(probe.window, std::clamp(factor, 0.1, window_factors_.back().second));
+    }
+}
+
+double DamageModel::window_factor(int32_t window) const noexcept {
+    for (size_t i = 1; i < window_factors_.size(); ++i) {
+        const auto& [w0, f0] = window_factors_[i - 1];
+        const auto& [w1, f1] = window_factors_[i];
+        if (window <= w1) return f0 + (f1 - f0) * static_cast<double>(window - w0) / static_cast<double>(w1 - w0);
+    }
+    return window_factors_.back().second;
+}
+
+std::vector<int32_t> DamageModel::windows() const {
+    std::vector<int32_t> windows;
+    for (const auto& [window, factor] : window_factors_) windows.push_back(window);
+    return windows;
 }
 
 double DamageModel::damage(const DamageSlot& slot, size_t codec) const noexcept {

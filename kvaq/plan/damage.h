@@ -39,7 +39,7 @@ struct DamageSlot {
 ///   damage(slot, codec) = share(slot) * G_side(noise(codec) / noise(probe codec))
 ///   share(slot)         = KL that the probe of its layer and side added, split over heads by noise; normalized over the side
 ///   G_side              = DamageCurve through the joint probes: all layers' keys (values) at 1, 2, 3, 4 bits together
-///   KL                  = floor + X(sum of damages),  X through the joint probes of both sides together
+///   KL                  = floor + W(window) X(sum of damages),  X through the joint probes of both sides together, W through those with a window
 /// The probes say where it hurts, the joint probes how much: layers' damages do not add up, and do not shrink with noise as theory says.
 /// Without joint probes G and X are straight lines, and predictions too low by several times.
 class DamageModel {
@@ -51,8 +51,13 @@ class DamageModel {
     [[nodiscard]] const ModelStats& stats() const noexcept { return stats_; }
     [[nodiscard]] CodecFamily family() const noexcept { return family_; }
     [[nodiscard]] double damage(const DamageSlot& slot, size_t codec) const noexcept;
-    /// KL that eval would measure, of a plan whose slots' damages sum to `sum`.
-    [[nodiscard]] double predict(double sum) const noexcept { return stats_.joint_floor + cross_(sum); }
+    /// KL that eval would measure, of a plan with that window whose slots' damages sum to `sum`.
+    [[nodiscard]] double predict(double sum, int32_t window) const noexcept { return stats_.joint_floor + window_factor(window) * cross_(sum); }
+    /// What is left of the damage when the newest `window` tokens stay in f16, from the joint probes (a straight line in the window between those
+    /// measured; beyond the last one, nothing more is gained).
+    [[nodiscard]] double window_factor(int32_t window) const noexcept;
+    /// The windows that were measured, 0 first.
+    [[nodiscard]] std::vector<int32_t> windows() const;
     /// Multiplies the share of every slot of a layer and side: how a measurement of a plan corrects the model. Shares are not normalized again.
     void scale_share(size_t layer, Side side, double factor) noexcept;
 
@@ -64,6 +69,7 @@ class DamageModel {
     CodecFamily family_;
     std::vector<DamageSlot> slots_;
     DamageCurve key_curve_, value_curve_, cross_;
+    std::vector<std::pair<int32_t, double>> window_factors_ = {{0, 1.0}};  ///< rising windows, falling factors
 };
 
 }  // namespace kvaq

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "kvaq/base/error.h"
+#include "kvaq/quant/gaussian_codebook.h"
 #include "kvaq/quant/transform.h"
 
 namespace kvaq {
@@ -39,6 +40,19 @@ size_t table_bytes(const LayerPlan& layer) {
     return bytes;
 }
 
+namespace {
+
+/// Equal bits in every unit of channels; float16 stays float16.
+CodecSpec lloyd_max_codec(const CodecSpec& bits, Side side, size_t dim) {
+    CodecSpec spec;
+    if (bits.bits == CodeBits::k16) return spec;
+    const size_t unit = transform_unit(side);
+    spec.transform = make_transform_codec(gaussian_fit(side, dim), std::vector<uint8_t>((dim + unit - 1) / unit, static_cast<uint8_t>(nominal_bits(bits))));
+    return spec;
+}
+
+}  // namespace
+
 Plan make_uniform_plan(const Preset& preset, const ModelShape& shape) {
     Plan plan;
     plan.name = preset.name;
@@ -53,6 +67,11 @@ Plan make_uniform_plan(const Preset& preset, const ModelShape& shape) {
     }
     plan.layers.reserve(shape.layers.size());
     for (const LayerShape& layer : shape.layers) {
+        if (preset.lloyd_max) {
+            const HeadPlan head{.key = lloyd_max_codec(preset.key, Side::kKey, layer.head_dim_k), .value = lloyd_max_codec(preset.value, Side::kValue, layer.head_dim_v)};
+            plan.layers.push_back({.shape = layer, .heads = std::vector<HeadPlan>(layer.n_kv_heads, head)});
+            continue;
+        }
         // Throws here, in plain words, when the codec cannot hold this head size.
         (void)packed_bytes(preset.key, Side::kKey, layer.head_dim_k, plan.tile_tokens);
         (void)packed_bytes(preset.value, Side::kValue, layer.head_dim_v, plan.tile_tokens);

@@ -52,6 +52,7 @@ struct Plan {
 ///   -sym                      no zero point
 ///   -quanto, -hqq             the paper's two quantizer rules    (default: min-max round to nearest)
 ///   -rot, -rotk, -rotv        Hadamard basis for both, K, V      (default: none)
+///   -lm                       Hadamard basis, Gaussian Lloyd-Max codebooks, one gain a token (kvaq/quant/gaussian_codebook.h); goes with -w and -s only
 ///   -w<n>, -s<n>              residual window, sink tokens       (default 0, 0)
 ///   q8_0, q5_1, q5_0, q4_1, q4_0   groups of 32, symmetric (_0) or asymmetric (_1), like llama.cpp's types; rotated
 ///   f16
@@ -61,6 +62,7 @@ struct Preset {
     CodecSpec value;
     int32_t window = 0;
     int32_t sinks = 0;
+    bool lloyd_max = false;  ///< of key and value only the bits count
 };
 
 /// Throws Error kInvalidArgument naming the unknown part and listing what is allowed.

@@ -66,7 +66,7 @@ TEST(Preset, KnowsTheNamesOfLlamaCppsTypes) {
 TEST(Preset, CanonicalNameParsesToTheSamePreset) {
     for (const char* text :
          {"k4v2", "k2v4-g32", "k8v4-gv32-rotk", "k16v4-gv128", "k4v16-rot", "k1v1.58-sym-rot-w8", "k3v5-s4-w0", "k6v8-hqq-kchan-g128",
-          "q5_0-s4-w128", "f16-w64", "k16v3-rotv-vchan-g32", "k4v4-rotk-rotv", "k3v3-g32-gv128"}) {
+          "q5_0-s4-w128", "f16-w64", "k16v3-rotv-vchan-g32", "k4v4-rotk-rotv", "k3v3-g32-gv128", "k4v3-lm", "k16v2-lm-s4-w64", "k8v16-lm"}) {
         const Preset p = parse_preset(text);
         const Preset again = parse_preset(p.name);
         EXPECT_EQ(again.name, p.name) << text;
@@ -74,6 +74,7 @@ TEST(Preset, CanonicalNameParsesToTheSamePreset) {
         EXPECT_EQ(again.value, p.value) << text;
         EXPECT_EQ(again.window, p.window) << text;
         EXPECT_EQ(again.sinks, p.sinks) << text;
+        EXPECT_EQ(again.lloyd_max, p.lloyd_max) << text;
     }
 }
 
@@ -86,7 +87,7 @@ TEST(Preset, NamesTheUnknownPartAndWhatIsAllowed) {
     EXPECT_NE(error("iq4_nl").find("q4_0"), std::string::npos);
     for (const char* text : {"", "k", "kv", "k4", "v4", "k4v", "k4v2-", "k4v2-g", "k4v2-g48", "k4v2-gk", "k4v2-w", "k4v2-w-1", "k4v2-s999",
                              "k4v2-w99999999999999999999", "k4v2-sym-hqq", "k4v2-g32-g64", "k4v2-w1-w2", "q4_0-rot", "q4_0-g64", "k4v2 ",
-                             "k4v2-rotx", "k 4v2", "k4.0v2", "k4v2-hqq-quanto"}) {
+                             "k4v2-rotx", "k 4v2", "k4v2-lm-g32", "k4v2-lm-rot", "k4v1.58-lm", "q4_0-lm", "k4.0v2", "k4v2-hqq-quanto"}) {
         EXPECT_EQ(error(text).substr(0, 2), "0 ") << text << ": " << error(text);
     }
 }

@@ -92,7 +92,10 @@ Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTra
     return plan;
 }
 
-Plan solve_plan(const DamageModel& model, const PlanRequest& request) {
+namespace {
+
+/// With a window that is given.
+Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
     const ModelStats& stats = model.stats();
     Plan plan = empty_plan(stats, "k2v2", request.window, request.sinks);
     const Room room = room_of(model, request, plan);
@@ -117,10 +120,31 @@ Plan solve_plan(const DamageModel& model, const PlanRequest& request) {
         damage += choices[i][picked[i]].damage;
     }
     plan.name = "measured " + number(cache_bytes(plan, room.n_ctx).effective_bits) + "bits@" + std::to_string(room.n_ctx);
-    plan.predicted_kl = model.predict(damage);
+    plan.predicted_kl = model.predict(damage, plan.window);
     plan.measured_how = "KL probes of every layer and side (" + number(stats.base_bits) + " to " + number(stats.probe_bits) + " bits) and " + std::to_string(stats.joint.size()) +
                         " joint probes, by query-weighted noise; " + std::to_string(stats.n_tokens) + " calibration tokens, text sha256 " + stats.text_sha256.substr(0, 16);
     return plan;
+}
+
+}  // namespace
+
+Plan solve_plan(const DamageModel& model, const PlanRequest& request) {
+    if (request.window >= 0) return solve_with_window(model, request);
+    PlanRequest with = request;
+    with.window = 0;
+    Plan best = solve_with_window(model, with);
+    for (const int32_t window : model.windows()) {
+        if (window == 0) continue;
+        with.window = window;
+        try {
+            Plan plan = solve_with_window(model, with);
+            if (plan.predicted_kl < best.predicted_kl) best = std::move(plan);
+        } catch (const Error& error) {
+            if (error.code() != ErrorCode::kBudgetTooSmall) throw;
+            break;  // a larger window does not fit either
+        }
+    }
+    return best;
 }
 
 std::vector<double> damage_by_layer(const DamageModel& model, const Plan& plan) {

@@ -12,8 +12,9 @@ namespace kvaq {
 struct PlanRequest {
     Budget budget;
     size_t n_ctx = 8192;  ///< context at which a budget in bits or bytes per token is met (a budget "512MiB@32768" brings its own)
-    int32_t window = 0;
+    int32_t window = kBestWindow;  ///< newest tokens in f16
     int32_t sinks = 4;
+    static constexpr int32_t kBestWindow = -1;  ///< of the windows that calibration measured, the one of least predicted KL within the budget
 };
 
 /// The plan of least predicted damage (kvaq/plan/damage.h) under a byte budget. Bytes are exact (packed_bytes): everything held at n_ctx tokens

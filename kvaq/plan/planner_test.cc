@@ -76,7 +76,7 @@ TEST(Planner, SpendsMoreWhereProbesFoundMoreDamage) {
     EXPECT_GT(mean_bits(plan, 1, Side::kKey), mean_bits(plan, 1, Side::kValue) + 0.5);
     const std::vector<double> damages = damage_by_layer(model, plan);
     ASSERT_EQ(damages.size(), 2 * kLayers);
-    EXPECT_NEAR(model.predict(std::accumulate(damages.begin(), damages.end(), 0.0)), plan.predicted_kl, 1e-12);
+    EXPECT_NEAR(model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window), plan.predicted_kl, 1e-12);
 }
 
 TEST(Planner, PredictsWhatTheJointProbesMeasured) {
@@ -87,9 +87,27 @@ TEST(Planner, PredictsWhatTheJointProbesMeasured) {
         if (probe.key_bits >= 16 || probe.value_bits >= 16) continue;
         const Plan plan = uniform_transform_plan(stats, fits, probe.key_bits, probe.value_bits, 0, 4);
         const std::vector<double> damages = damage_by_layer(model, plan);
-        const double predicted = model.predict(std::accumulate(damages.begin(), damages.end(), 0.0));
+        const double predicted = model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window);
         EXPECT_NEAR(predicted / probe.kl, 1.0, 0.15) << probe.key_bits;
     }
+}
+
+TEST(Planner, KeepsAWindowWhereItPays) {
+    ModelStats stats = sample_stats();
+    {
+        const DamageModel model(stats, CodecFamily::kTransform);
+        EXPECT_EQ(solve_plan(model, bits_of(3)).window, 0) << "no window was measured";
+    }
+    const double base = stats.joint[8].kl - stats.joint_floor;
+    stats.joint.push_back({.key_bits = 3, .value_bits = 3, .window = 64, .kl = stats.joint_floor + 0.7 * base});
+    stats.joint.push_back({.key_bits = 3, .value_bits = 3, .window = 256, .kl = stats.joint_floor + 0.65 * base});
+    const DamageModel model(stats, CodecFamily::kTransform);
+    EXPECT_NEAR(model.window_factor(32), 0.85, 1e-9);
+    EXPECT_NEAR(model.window_factor(1000), 0.65, 1e-9);
+    EXPECT_EQ(solve_plan(model, bits_of(3, 4096)).window, 64);
+    EXPECT_EQ(solve_plan(model, bits_of(3, 131072)).window, 256) << "next to nothing there";
+    EXPECT_EQ(solve_plan(model, bits_of(2, 1024)).window, 0) << "a quarter of the budget";
+    for (const size_t n_ctx : {1024U, 4096U, 131072U}) EXPECT_LE(cache_bytes(solve_plan(model, bits_of(3, n_ctx)), n_ctx).effective_bits, 3 + 1e-9);
 }
 
 TEST(Planner, ACorrectedShareMovesBits) {

@@ -39,6 +39,7 @@ struct LayerProbe {
 struct JointProbe {
     double key_bits = 16;    ///< 16 = keys in f16
     double value_bits = 16;
+    int32_t window = 0;      ///< newest tokens in f16
     double kl = 0;           ///< nats per token, against plain llama.cpp with its f16 cache; the floor is still in it
 };
 

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <string_view>
+
+namespace kvaq {
+
+/// The built-in calibration text, data/calibration-mix.txt (scripts/make_calibration_text.py made it): prose, encyclopedia, news, chat, code, markup, several
+/// languages, dealt in turn. About 35,000 tokens. Contains no evaluation text.
+[[nodiscard]] std::string_view calibration_text() noexcept;
+
+}  // namespace kvaq
