@@ -126,13 +126,23 @@ TEST_F(CommandLine, RefusesAPlanMadeForAnotherModel) {
 
 TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
     const std::string stats = folder_.file("m.stats.gguf");
-    const ProcessResult measured = kvaq_cli({"calibrate", "-m", kModel, "-f", std::string(KVAQ_DATA_DIR) + "/moby-excerpt.txt", "-o", stats, "-c", "128", "--chunks", "1", "--probe-chunks", "1"}, {.env = {}, .timeout_seconds = 600});
+    const ProcessResult measured = kvaq_cli({"calibrate", "-m", kModel, "-o", stats, "-c", "128", "--chunks", "1", "--probe-chunks", "1", "--probe-ctx", "64", "--joint-ctx", "128"}, {.env = {}, .timeout_seconds = 600});
     ASSERT_EQ(measured.exit_code, 0) << measured.err;
     const std::string plan = folder_.file("m.plan.gguf");
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan}, {"budget", "bits"});
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "many", "-o", plan}, {"many"});
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "-o", plan}, {"--budget"});
     EXPECT_FALSE(fs::exists(plan));
+    EXPECT_FALSE(fs::exists(stats + ".partial"));
+
+    // Measured on the built-in text, the plan says what to think of it; a budget near the floor is no good.
+    const ProcessResult checked = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "5bits", "-c", "8192", "--check", "--check-ctx", "256", "--refine", "0", "-o", plan});
+    ASSERT_EQ(checked.exit_code, 0) << checked.err;
+    EXPECT_NE(checked.out.find("predicted KL"), std::string::npos) << checked.out;
+    EXPECT_NE(checked.out.find("verdict: "), std::string::npos) << checked.out;
+    const ProcessResult low = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "1bits", "-c", "8192", "--check", "--check-ctx", "256", "--refine", "0"});
+    ASSERT_EQ(low.exit_code, 0) << low.err;
+    EXPECT_NE(low.out.find("verdict: not recommended (measured KL"), std::string::npos) << low.out;
 
     const std::string other = folder_.file("other.gguf");
     write_other_model(other);
@@ -192,6 +202,41 @@ TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {
     const ProcessResult plan = kvaq_cli({"inspect", plan_path, "--json"});
     ASSERT_EQ(plan.exit_code, 0) << plan.err;
     EXPECT_EQ(nlohmann::json::parse(plan.out).at("layers").size(), 30U);
+}
+
+/// Sum of the "KV buffer size" lines that llama.cpp prints when the context is really made (its fitting pass prints zeros), in MiB with two digits.
+double printed_cache_mib(const std::string& model, const std::string& type) {
+    const ProcessResult run = run_process({KVAQ_BIN_DIR "/llama-completion", "-m", model, "-c", "4096", "-n", "1", "-p", "Hi", "-no-cnv", "-ctk", type, "-ctv", type, "-fa", "on", "-t", "1", "-v"});
+    EXPECT_EQ(run.exit_code, 0) << run.err;
+    double sum = 0;
+    std::istringstream lines(run.err + run.out);
+    for (std::string line; std::getline(lines, line);) {
+        const size_t at = line.find("KV buffer size =");
+        if (at != std::string::npos) sum += std::strtod(line.c_str() + at + std::string("KV buffer size =").size(), nullptr);
+    }
+    return sum;
+}
+
+void expect_estimates_as_printed(const std::string& model, const std::string& json_path) {
+    const ProcessResult estimated = kvaq_cli({"estimate", "-m", model, "-c", "4096", "--plan", "f16", "--json", json_path});
+    ASSERT_EQ(estimated.exit_code, 0) << estimated.err;
+    const nlohmann::json json = nlohmann::json::parse(read_text(json_path));
+    size_t seen = 0;
+    for (const auto& row : json.at("llama.cpp")) {
+        const std::string type = row.at("type");
+        if (type != "f16" && type != "q8_0" && type != "q4_0") continue;
+        ++seen;
+        EXPECT_NEAR(row.at("bytes").get<double>() / (1 << 20), printed_cache_mib(model, type), 0.011) << type;  // two caches, two digits each
+    }
+    EXPECT_EQ(seen, 3U);
+}
+
+TEST_F(CommandLine, EstimatesForLlamaCppsTypesAreWhatItPrints) { expect_estimates_as_printed(kModel, folder_.file("estimate.json")); }
+
+TEST_F(CommandLine, EstimatesForSlidingWindowsAreWhatLlamaCppPrints) {
+    const std::string gemma = fs::path(kModel).parent_path() / "gemma-3-270m-q4_k_m.gguf";
+    if (!fs::exists(gemma)) GTEST_SKIP() << "needs gemma-3-270m: scripts/fetch_gemma.sh";
+    expect_estimates_as_printed(gemma, folder_.file("estimate.json"));
 }
 
 TEST_F(CommandLine, RunAndExecStartUnmodifiedProgramsUnderThePlan) {

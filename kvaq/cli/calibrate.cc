@@ -92,6 +92,8 @@ void add_calibrate(CLI::App& app) {
     verb->add_option("--effort", flags->effort, "quick, normal or thorough: how much text and how many probes")->check(CLI::IsMember({"quick", "normal", "thorough"}))->capture_default_str();
     verb->add_option("--chunks", flags->n_chunks, "chunks at most (normal: 8)")->check(CLI::PositiveNumber);
     verb->add_option("--probe-chunks", flags->probe_chunks, "chunks of 512 tokens per layer's damage probe (normal: 2)")->check(CLI::PositiveNumber);
+    verb->add_option("--probe-ctx", request.probe_ctx, "tokens per chunk of a layer's probe")->check(CLI::Range(16, 1 << 20))->capture_default_str();
+    verb->add_option("--joint-ctx", request.joint_ctx, "tokens per chunk of a joint probe")->check(CLI::Range(16, 1 << 20))->capture_default_str();
     verb->add_option("-t,--threads", request.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_flag("--no-probes", flags->no_probes, "statistics only: quicker, but no measured plan can be made");
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");

@@ -138,22 +138,39 @@ TEST(Calibrate, RefusesRequestsThatWouldDivideByNothing) {
     EXPECT_NE(error_of([&] { (void)calibrate(request, kSilent); }).find("--probe-chunks 0"), std::string::npos);
 }
 
-TEST(Calibrate, CountsEveryTokenAndFindsWhatTwoBitsCost) {
+TEST(Calibrate, CountsEveryTokenFindsWhatOneBitCostsAndGoesOnWhereItStopped) {
     CalibrateRequest request;
     request.model = KVAQ_MODEL;
-    request.text = KVAQ_DATA_DIR "/wiki-excerpt.txt";
     request.n_ctx = 256;
     request.n_chunks = 2;
     request.probe_ctx = 64;
     request.probe_chunks = 1;
     request.joint_ctx = 128;
+    struct Stop {};
+    std::optional<ModelStats> saved;
+    const auto save = [&](const ModelStats& so_far) { saved = so_far; };
+    EXPECT_THROW((void)calibrate(request, [&](size_t done, size_t, const std::string&) {
+        if (done == 30) throw Stop();
+    }, std::nullopt, save), Stop);
+    ASSERT_TRUE(saved.has_value());
+    const double before = saved->layers[3].probe.key_kl;
+    EXPECT_GT(before, LayerProbe::kNotMeasured);
+    EXPECT_FALSE(saved->layers[29].probe.complete());
+
     size_t last = 0;
     size_t total = 0;
-    const ModelStats stats = calibrate(request, [&](size_t done, size_t of, const std::string&) {
-        EXPECT_EQ(done, last + 1);
+    std::string first;
+    const ModelStats stats = calibrate(request, [&](size_t done, size_t of, const std::string& what) {
+        if (last == 0) {
+            first = what;
+        } else {
+            EXPECT_EQ(done, last + 1);
+        }
         last = done;
         total = of;
-    });
+    }, saved);
+    EXPECT_NE(first.find("interrupted"), std::string::npos) << first;
+    EXPECT_EQ(stats.layers[3].probe.key_kl, before);
     EXPECT_EQ(last, total);
     EXPECT_EQ(stats.n_tokens, 512U);
     EXPECT_EQ(stats.layers.size(), 30U);
@@ -168,9 +185,9 @@ TEST(Calibrate, CountsEveryTokenAndFindsWhatTwoBitsCost) {
         }
     }
     EXPECT_GT(worst, 0.05 * stats.base_kl) << "one layer at 1 bit is felt";
-    EXPECT_EQ(stats.joint.size(), 12U);
-    EXPECT_LT(stats.joint_floor, stats.joint.back().kl) << "all layers at 4 bits";
-    EXPECT_LT(stats.joint.back().kl, stats.joint[2].kl) << "all layers at 1 bit";
+    EXPECT_EQ(stats.joint.size(), 13U) << "four numbers of bits for keys, values and both; one window fits in 128 tokens";
+    EXPECT_LT(stats.joint_floor, stats.joint[11].kl) << "all layers at 4 bits";
+    EXPECT_LT(stats.joint[11].kl, stats.joint[2].kl) << "all layers at 1 bit";
 }
 
 TEST(Session, ChunksAreThoseOfLlamaPerplexity) {
