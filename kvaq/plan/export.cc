@@ -60,12 +60,18 @@ void common_losses(const Plan& plan, const std::string& program, bool layers_kep
     if (plan.sinks > 0) lost.push_back(fmt::format("the sink tokens: the first {} are not kept in f16", plan.sinks));
     bool channels = false;
     bool rotated = false;
+    bool fitted = false;
     for_each_spec(plan, [&](const LayerPlan&, const CodecSpec& spec, Side) {
+        if (spec.transform != nullptr) {
+            fitted = true;
+            return;
+        }
         channels = channels || spec.axis == GroupAxis::kPerChannel;
         rotated = rotated || spec.basis == Basis::kHadamard;
     });
     if (channels) lost.emplace_back("groups along tokens (the axis is not part of this form)");
     if (rotated) lost.emplace_back("the rotation (it is not part of this form; some programs rotate on their own)");
+    if (fitted) lost.emplace_back("the transforms: bases, unequal bits per channel, codebooks and gains; only their mean bits are written");
     if (plan.predicted_kl >= 0) lost.emplace_back("the predicted KL: it holds for this plan under kvaq only");
 }
 
@@ -176,13 +182,13 @@ ExportedPlan to_sglang(const Plan& plan) {
 }
 
 /// The smallest of `widths` (ascending) that is not below the bits, or the largest.
-int rounded_up(CodeBits bits, std::span<const int> widths, std::set<std::string>& changed) {
-    const double nominal = nominal_bits(bits);
+int rounded_up(const CodecSpec& spec, std::span<const int> widths, std::set<std::string>& changed) {
+    const double nominal = nominal_bits(spec);
     int width = widths.back();
     for (size_t i = widths.size(); i-- > 0;) {
         if (widths[i] >= nominal) width = widths[i];
     }
-    if (width != nominal) changed.insert(fmt::format("{} -> {}", to_string(bits), width));
+    if (width != nominal) changed.insert(fmt::format("{} -> {}", spec.transform != nullptr ? fmt::format("{:.4g}", nominal) : to_string(spec.bits), width));
     return width;
 }
 
@@ -197,8 +203,8 @@ ExportedPlan to_kvtuner(const Plan& plan) {
             if (per_head) out.text += fmt::format("  {}:\n", head);
             const char* indent = per_head ? "    " : "  ";
             out.text += fmt::format("{}nbits_key: {}\n{}nbits_value: {}\n", indent,
-                                    rounded_up(layer.heads[head].key.bits, widths, changed), indent,
-                                    rounded_up(layer.heads[head].value.bits, widths, changed));
+                                    rounded_up(layer.heads[head].key, widths, changed), indent,
+                                    rounded_up(layer.heads[head].value, widths, changed));
         }
     }
     if (!changed.empty())
@@ -211,6 +217,8 @@ ExportedPlan to_kvtuner(const Plan& plan) {
 ExportedPlan to_kvq(const Plan& plan) {
     ExportedPlan out;
     nlohmann::ordered_json json;
+    static constexpr std::array kKvqWidths = {1, 2, 3, 4, 5, 6, 8};
+    std::set<std::string> changed;
     bool f16 = false;
     for (const LayerPlan& layer : plan.layers) {
         for (const Side side : {Side::kKey, Side::kValue}) {
@@ -222,7 +230,9 @@ ExportedPlan to_kvq(const Plan& plan) {
             const CodecSpec& spec = spec_of(widest, side);
             f16 = f16 || spec.is_float16();
             nlohmann::ordered_json& bits = json[key ? "nbits_k" : "nbits_v"];
-            if (spec.bits == CodeBits::kTernary) {
+            if (spec.transform != nullptr) {
+                bits.push_back(rounded_up(spec, kKvqWidths, changed));
+            } else if (spec.bits == CodeBits::kTernary) {
                 bits.push_back(1.58);
             } else {
                 bits.push_back(std::min(8, static_cast<int>(spec.bits)));
@@ -231,6 +241,7 @@ ExportedPlan to_kvq(const Plan& plan) {
         }
     }
     out.text = json.dump() + "\n";
+    if (!changed.empty()) out.lost.push_back(fmt::format("fractions of bits: {}", fmt::join(changed, ", ")));
     if (f16) out.lost.emplace_back("f16: the authors' form ends at 8 bits");
     if (std::any_of(plan.layers.begin(), plan.layers.end(), heads_differ))
         out.lost.emplace_back("the choice per KV head: the widest of a layer is written");

@@ -97,5 +97,16 @@ TEST(Export, JsonLosesNothingAndUnknownFormatsAreRefused) {
     }
 }
 
+TEST(Export, ATransformCodecIsItsOwnBitsAndItsTransformIsLost) {
+    const Plan plan = uniform("k3v5-lm");
+    const ExportedPlan kvq = export_plan(plan, "kvq");
+    EXPECT_EQ(nlohmann::json::parse(kvq.text).at("nbits_k"), (std::vector<int>{3, 3, 3}));
+    EXPECT_EQ(nlohmann::json::parse(kvq.text).at("nbits_v"), (std::vector<int>{5, 5, 5}));
+    EXPECT_TRUE(loses(kvq, "the transforms"));
+    const ExportedPlan kvtuner = export_plan(plan, "kvtuner");
+    EXPECT_NE(kvtuner.text.find("nbits_key: 4\n  nbits_value: 8\n"), std::string::npos) << kvtuner.text;
+    EXPECT_TRUE(loses(kvtuner, "3 -> 4, 5 -> 8"));
+}
+
 }  // namespace
 }  // namespace kvaq
