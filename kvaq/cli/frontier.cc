@@ -19,7 +19,7 @@ namespace kvaq {
 namespace {
 
 constexpr std::array kBudgets = {2.25, 2.5, 3.0, 3.25, 3.5, 4.0, 4.5, 5.5};
-constexpr std::array kUniform = {"k2v2-g128-rot", "k3v2-g128-rot", "k3v3-g128-rot", "k4v2-g128-rot", "k4v2-rot", "k4v3-g128-rot", "k4v4-g128-rot", "k5v4-g128-rot", "k2v4-g128-rot", "k6v5-g128-rot"};
+constexpr std::array kUniform = {"k2v2-lm", "k3v2-lm", "k3v3-lm", "k4v3-lm", "k4v4-lm", "k5v4-lm", "k2v2-g128-rot", "k3v3-g128-rot", "k4v2-rot", "k4v3-g128-rot", "k2v4-rot"};
 
 /// Measured plans first, then the authors'; the budgets that lie below the floor are left out.
 std::vector<Plan> make_plans(const FrontierRequest& request, size_t& n_measured) {
