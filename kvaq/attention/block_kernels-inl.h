@@ -182,5 +182,3 @@ static void to_float(const float16* from, size_t n, float* to) {
     }
     for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }
-
-static const BlockKernels kTable = {scores, accumulate, softmax_step, scale, bytes_to_float, to_float};

@@ -14,6 +14,9 @@ const BlockKernels& table() noexcept;
 namespace block_avx512 {
 const BlockKernels& table() noexcept;
 }
+namespace block_avx512vnni {
+const BlockKernels& table() noexcept;
+}
 #elif defined(__aarch64__)
 namespace block_neon {
 const BlockKernels& table() noexcept;
@@ -26,6 +29,7 @@ const BlockKernels& block_kernels(SimdTarget target) noexcept {
 #if defined(__x86_64__)
         case SimdTarget::kAvx2: return block_avx2::table();
         case SimdTarget::kAvx512: return block_avx512::table();
+        case SimdTarget::kAvx512Vnni: return block_avx512vnni::table();
 #elif defined(__aarch64__)
         case SimdTarget::kNeon: return block_neon::table();
 #endif

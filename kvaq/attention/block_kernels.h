@@ -28,6 +28,19 @@ struct BlockKernels {
     void (*bytes_to_float)(const int8_t* from, size_t n, float* to);
     /// to[i] = from[i]
     void (*to_float)(const float16* from, size_t n, float* to);
+
+    // Packed tiles as integers (TileLevels): bytes in cells of 16 lanes x 4 quads times 15-bit coefficients. |coefficient| <= 16319.
+    /// y = x * weight (weight null: 1), n a multiple of 4; coef = round(y / step), of every four in the order 0, 2, 1, 3; *sum = sum of
+    /// coef. Returns step = max |y| / 16319.
+    float (*quantize_coefs)(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum);
+    /// out[r * ld_out + i] = init[r] + sum_j coef[r * ld_coef + j] * byte(j, i) for 16 n_lanes16 lanes i and 4 n_quads terms j, exact;
+    /// byte(j, i) = cells[j / 4 * cell_stride + i / 16 * 64 + i % 16 * 4 + j % 4]; coefficients ordered as above.
+    void (*dot_cells)(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef, size_t ld_coef,
+                      size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out);
+    /// out[i] += acc[i] * step * scale[i] + offset_factor * offset[i]; scale null: 1, offset null: 0; n a multiple of 16.
+    void (*add_levels)(const int32_t* acc, size_t n, float step, const float* scale, const float* offset, float offset_factor, float* out);
+    /// sum of a[i] * b[i]; b null: 1
+    float (*dot)(const float* a, const float* b, size_t n);
 };
 
 /// Table of a target. The target must be supported by this CPU (see supported_simd_targets()).

@@ -1,4 +1,6 @@
 // Compiled with the flags of its target (CMakeLists.txt); reached only through block_kernels().
+#include <immintrin.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -8,6 +10,7 @@
 
 namespace kvaq::block_avx2 {
 #include "kvaq/attention/block_kernels-inl.h"
+#include "kvaq/attention/level_kernels-inl.h"
 
 const BlockKernels& table() noexcept { return kTable; }
 

@@ -8,6 +8,7 @@
 
 namespace kvaq::block_scalar {
 #include "kvaq/attention/block_kernels-inl.h"
+#include "kvaq/attention/level_kernels-inl.h"
 
 const BlockKernels& table() noexcept { return kTable; }
 

@@ -42,10 +42,11 @@ float alibi_slope(float max_bias, size_t head, size_t n_heads) noexcept {
 }
 
 void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
-    const auto grow = [](std::vector<float>& v, size_t n) {
+    const auto grow = [](auto& v, size_t n) {
         if (v.size() < n) v.resize(n);
     };
     const size_t rows = largest.n_rows();
+    const size_t padded_k = (largest.head_dim_k + 15) / 16 * 16;
     grow(keys_, largest.head_dim_k * tile_tokens);
     grow(values_, largest.padded_v() * tile_tokens);
     grow(q_plain_, rows * largest.head_dim_k);
@@ -56,19 +57,42 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     grow(m_, rows);
     grow(l_, rows);
     const size_t dim = std::max(largest.head_dim_k, largest.head_dim_v);
+    const size_t padded = std::max(padded_k, largest.padded_v());
+    const size_t blocks = dim / 32 + 1;
     grow(matrix_, dim * dim);
-    grow(rows_, rows * ((dim + 15) / 16 * 16));
+    grow(rows_, rows * padded);
+    levels_.reserve(dim, tile_tokens);
+    grow(q_coefs_, rows * largest.head_dim_k);
+    grow(coefs_, rows * std::max(dim, tile_tokens));
+    grow(q_steps_, rows * blocks);
+    grow(q_sums_, rows * blocks);
+    grow(q_offsets_, rows);
+    grow(steps_, rows);
+    grow(sums_, rows);
+    grow(init_, rows);
+    grow(acc_, rows * std::max(padded, tile_tokens));
+    grow(p_packed_, rows);
 }
 
 void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head, const Shape& shape,
-                          const CodecSpec& key_codec) noexcept {
+                          const TileLayout& key_layout) noexcept {
+    std::fill_n(o_plain_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
+    std::fill_n(o_packed_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
+    std::fill_n(p_packed_.data(), shape.n_rows(), 0.0F);
+    std::fill_n(m_.data(), shape.n_rows(), kMinusInf);
+    std::fill_n(l_.data(), shape.n_rows(), 0.0F);
+    packed_used_ = false;
+    if (have_q_ && first_token_ == first_token && kv_head_ == kv_head && shape_.n_tokens == shape.n_tokens) return;
+    have_q_ = true;
+    const CodecSpec& key_codec = key_layout.spec;
+    exact_ = attention_mode() == AttentionMode::kExact;
     shape_ = shape;
     rule_ = call.rule;
     first_token_ = first_token;
     first_pos_ = first_pos;
     kv_head_ = kv_head;
-    packed_used_ = false;
-    kernels_ = &block_kernels(best_simd_target());
+    target_ = best_simd_target();
+    kernels_ = &block_kernels(target_);
     const size_t dim = shape.head_dim_k;
     const float scale = rule_.softcap > 0.0F ? rule_.scale / rule_.softcap : rule_.scale;
     for (size_t t = 0; t < shape.n_tokens; ++t) {
@@ -101,10 +125,7 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
             for (size_t i = 0; i < dim; ++i) q_packed_[row * dim + i] *= fit.row_scale[i];
         }
     }
-    std::fill_n(o_plain_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
-    std::fill_n(o_packed_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
-    std::fill_n(m_.data(), shape.n_rows(), kMinusInf);
-    std::fill_n(l_.data(), shape.n_rows(), 0.0F);
+    make_coefs(key_layout);
 }
 
 int32_t TileAttention::first_visible(size_t token_begin) const noexcept {
@@ -114,20 +135,53 @@ int32_t TileAttention::first_visible(size_t token_begin) const noexcept {
     return std::max(0, pos - rule_.sliding_window + 1);
 }
 
-void TileAttention::add_tile(Form form, int32_t first_key_pos, size_t key_begin, size_t key_end, size_t ld_keys,
-                             size_t token_begin, size_t token_end) noexcept {
-    if (token_begin >= token_end || key_begin >= key_end) return;
-    const size_t group = shape_.group;
+void TileAttention::add_f16(int32_t first_key_pos, size_t key_end, size_t tile_tokens, size_t token_begin, size_t token_end) noexcept {
+    if (token_begin >= token_end || key_end == 0) return;
     const size_t dim_k = shape_.head_dim_k;
     const size_t dim_v = shape_.padded_v();
+    const size_t row0 = token_begin * shape_.group;
+    const size_t n_rows = (token_end - token_begin) * shape_.group;
+    const size_t n_keys = std::min((key_end + 15) / 16 * 16, tile_tokens);
+    kernels_->scores(&q_plain_[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile_tokens, n_keys, scores_.data(), tile_tokens);
+    const Range seen = weigh(first_key_pos, 0, key_end, n_keys, tile_tokens, token_begin, token_end);
+    if (seen.begin >= seen.end) return;
+    kernels_->accumulate(scores_.data(), tile_tokens, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v, &o_plain_[row0 * dim_v], dim_v);
+}
+
+void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout,
+                               const std::byte* value_tile, int32_t first_key_pos, size_t key_begin, size_t token_begin,
+                               size_t token_end) noexcept {
+    const size_t tile = key_layout.tile_tokens;
+    if (token_begin >= token_end || key_begin >= tile) return;
+    const size_t dim_k = shape_.head_dim_k;
+    const size_t dim_v = shape_.padded_v();
+    const size_t row0 = token_begin * shape_.group;
+    const size_t n_rows = (token_end - token_begin) * shape_.group;
+    packed_used_ = true;
+    if (exact_ || key_layout.spec.is_float16()) {
+        decode_tile(key_layout, key_tile, keys_.data());
+        kernels_->scores(&q_packed_[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile, tile, scores_.data(), tile);
+    } else {
+        read_levels(target_, key_layout, key_tile, levels_);
+        score_levels(key_layout, row0, n_rows);
+    }
+    const Range seen = weigh(first_key_pos, key_begin, tile, tile, tile, token_begin, token_end);
+    if (seen.begin >= seen.end) return;
+    if (exact_ || value_layout.spec.is_float16()) {
+        decode_tile(value_layout, value_tile, values_.data());
+        kernels_->accumulate(scores_.data(), tile, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v, &o_packed_[row0 * dim_v], dim_v);
+    } else {
+        read_levels(target_, value_layout, value_tile, levels_);
+        sum_levels(value_layout, row0, n_rows);
+    }
+}
+
+TileAttention::Range TileAttention::weigh(int32_t first_key_pos, size_t key_begin, size_t key_end, size_t n_keys, size_t ld,
+                                          size_t token_begin, size_t token_end) noexcept {
+    const size_t group = shape_.group;
+    const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * group;
-    const size_t n_rows = (token_end - token_begin) * group;
-    const size_t n_keys = std::min((key_end + 15) / 16 * 16, ld_keys);
     float* s = scores_.data();
-    const std::vector<float>& q = form == Form::kPacked ? q_packed_ : q_plain_;
-    std::vector<float>& o = form == Form::kPacked ? o_packed_ : o_plain_;
-    if (form == Form::kPacked) packed_used_ = true;
-    kernels_->scores(&q[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), ld_keys, n_keys, s, ld_keys);
     size_t t_begin = n_keys;
     size_t t_end = 0;
     for (size_t t = token_begin; t < token_end; ++t) {
@@ -137,7 +191,7 @@ void TileAttention::add_tile(Form form, int32_t first_key_pos, size_t key_begin,
         const auto hi = static_cast<size_t>(std::max(0, std::min(static_cast<int32_t>(key_end), pos - first_key_pos + 1)));
         for (size_t g = 0; g < group; ++g) {
             const size_t row = t * group + g;
-            float* row_scores = s + (row - row0) * ld_keys;
+            float* row_scores = s + (row - row0) * ld;
             if (rule_.softcap > 0.0F) {
                 for (size_t j = lo; j < hi; ++j) row_scores[j] = rule_.softcap * std::tanh(row_scores[j]);
             }
@@ -151,6 +205,7 @@ void TileAttention::add_tile(Form form, int32_t first_key_pos, size_t key_begin,
             if (factor != 1.0F) {
                 kernels_->scale(&o_plain_[row * dim_v], dim_v, factor);
                 if (packed_used_) kernels_->scale(&o_packed_[row * dim_v], dim_v, factor);
+                p_packed_[row] *= factor;
             }
         }
         if (lo < hi) {
@@ -158,16 +213,25 @@ void TileAttention::add_tile(Form form, int32_t first_key_pos, size_t key_begin,
             t_end = std::max(t_end, hi);
         }
     }
-    if (t_begin >= t_end) return;
-    kernels_->accumulate(s, ld_keys, n_rows, t_begin, t_end, values_.data(), dim_v, dim_v, &o[row0 * dim_v], dim_v);
+    return {.begin = t_begin, .end = t_end};
 }
 
-void TileAttention::finish(const CodecSpec& value_codec) noexcept {
+void TileAttention::finish(const TileLayout& value_layout) noexcept {
     if (!packed_used_) return;
+    const CodecSpec& value_codec = value_layout.spec;
     const size_t dim = shape_.padded_v();
     const size_t n_rows = shape_.n_rows();
     float* sums = o_packed_.data();
     const bool hadamard = is_hadamard(value_codec);
+    if (value_codec.transform != nullptr && !exact_) {  // sums of gain * level so far
+        const TransformFit& fit = *value_codec.transform->fit;
+        const size_t n_coded = level_shape(value_layout).n_channels;
+        for (size_t row = 0; row < n_rows; ++row) {
+            float* o = sums + row * dim;
+            for (size_t i = 0; i < n_coded; ++i) o[i] = o[i] * fit.scale[i] + p_packed_[row] * fit.offset[i];
+            for (size_t i = n_coded; i < shape_.head_dim_v; ++i) o[i] = p_packed_[row] * fit.offset[i];
+        }
+    }
     if (value_codec.transform != nullptr && !hadamard) {
         const TransformFit& fit = *value_codec.transform->fit;
         for (size_t row = 0; row < n_rows; ++row) {
@@ -196,39 +260,53 @@ void TileAttention::finish(const CodecSpec& value_codec) noexcept {
 
 void TileAttention::save(float* state) const noexcept {
     const size_t rows = shape_.n_rows();
-    std::copy_n(m_.data(), rows, state);
-    std::copy_n(l_.data(), rows, state + rows);
-    for (size_t row = 0; row < rows; ++row) {
-        std::copy_n(&o_plain_[row * shape_.padded_v()], shape_.head_dim_v, state + 2 * rows + row * shape_.head_dim_v);
-    }
+    const size_t sums = rows * shape_.padded_v();
+    state = std::copy_n(m_.data(), rows, state);
+    state = std::copy_n(l_.data(), rows, state);
+    state = std::copy_n(p_packed_.data(), rows, state);
+    state = std::copy_n(o_plain_.data(), sums, state);
+    std::copy_n(o_packed_.data(), sums, state);
 }
 
-void TileAttention::write(const AttentionCall& call) noexcept {
+void TileAttention::write(const AttentionCall& call, const TileLayout& value_layout) noexcept {
+    finish(value_layout);
     for (size_t row = 0; row < shape_.n_rows(); ++row) {
         write_row(call, first_token_ + row / shape_.group, kv_head_ * shape_.group + row % shape_.group,
                   &o_plain_[row * shape_.padded_v()], shape_.head_dim_v, m_[row], l_[row]);
     }
 }
 
-void TileAttention::merge_and_write(const AttentionCall& call, const Shape& shape, size_t first_token, size_t kv_head,
-                                    const float* states, size_t n_states, size_t state_stride) noexcept {
-    constexpr size_t kMaxDim = 512;
-    KVAQ_DCHECK(shape.head_dim_v <= kMaxDim);
+void TileAttention::merge(const AttentionCall& call, const Shape& shape, size_t first_token, size_t kv_head, const float* states,
+                          size_t n_states, size_t state_stride) noexcept {
+    shape_ = shape;
+    rule_ = call.rule;
+    first_token_ = first_token;
+    kv_head_ = kv_head;
+    have_q_ = false;
+    packed_used_ = true;
+    exact_ = attention_mode() == AttentionMode::kExact;
+    kernels_ = &block_kernels(best_simd_target());
     const size_t rows = shape.n_rows();
+    const size_t dim = shape.padded_v();
+    std::fill_n(o_plain_.data(), rows * dim, 0.0F);
+    std::fill_n(o_packed_.data(), rows * dim, 0.0F);
     for (size_t row = 0; row < rows; ++row) {
         float m = kMinusInf;
         for (size_t i = 0; i < n_states; ++i) m = std::max(m, states[i * state_stride + row]);
-        float o[kMaxDim] = {};
-        float l = 0.0F;
+        m_[row] = m;
+        l_[row] = 0.0F;
+        p_packed_[row] = 0.0F;
         for (size_t i = 0; i < n_states && m > kMinusInf; ++i) {
             const float* state = states + i * state_stride;
             if (state[row] == kMinusInf) continue;
             const float factor = std::exp(state[row] - m);
-            l += state[rows + row] * factor;
-            const float* part = state + 2 * rows + row * shape.head_dim_v;
-            for (size_t d = 0; d < shape.head_dim_v; ++d) o[d] += part[d] * factor;
+            l_[row] += state[rows + row] * factor;
+            p_packed_[row] += state[2 * rows + row] * factor;
+            const float* plain = state + 3 * rows + row * dim;
+            const float* packed = plain + rows * dim;
+            for (size_t d = 0; d < dim; ++d) o_plain_[row * dim + d] += plain[d] * factor;
+            for (size_t d = 0; d < dim; ++d) o_packed_[row * dim + d] += packed[d] * factor;
         }
-        write_row(call, first_token + row / shape.group, kv_head * shape.group + row % shape.group, o, shape.head_dim_v, m, l);
     }
 }
 

@@ -6,13 +6,22 @@
 
 #include "kvaq/attention/block_kernels.h"
 #include "kvaq/base/attention_call.h"
+#include "kvaq/cache/tile_levels.h"
 #include "kvaq/quant/codec_spec.h"
 
 namespace kvaq {
 
+/// How packed tiles are multiplied. kIntegers: bytes times q and p rounded to 15 bits (an error of at most max|q| / 2^15 in each channel
+/// of q, max|p| / 2^15 in each p of a tile), sums exact. kExact: tiles decoded to f32 and multiplied in f32.
+enum class AttentionMode { kIntegers, kExact };
+/// kIntegers, or kExact when the environment says KVAQ_ATTENTION=exact, or the one forced.
+[[nodiscard]] AttentionMode attention_mode() noexcept;
+/// For tests and benchmarks (not thread-safe).
+void force_attention_mode(AttentionMode mode) noexcept;
+
 /// Rows of queries that look at the same pages with one KV head: row = token * heads_per_kv + head of the group. Keeps the
-/// online-softmax state (m, l, o) of every row; o is kept twice, in the model's basis and in the codec's, because f16
-/// tokens are summed in the first and packed ones in the second. One per thread; no allocation after reserve().
+/// online-softmax state (m, l, o) of every row; o is kept twice, in the model's basis and in the codec's (of transforms: before
+/// the channels' scales and offsets), because f16 tokens are summed in the first and packed ones in the second. One per thread; no allocation after reserve().
 /// Source: online softmax, Milakov & Gimelshein, arXiv 1805.02867.
 class TileAttention {
   public:
@@ -28,42 +37,60 @@ class TileAttention {
     /// Makes room. Not noexcept: call it before the hot path.
     void reserve(const Shape& largest, size_t tile_tokens);
 
-    /// Starts a run: takes q of `call` for tokens first_token.. and KV head kv_head, scaled; once as it is and once in the
-    /// key codec's basis.
+    /// A new call begins: q of earlier runs means nothing any more.
+    void begin_call() noexcept { have_q_ = false; }
+    /// Starts a run: takes q of `call` for tokens first_token.. and KV head kv_head, scaled; once as it is, once in the key codec's
+    /// basis, and rounded to integers. A thread's next run of the same tokens and KV head finds them made.
     void start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head, const Shape& shape,
-               const CodecSpec& key_codec) noexcept;
+               const TileLayout& key_layout) noexcept;
 
-    enum class Form { kPlain, kPacked };
-    /// Buffers the caller fills before add_tile: keys [channel][tile_tokens], values [token][padded_v].
+    /// Buffers the caller fills before add_f16: keys [channel][tile_tokens], values [token][padded_v].
     [[nodiscard]] float* keys() noexcept { return keys_.data(); }
     [[nodiscard]] float* values() noexcept { return values_.data(); }
-    /// Adds one tile for the query tokens [token_begin, token_end). The tile's token j has position first_key_pos + j; only
-    /// tokens j in [key_begin, key_end) exist, and causality and windows are applied here.
-    void add_tile(Form form, int32_t first_key_pos, size_t key_begin, size_t key_end, size_t ld_keys, size_t token_begin,
-                  size_t token_end) noexcept;
+    /// Adds the buffers' tile for the query tokens [token_begin, token_end). The tile's token j has position first_key_pos + j; only
+    /// tokens j below key_end exist, and causality and windows are applied here.
+    void add_f16(int32_t first_key_pos, size_t key_end, size_t tile_tokens, size_t token_begin, size_t token_end) noexcept;
+    /// Adds a sealed tile likewise, without its first key_begin tokens.
+    void add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout, const std::byte* value_tile,
+                    int32_t first_key_pos, size_t key_begin, size_t token_begin, size_t token_end) noexcept;
     /// First key position that any query token >= token_begin may see under the window rule.
     [[nodiscard]] int32_t first_visible(size_t token_begin) const noexcept;
 
-    /// Ends the run: o of both bases joined, in the model's basis.
-    void finish(const CodecSpec& value_codec) noexcept;
+    /// Ends a block: o of both bases joined, in the model's basis, written to out[t, h].
+    void write(const AttentionCall& call, const TileLayout& value_layout) noexcept;
 
-    // A finished run's state, for splitting over runs of tiles: merge in fixed order gives the same bits for any thread.
-    [[nodiscard]] static size_t state_floats(const Shape& shape) noexcept { return shape.n_rows() * (2 + shape.head_dim_v); }
+    // A run's state, for splitting a block over runs of tiles: merging in fixed order gives the same bits for any thread.
+    [[nodiscard]] static size_t state_floats(const Shape& shape) noexcept { return shape.n_rows() * (3 + 2 * shape.padded_v()); }
     void save(float* state) const noexcept;
-    /// Writes out[t, h] of a single run.
-    void write(const AttentionCall& call) noexcept;
-    /// Merges n_states saved states (state_stride floats apart) of one block and KV head and writes out[t, h].
-    static void merge_and_write(const AttentionCall& call, const Shape& shape, size_t first_token, size_t kv_head,
-                                const float* states, size_t n_states, size_t state_stride) noexcept;
+    /// Takes n_states saved states (state_stride floats apart) of one block and KV head, for write().
+    void merge(const AttentionCall& call, const Shape& shape, size_t first_token, size_t kv_head, const float* states, size_t n_states,
+               size_t state_stride) noexcept;
 
   private:
+    struct Range {
+        size_t begin = 0, end = 0;
+    };
+    void make_coefs(const TileLayout& key_layout) noexcept;
+    void score_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
+    void sum_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
+    /// Scores to weights, earlier sums rescaled; the keys that any row sees.
+    Range weigh(int32_t first_key_pos, size_t key_begin, size_t key_end, size_t n_keys, size_t ld, size_t token_begin, size_t token_end) noexcept;
+    void finish(const TileLayout& value_layout) noexcept;
+
     Shape shape_;
     ScoreRule rule_;
     size_t first_token_ = 0, kv_head_ = 0;
     int32_t first_pos_ = 0;
-    bool packed_used_ = false;
+    bool packed_used_ = false, have_q_ = false, exact_ = false;
+    SimdTarget target_ = SimdTarget::kScalar;
     const BlockKernels* kernels_ = nullptr;
     std::vector<float> keys_, values_, q_plain_, q_packed_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_;
+    // Integers. q: coefficients [row][channel], their step and -bias * sum [block][row], and each row's share of a codec's offsets.
+    TileLevels levels_;
+    std::vector<int16_t> q_coefs_, coefs_;
+    std::vector<float> q_steps_, q_offsets_, steps_;
+    std::vector<int32_t> q_sums_, sums_, init_, acc_;
+    std::vector<float> p_packed_;  ///< [row] sum of weights of packed tokens, scaled as o
 };
 
 /// ALiBi slope of a query head, as ggml computes it (soft_max / flash_attn_ext). 0 when max_bias is 0.

@@ -10,7 +10,8 @@ SimdTarget detect() noexcept {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
-        return SimdTarget::kAvx512;
+        const bool integers = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+        return integers ? SimdTarget::kAvx512Vnni : SimdTarget::kAvx512;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
         return SimdTarget::kAvx2;
@@ -34,8 +35,9 @@ std::vector<SimdTarget> supported_simd_targets() {
     std::vector<SimdTarget> targets{SimdTarget::kScalar};
     const SimdTarget best = detect();
     if (best == SimdTarget::kNeon) targets.push_back(SimdTarget::kNeon);
-    if (best == SimdTarget::kAvx2 || best == SimdTarget::kAvx512) targets.push_back(SimdTarget::kAvx2);
-    if (best == SimdTarget::kAvx512) targets.push_back(SimdTarget::kAvx512);
+    for (const SimdTarget target : {SimdTarget::kAvx2, SimdTarget::kAvx512, SimdTarget::kAvx512Vnni}) {  // each has all of those before it
+        if (best != SimdTarget::kNeon && target <= best) targets.push_back(target);
+    }
     return targets;
 }
 
@@ -47,6 +49,7 @@ std::string to_string(SimdTarget target) {
     switch (target) {
         case SimdTarget::kAvx2: return "avx2";
         case SimdTarget::kAvx512: return "avx512";
+        case SimdTarget::kAvx512Vnni: return "avx512vnni";
         case SimdTarget::kNeon: return "neon";
         case SimdTarget::kScalar: break;
     }

@@ -5,8 +5,8 @@
 
 namespace kvaq {
 
-/// Instruction sets that kernels are compiled for; chosen at run time.
-enum class SimdTarget { kScalar, kAvx2, kAvx512, kNeon };
+/// Instruction sets that kernels are compiled for; chosen at run time. kAvx512Vnni: AVX-512 with VNNI and VBMI.
+enum class SimdTarget { kScalar, kAvx2, kAvx512, kAvx512Vnni, kNeon };
 
 /// Every target that was compiled in and that this CPU runs, kScalar first, the best one last.
 [[nodiscard]] std::vector<SimdTarget> supported_simd_targets();
@@ -14,7 +14,7 @@ enum class SimdTarget { kScalar, kAvx2, kAvx512, kNeon };
 [[nodiscard]] SimdTarget best_simd_target() noexcept;
 /// For tests and benchmarks: makes best_simd_target() return `target` (not thread-safe).
 void force_simd_target(SimdTarget target) noexcept;
-/// "scalar", "avx2", "avx512", "neon".
+/// "scalar", "avx2", "avx512", "avx512vnni", "neon".
 [[nodiscard]] std::string to_string(SimdTarget target);
 
 }  // namespace kvaq

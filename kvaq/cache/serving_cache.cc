@@ -19,6 +19,10 @@ TileAttention& thread_work() noexcept {
     return work;
 }
 
+void prefetch(const std::byte* from, size_t n) noexcept {
+    for (size_t i = 0; i < n; i += 64) __builtin_prefetch(from + i);
+}
+
 PageTableOptions table_options(const Plan& plan, const KvCacheOptions& options) {
     return {.tile_tokens = plan.tile_tokens,
             .window = plan.window,
@@ -155,13 +159,14 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
                               TileAttention& work) noexcept {
     const PageTable::QueryBlock& block = table_.work().blocks[run.block];
     const LayerShape& shape = layer.plan().shape;
-    const HeadPlan& codecs = layer.plan().heads[kv_head];
     const TileAttention::Shape rows{.n_tokens = block.n_tokens,
                                     .n_heads = shape.n_heads,
                                     .group = shape.heads_per_kv(),
                                     .head_dim_k = shape.head_dim_k,
                                     .head_dim_v = shape.head_dim_v};
-    work.start(call, block.first_token, block.first_pos, kv_head, rows, codecs.key);
+    const TileLayout& key_layout = layer.layout(Side::kKey, kv_head);
+    const TileLayout& value_layout = layer.layout(Side::kValue, kv_head);
+    work.start(call, block.first_token, block.first_pos, kv_head, rows, key_layout);
     const auto tile = static_cast<int32_t>(plan_.tile_tokens);
     const auto n_tokens = static_cast<int32_t>(block.n_tokens);
     for (size_t i = run.first_page; i < run.end_page; ++i) {
@@ -179,25 +184,25 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
             const int32_t newest = block.first_pos + split - 1;
             const auto n = static_cast<size_t>(std::min(tile, newest - first_key + 1));
             load_f16(layer.open_shape(), layer.f16_page(page, scratch_), kv_head, n, work);
-            work.add_tile(TileAttention::Form::kPlain, first_key, 0, n, plan_.tile_tokens, static_cast<size_t>(begin),
-                          static_cast<size_t>(split));
+            work.add_f16(first_key, n, plan_.tile_tokens, static_cast<size_t>(begin), static_cast<size_t>(split));
         }
         if (split < n_tokens) {
             const size_t sinks = page.sink != kNone ? layer.sink_shape().tile_tokens : 0;
             if (sinks > 0) {
                 load_f16(layer.sink_shape(), layer.sink_page(page.sink), kv_head, sinks, work);
-                work.add_tile(TileAttention::Form::kPlain, first_key, 0, sinks, plan_.tile_tokens, static_cast<size_t>(split),
-                              static_cast<size_t>(n_tokens));
+                work.add_f16(first_key, sinks, plan_.tile_tokens, static_cast<size_t>(split), block.n_tokens);
             }
-            decode_tile(layer.layout(Side::kKey, kv_head), layer.tile(page.packed, Side::kKey, kv_head), work.keys());
-            decode_tile(layer.layout(Side::kValue, kv_head), layer.tile(page.packed, Side::kValue, kv_head), work.values());
-            work.add_tile(TileAttention::Form::kPacked, first_key, sinks, plan_.tile_tokens, plan_.tile_tokens,
-                          static_cast<size_t>(split), static_cast<size_t>(n_tokens));
+            if (i + 1 < run.end_page && table_.page(block.pages[i + 1]).packed != kNone) {
+                const int32_t next = table_.page(block.pages[i + 1]).packed;
+                prefetch(layer.tile(next, Side::kKey, kv_head), key_layout.bytes);
+                prefetch(layer.tile(next, Side::kValue, kv_head), value_layout.bytes);
+            }
+            work.add_packed(key_layout, layer.tile(page.packed, Side::kKey, kv_head), value_layout,
+                            layer.tile(page.packed, Side::kValue, kv_head), first_key, sinks, static_cast<size_t>(split), block.n_tokens);
         }
     }
-    work.finish(codecs.value);
     if (run.n_runs == 1) {
-        work.write(call);
+        work.write(call, value_layout);
     } else {
         const size_t number = run.first_page / kRunPages;
         work.save(&states_[((run.state_slot * max_kv_heads_) + kv_head * run.n_runs + number) * state_stride_]);
@@ -209,15 +214,18 @@ void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
     const size_t n_heads = layer.open_shape().n_kv_heads;
     TileAttention& work = thread_work();
     work.reserve(largest_, plan_.tile_tokens);  // allocates in a thread's first call only
+    work.begin_call();
     // A layer that shares another one's cache writes the same rows again: the scratch pages are shared by all layers and
     // hold another layer's rows by now.
     append(call, layer, team);
     if (call.append) seal(layer, team, work.keys());
     const size_t n_units = runs_.size() * n_heads;
     for (size_t unit = next_unit_.fetch_add(1); unit < n_units; unit = next_unit_.fetch_add(1)) {
-        // Late blocks of a prefill see most pages: take them first, so that the threads end together.
-        const Run& run = runs_[runs_.size() - 1 - unit / n_heads];
-        attend_run(call, layer, run, unit % n_heads, work);
+        // Late blocks of a prefill see most pages: take them first, so that the threads end together. Runs of one block: head by head,
+        // so that a thread turns and rounds a head's queries once.
+        const bool one_block = runs_.size() > 1 && runs_[0].n_runs == runs_.size();
+        const size_t run = one_block ? unit % runs_.size() : unit / n_heads;
+        attend_run(call, layer, runs_[runs_.size() - 1 - run], one_block ? unit / runs_.size() : unit % n_heads, work);
     }
     team.barrier();
     if (team.index() == 0) {  // nobody takes units between these two barriers
@@ -236,9 +244,9 @@ void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
                                         .head_dim_v = shape.head_dim_v};
         for (size_t head = 0; head < n_heads; ++head, ++merged) {
             if (merged % team.size() != team.index()) continue;
-            TileAttention::merge_and_write(call, rows, block.first_token, head,
-                                           &states_[(run.state_slot * max_kv_heads_ + head * run.n_runs) * state_stride_],
-                                           run.n_runs, state_stride_);
+            work.merge(call, rows, block.first_token, head, &states_[(run.state_slot * max_kv_heads_ + head * run.n_runs) * state_stride_],
+                       run.n_runs, state_stride_);
+            work.write(call, layer.layout(Side::kValue, head));
         }
     }
     team.barrier();

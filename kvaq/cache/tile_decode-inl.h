@@ -10,56 +10,64 @@ typedef float16 VecH __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may
 static inline VecU load_u(const uint8_t* from) { return *reinterpret_cast<const VecU*>(from); }
 static inline VecF load_f(const float* from) { return *reinterpret_cast<const VecF*>(from); }
 
-template <unsigned kLow, unsigned kHigh>
-static void affine_bits(const DecodeJob& job, float* out) {
-    constexpr uint32_t kLowMask = kLow == 32 ? 0xFFFFFFFFU : (1U << kLow) - 1U;
-    constexpr uint32_t kHighMask = (1U << kHigh) - 1U;
+// Hands the 64 codes of every cell to visit(quad, lane of the first, codes as 32-bit words of 4), register by register.
+template <unsigned kLow, unsigned kHigh, typename Visit>
+static inline void walk_cells(const CodePlanes& planes, Visit visit) {
+    constexpr uint32_t kLowMask = ((1U << kLow) - 1U) * 0x01010101U;
+    constexpr uint32_t kHighMask = ((1U << kHigh) - 1U) * 0x01010101U;
     size_t cell = 0;
-    for (size_t quad = 0; quad < job.n_quads; ++quad) {
-        for (size_t lanes = 0; lanes < job.n_lanes16; ++lanes, ++cell) {
-            const uint8_t* low = job.low + cell / (8 / kLow) * 64;
-            const uint32_t low_shift = static_cast<uint32_t>(cell % (8 / kLow) * kLow);
-            const uint8_t* high = nullptr;
-            uint32_t high_shift = 0;
-            if constexpr (kHigh > 0) {
-                high = job.high + cell / (8 / kHigh) * 64;
-                high_shift = static_cast<uint32_t>(cell % (8 / kHigh) * kHigh);
-            }
+    for (size_t quad = 0; quad < planes.n_quads; ++quad) {
+        for (size_t lanes = 0; lanes < planes.n_lanes16; ++lanes, ++cell) {
+            const uint8_t* low = planes.low + cell / (8 / kLow) * 64;
+            const auto low_shift = static_cast<uint32_t>(cell % (8 / kLow) * kLow);
             for (size_t part = 0; part < 16; part += KVAQ_LANES) {
-                const VecU low_word = load_u(low + part * 4) >> low_shift;
-                VecU high_word = {};
-                if constexpr (kHigh > 0) high_word = load_u(high + part * 4) >> high_shift;
-                const size_t lane = lanes * 16 + part;
-                for (size_t i = 0; i < 4; ++i) {
-                    VecU code = (low_word >> static_cast<uint32_t>(8 * i)) & kLowMask;
-                    if constexpr (kHigh > 0) code |= ((high_word >> static_cast<uint32_t>(8 * i)) & kHighMask) << kLow;
-                    const VecF x = __builtin_convertvector(reinterpret_cast<VecI&>(code), VecF);
-                    const size_t j = quad * 4 + i;
-                    VecF value;
-                    if (job.by_lane) {
-                        const size_t at = j / job.quad_group * job.scale_stride + lane;
-                        value = x * load_f(job.scale + at) + load_f(job.offset + at);
-                    } else {
-                        const size_t at = lane / job.lane_group * job.scale_stride + j;
-                        value = x * job.scale[at] + job.offset[at];
-                    }
-                    *reinterpret_cast<VecF*>(out + j * job.ld_out + lane) = value;
+                VecU codes = (load_u(low + part * 4) >> low_shift) & kLowMask;
+                if constexpr (kHigh > 0) {
+                    const uint8_t* high = planes.high + cell / (8 / kHigh) * 64;
+                    const auto high_shift = static_cast<uint32_t>(cell % (8 / kHigh) * kHigh);
+                    codes |= ((load_u(high + part * 4) >> high_shift) & kHighMask) << kLow;
                 }
+                visit(quad, lanes * 16 + part, codes);
             }
         }
     }
 }
 
-static void affine(const DecodeJob& job, float* out) {
-    switch (job.low_bits * 10 + job.high_bits) {
-        case 10: return affine_bits<1, 0>(job, out);
-        case 20: return affine_bits<2, 0>(job, out);
-        case 21: return affine_bits<2, 1>(job, out);
-        case 40: return affine_bits<4, 0>(job, out);
-        case 41: return affine_bits<4, 1>(job, out);
-        case 42: return affine_bits<4, 2>(job, out);
-        default: return affine_bits<8, 0>(job, out);
+// Calls run<low bits, high bits>() for a band's planes.
+template <typename Run>
+static inline void with_bits(const CodePlanes& planes, Run run) {
+    switch (planes.low_bits * 10 + planes.high_bits) {
+        case 10: return run.template operator()<1, 0>();
+        case 20: return run.template operator()<2, 0>();
+        case 21: return run.template operator()<2, 1>();
+        case 40: return run.template operator()<4, 0>();
+        case 41: return run.template operator()<4, 1>();
+        case 42: return run.template operator()<4, 2>();
+        default: return run.template operator()<8, 0>();
     }
+}
+
+static inline VecU byte_of(VecU words, size_t i) { return (words >> static_cast<uint32_t>(8 * i)) & 0xFFU; }
+
+static void affine(const DecodeJob& job, float* out) {
+    with_bits(job.planes, [&]<unsigned kLow, unsigned kHigh>() {
+        walk_cells<kLow, kHigh>(job.planes, [&](size_t quad, size_t lane, VecU codes) {
+            for (size_t i = 0; i < 4; ++i) {
+                const VecU code = byte_of(codes, i);
+                const VecF x = __builtin_convertvector(reinterpret_cast<const VecI&>(code), VecF);
+                const size_t j = quad * 4 + i;
+                VecF value;
+                if (job.by_lane) {
+                    const size_t at = j / job.quad_group * job.scale_stride + lane;
+                    value = x * load_f(job.scale + at) + load_f(job.offset + at);
+                } else {
+                    const size_t at = lane / job.lane_group * job.scale_stride + j;
+                    value = x * job.scale[at] + job.offset[at];
+                }
+                *reinterpret_cast<VecF*>(out + j * job.ld_out + lane) = value;
+            }
+        });
+    });
 }
 
 // table[code], codes below 2^kBits.
@@ -78,49 +86,55 @@ static inline VecF look_up(const float* table, VecU code) {
     }
 }
 
-template <unsigned kLow, unsigned kHigh>
-static void codebook_bits(const CodebookJob& job, float* out) {
-    constexpr uint32_t kLowMask = (1U << kLow) - 1U;
-    constexpr uint32_t kHighMask = (1U << kHigh) - 1U;
-    size_t cell = 0;
-    for (size_t quad = 0; quad < job.n_quads; ++quad) {
-        for (size_t lanes = 0; lanes < job.n_lanes16; ++lanes, ++cell) {
-            const uint8_t* low = job.low + cell / (8 / kLow) * 64;
-            const uint32_t low_shift = static_cast<uint32_t>(cell % (8 / kLow) * kLow);
-            const uint8_t* high = nullptr;
-            uint32_t high_shift = 0;
-            if constexpr (kHigh > 0) {
-                high = job.high + cell / (8 / kHigh) * 64;
-                high_shift = static_cast<uint32_t>(cell % (8 / kHigh) * kHigh);
+static void codebook(const CodebookJob& job, float* out) {
+    with_bits(job.planes, [&]<unsigned kLow, unsigned kHigh>() {
+        walk_cells<kLow, kHigh>(job.planes, [&](size_t quad, size_t lane, VecU codes) {
+            for (size_t i = 0; i < 4; ++i) {
+                const size_t j = quad * 4 + i;
+                const VecF scale = job.quad_scale[j] * load_f(job.lane_scale + lane);
+                const VecF offset = job.quad_offset[j] + load_f(job.lane_offset + lane);
+                *reinterpret_cast<VecF*>(out + j * job.ld_out + lane) = look_up<kLow + kHigh>(job.table, byte_of(codes, i)) * scale + offset;
             }
-            for (size_t part = 0; part < 16; part += KVAQ_LANES) {
-                const VecU low_word = load_u(low + part * 4) >> low_shift;
-                VecU high_word = {};
-                if constexpr (kHigh > 0) high_word = load_u(high + part * 4) >> high_shift;
-                const size_t lane = lanes * 16 + part;
-                for (size_t i = 0; i < 4; ++i) {
-                    VecU code = (low_word >> static_cast<uint32_t>(8 * i)) & kLowMask;
-                    if constexpr (kHigh > 0) code |= ((high_word >> static_cast<uint32_t>(8 * i)) & kHighMask) << kLow;
-                    const size_t j = quad * 4 + i;
-                    const VecF scale = job.quad_scale[j] * load_f(job.lane_scale + lane);
-                    const VecF offset = job.quad_offset[j] + load_f(job.lane_offset + lane);
-                    *reinterpret_cast<VecF*>(out + j * job.ld_out + lane) = look_up<kLow + kHigh>(job.table, code) * scale + offset;
-                }
-            }
-        }
-    }
+        });
+    });
 }
 
-static void codebook(const CodebookJob& job, float* out) {
-    switch (job.low_bits * 10 + job.high_bits) {
-        case 10: return codebook_bits<1, 0>(job, out);
-        case 20: return codebook_bits<2, 0>(job, out);
-        case 21: return codebook_bits<2, 1>(job, out);
-        case 40: return codebook_bits<4, 0>(job, out);
-        case 41: return codebook_bits<4, 1>(job, out);
-        case 42: return codebook_bits<4, 2>(job, out);
-        default: return codebook_bits<8, 0>(job, out);
+// table[code] for every byte of a register, codes below 2^kBits <= 64.
+template <unsigned kBits>
+static inline VecU look_up_bytes(const uint8_t* table, VecU codes) {
+#if defined(__AVX512VBMI__)
+    // The zeroing form with a full mask: g++ 12 warns wrongly of the plain one (GCC bug 105593).
+    return (VecU)_mm512_maskz_permutexvar_epi8(~__mmask64{0}, (__m512i)codes, _mm512_loadu_si512(table));
+#elif defined(__AVX512BW__) || defined(__AVX2__)
+    // 16 entries at a time: a byte shuffle gives 0 where the index's top bit is set, which adding 0x70 does from 16 on.
+    VecU found = {};
+    for (uint32_t part = 0; part < (kBits <= 4 ? 1U : 1U << (kBits - 4)); ++part) {
+        const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table + part * 16));
+        const VecU index = codes ^ (part * 0x10101010U);
+#if defined(__AVX512BW__)
+        found |= (VecU)_mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4(0xFFFF, entries), _mm512_adds_epu8((__m512i)index, _mm512_set1_epi8(0x70)));
+#else
+        found |= (VecU)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), _mm256_adds_epu8((__m256i)index, _mm256_set1_epi8(0x70)));
+#endif
     }
+    return found;
+#else
+    uint8_t bytes[KVAQ_LANES * 4];
+    *reinterpret_cast<VecU*>(bytes) = codes;
+    for (size_t i = 0; i < sizeof bytes; ++i) bytes[i] = table[bytes[i]];
+    return load_u(bytes);
+#endif
+}
+
+static void levels(const CodePlanes& planes, const uint8_t* table, uint8_t* cells, size_t cell_stride) {
+    with_bits(planes, [&]<unsigned kLow, unsigned kHigh>() {
+        walk_cells<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU codes) {
+            if constexpr (kLow < 8) {
+                if (table != nullptr) codes = look_up_bytes<kLow + kHigh>(table, codes);
+            }
+            *reinterpret_cast<VecU*>(cells + quad * cell_stride + lane * 4) = codes;
+        });
+    });
 }
 
 static void to_float(const float16* from, size_t n, float* to) {
@@ -131,4 +145,4 @@ static void to_float(const float16* from, size_t n, float* to) {
     for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }
 
-static const DecodeKernels kTable = {affine, codebook, to_float};
+static const DecodeKernels kTable = {affine, codebook, levels, to_float};

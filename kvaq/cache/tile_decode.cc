@@ -20,6 +20,9 @@ const DecodeKernels& table() noexcept;
 namespace tile_decode_avx512 {
 const DecodeKernels& table() noexcept;
 }
+namespace tile_decode_avx512vnni {
+const DecodeKernels& table() noexcept;
+}
 #elif defined(__aarch64__)
 namespace tile_decode_neon {
 const DecodeKernels& table() noexcept;
@@ -32,6 +35,7 @@ const DecodeKernels& decode_kernels(SimdTarget target) noexcept {
 #if defined(__x86_64__)
         case SimdTarget::kAvx2: return tile_decode_avx2::table();
         case SimdTarget::kAvx512: return tile_decode_avx512::table();
+        case SimdTarget::kAvx512Vnni: return tile_decode_avx512vnni::table();
 #elif defined(__aarch64__)
         case SimdTarget::kNeon: return tile_decode_neon::table();
 #endif
@@ -46,18 +50,21 @@ namespace {
 constexpr size_t kMaxElements = 128 * 512;
 
 struct Scratch {
-    std::array<float, kMaxElements> scale, offset;  // worst case: one group per 8 elements, spread along lanes
+    std::array<float, kMaxElements / 8> scale, offset;
     std::array<uint8_t, kMaxElements> codes;
 };
 
-// Ternary bytes to one code a byte, in code order.
+// Ternary bytes to one code a byte, in code order: code j of a byte is digit j in base 3.
+template <unsigned kPower>
+void spread_digit(const uint8_t* packed, size_t n, uint8_t* codes) noexcept {
+    for (size_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(packed[i] / kPower % 3U);
+}
+
 void spread_ternary(const uint8_t* packed, size_t n_bytes, size_t n_codes, uint8_t* codes) noexcept {
-    for (size_t i = 0; i < n_bytes; ++i) {
-        unsigned rest = packed[i];
-        for (size_t j = 0; j < 5; ++j) {
-            if (j * n_bytes + i < n_codes) codes[j * n_bytes + i] = static_cast<uint8_t>(rest % 3);
-            rest /= 3;
-        }
+    size_t j = 0;
+    for (const auto spread : {spread_digit<1>, spread_digit<3>, spread_digit<9>, spread_digit<27>, spread_digit<81>}) {
+        const size_t first = std::min(n_codes, n_bytes * j++);
+        spread(packed, std::min(n_bytes, n_codes - first), codes + first);
     }
 }
 
@@ -67,75 +74,17 @@ void decode_affine(const DecodeKernels& kernels, const TileLayout& layout, const
     const size_t tile = layout.tile_tokens;
     const bool key = layout.side == Side::kKey;
     const size_t channels = key ? band.n_channels : (band.n_channels + 15U) / 16U * 16U;
-    const size_t n_codes = channels * tile;
+    affine_params(kernels, layout, band, packed, scratch.scale.data(), scratch.offset.data());
+    const bool per_channel = band.group_channels == 1;
     DecodeJob job;
-    const auto* bytes = reinterpret_cast<const uint8_t*>(packed + band.codes_offset);
-    if (band.bits == CodeBits::kTernary) {
-        spread_ternary(bytes, band.codes_bytes, n_codes, scratch.codes.data());
-        job.low = scratch.codes.data();
-        job.low_bits = 8;
-    } else {
-        const std::array<uint8_t, 2> planes = plane_bits(band.bits);
-        job.low = bytes;
-        job.low_bits = planes[0];
-        job.high_bits = planes[1];
-        job.high = bytes + n_codes * planes[0] / 8;
-    }
-    job.n_lanes16 = (key ? tile : channels) / 16;
-    job.n_quads = (key ? channels : tile) / 4;
+    job.planes = code_planes(layout, band, packed, scratch.codes.data());
     job.ld_out = key ? tile : channels;
-
-    const size_t n_groups = size_t{band.n_token_blocks} * band.n_channel_blocks;
-    std::array<float, kMaxElements>& scale = scratch.scale;
-    std::array<float, kMaxElements>& offset = scratch.offset;
-    const auto* scales = reinterpret_cast<const float16*>(packed + band.scale_offset);
-    const auto* offsets = reinterpret_cast<const float16*>(packed + band.offset_offset);
-    // Groups in [token block][channel block] order, spread to one entry per lane of the kernel where lanes differ.
-    const bool lanes_differ = key ? band.group_tokens < 16 || band.group_channels > 1 : band.group_channels == 1;
-    thread_local std::array<float, kMaxElements / 8> raw_scale, raw_offset;
-    kernels.to_float(scales, n_groups, raw_scale.data());
-    if (layout.spec.symmetric) {
-        const auto factor = static_cast<float>(symmetric_offset(band.bits));
-        for (size_t i = 0; i < n_groups; ++i) raw_offset[i] = raw_scale[i] * factor;
-    } else {
-        kernels.to_float(offsets, n_groups, raw_offset.data());
-    }
-    const size_t n_cb = band.n_channel_blocks;
-    job.by_lane = lanes_differ;
-    if (key && lanes_differ) {  // lanes are tokens: [channel block][token]
-        for (size_t cb = 0; cb < n_cb; ++cb) {
-            for (size_t t = 0; t < tile; ++t) {
-                scale[cb * tile + t] = raw_scale[t / band.group_tokens * n_cb + cb];
-                offset[cb * tile + t] = raw_offset[t / band.group_tokens * n_cb + cb];
-            }
-        }
-        job.quad_group = band.group_channels;
-        job.scale_stride = tile;
-    } else if (key) {  // one number per (token block, channel): [token block][channel]
-        job.lane_group = band.group_tokens;
-        job.scale_stride = n_cb;
-    } else if (lanes_differ) {  // lanes are channels: [token block][padded channel]
-        for (size_t tb = 0; tb < band.n_token_blocks; ++tb) {
-            for (size_t c = 0; c < channels; ++c) {
-                scale[tb * channels + c] = c < band.n_channels ? raw_scale[tb * n_cb + c] : 0.0F;
-                offset[tb * channels + c] = c < band.n_channels ? raw_offset[tb * n_cb + c] : 0.0F;
-            }
-        }
-        job.quad_group = band.group_tokens;
-        job.scale_stride = channels;
-    } else {  // one number per (channel block, token): [channel block][token]
-        for (size_t cb = 0; cb < n_cb; ++cb) {
-            for (size_t t = 0; t < tile; ++t) {
-                scale[cb * tile + t] = raw_scale[t / band.group_tokens * n_cb + cb];
-                offset[cb * tile + t] = raw_offset[t / band.group_tokens * n_cb + cb];
-            }
-        }
-        job.lane_group = band.group_channels;
-        job.scale_stride = tile;
-    }
-    const bool raw = key && !lanes_differ;
-    job.scale = raw ? raw_scale.data() : scale.data();
-    job.offset = raw ? raw_offset.data() : offset.data();
+    job.scale = scratch.scale.data();
+    job.offset = scratch.offset.data();
+    job.by_lane = key != per_channel;
+    job.quad_group = key ? band.group_channels : band.group_tokens;
+    job.lane_group = key ? band.group_tokens : band.group_channels;
+    job.scale_stride = per_channel ? (band.n_channels + 15U) / 16U * 16U : tile;
     kernels.affine(job, out);
     if (!key && channels != band.n_channels) {
         for (size_t t = 0; t < tile; ++t) std::fill_n(out + t * channels + band.n_channels, channels - band.n_channels, 0.0F);
@@ -171,18 +120,11 @@ void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, con
             }
             continue;
         }
-        const std::array<uint8_t, 2> planes = plane_bits(band.bits);
-        const auto* bytes = reinterpret_cast<const uint8_t*>(packed + band.codes_offset);
         std::array<float, 64> table = {};
         if (bits <= 6) {
             for (size_t i = 0; i < fit.levels[bits].size(); ++i) table[i] = static_cast<float>(fit.levels[bits][i]);
         }
-        kernels.codebook({.low = bytes,
-                          .high = bytes + channels * tile * planes[0] / 8,
-                          .low_bits = planes[0],
-                          .high_bits = planes[1],
-                          .n_lanes16 = (key ? tile : channels) / 16,
-                          .n_quads = (key ? channels : tile) / 4,
+        kernels.codebook({.planes = code_planes(layout, band, packed, nullptr),
                           .ld_out = ld_out,
                           .table = bits == 8 ? nullptr : table.data(),
                           .quad_scale = key ? scale.data() : gains.data(),
@@ -194,6 +136,59 @@ void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, con
 }
 
 }  // namespace
+
+CodePlanes code_planes(const TileLayout& layout, const Band& band, const std::byte* packed, uint8_t* codes) noexcept {
+    const bool key = layout.side == Side::kKey;
+    const size_t channels = key ? band.n_channels : (band.n_channels + 15U) / 16U * 16U;
+    const size_t n_codes = channels * layout.tile_tokens;
+    CodePlanes planes;
+    planes.n_lanes16 = (key ? layout.tile_tokens : channels) / 16;
+    planes.n_quads = (key ? channels : layout.tile_tokens) / 4;
+    planes.low = reinterpret_cast<const uint8_t*>(packed + band.codes_offset);
+    if (band.bits == CodeBits::kTernary) {
+        spread_ternary(planes.low, band.codes_bytes, n_codes, codes);
+        planes.low = codes;
+        planes.low_bits = 8;
+    } else {
+        const std::array<uint8_t, 2> bits = plane_bits(band.bits);
+        planes.low_bits = bits[0];
+        planes.high_bits = bits[1];
+        planes.high = planes.low + n_codes * bits[0] / 8;
+    }
+    return planes;
+}
+
+void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed, float* scale, float* offset) noexcept {
+    thread_local std::array<float, kMaxElements / 8> raw_scale, raw_offset;
+    const size_t tile = layout.tile_tokens;
+    const size_t n_blocks = band.n_channel_blocks;
+    const size_t n_groups = size_t{band.n_token_blocks} * n_blocks;
+    const bool as_stored = n_blocks == 1 && band.group_tokens == 1;
+    float* scales = as_stored ? scale : raw_scale.data();
+    float* offsets = as_stored ? offset : raw_offset.data();
+    kernels.to_float(reinterpret_cast<const float16*>(packed + band.scale_offset), n_groups, scales);
+    if (layout.spec.symmetric) {
+        const auto factor = static_cast<float>(symmetric_offset(band.bits));
+        for (size_t i = 0; i < n_groups; ++i) offsets[i] = scales[i] * factor;
+    } else {
+        kernels.to_float(reinterpret_cast<const float16*>(packed + band.offset_offset), n_groups, offsets);
+    }
+    if (as_stored) return;
+    if (band.group_channels > 1) {  // [token block][channel block] to [channel block][token]
+        for (size_t block = 0; block < n_blocks; ++block) {
+            for (size_t t = 0; t < tile; ++t) {
+                scale[block * tile + t] = scales[t / band.group_tokens * n_blocks + block];
+                offset[block * tile + t] = offsets[t / band.group_tokens * n_blocks + block];
+            }
+        }
+        return;
+    }
+    const size_t padded = (n_blocks + 15) / 16 * 16;
+    for (size_t block = 0; block < band.n_token_blocks; ++block) {
+        std::fill(std::copy_n(scales + block * n_blocks, n_blocks, scale + block * padded), scale + (block + 1) * padded, 0.0F);
+        std::fill(std::copy_n(offsets + block * n_blocks, n_blocks, offset + block * padded), offset + (block + 1) * padded, 0.0F);
+    }
+}
 
 void decode_tile_on(SimdTarget target, const TileLayout& layout, const std::byte* packed, float* out) noexcept {
     const DecodeKernels& kernels = decode_kernels(target);

@@ -1,4 +1,6 @@
 // Compiled with the flags of its target (CMakeLists.txt); reached only through decode_kernels().
+#include <immintrin.h>
+
 #include <cstddef>
 #include <cstdint>
 

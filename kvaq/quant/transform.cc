@@ -137,13 +137,15 @@ void transform_backward(const TransformFit& fit, double* z) {
     std::copy_n(x.data(), fit.dim, z);
 }
 
-float transform_gain(uint8_t code) noexcept {
+const std::array<float, 256>& transform_gains() noexcept {
     static const std::array<float, 256> table = [] {
         std::array<float, 256> gains = {};
         for (int i = 0; i < 256; ++i) gains[static_cast<size_t>(i)] = static_cast<float>(std::exp2(static_cast<double>(i - 128) / 16));
         return gains;
     }();
-    return table[code];
+    return table;
 }
+
+float transform_gain(uint8_t code) noexcept { return transform_gains()[code]; }
 
 }  // namespace kvaq

@@ -64,5 +64,7 @@ void transform_backward(const TransformFit& fit, double* z);
 
 /// Gains are 2^((code - 128) / 16), code 0..255.
 [[nodiscard]] float transform_gain(uint8_t code) noexcept;
+/// All of them, by code.
+[[nodiscard]] const std::array<float, 256>& transform_gains() noexcept;
 
 }  // namespace kvaq

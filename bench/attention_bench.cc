@@ -1,0 +1,178 @@
+// Attention and sealing by themselves, one thread. Counters: packed GB/s (sealed bytes read or written), tokens/s (cached tokens read per
+// second in decode, query tokens in prefill, sealed tokens in encode). Run: attention_bench --benchmark_min_time=0.3
+#include <benchmark/benchmark.h>
+
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kvaq/cache/kv_cache.h"
+#include "kvaq/cache/tile.h"
+#include "kvaq/plan/plan.h"
+#include "kvaq/quant/transform_samples.h"
+
+namespace kvaq {
+namespace {
+
+constexpr size_t kLayers = 4;  // more than one, so that tiles do not all stay in L2
+constexpr int32_t kBatch = 512;
+
+class OneThread final : public Team {
+  public:
+    [[nodiscard]] size_t index() const noexcept override { return 0; }
+    [[nodiscard]] size_t size() const noexcept override { return 1; }
+    void barrier() noexcept override {}
+};
+
+struct Heads {
+    size_t n_heads, n_kv_heads, head_dim;
+};
+constexpr Heads kSmolLm = {9, 3, 64};
+constexpr Heads kGemma = {4, 1, 256};
+
+/// A preset, or "klt": transform codecs with every width, about 3.5 bits.
+Plan plan_of(const std::string& name, const Heads& heads) {
+    ModelShape shape;
+    shape.architecture = "bench";
+    for (size_t i = 0; i < kLayers; ++i) {
+        shape.layers.push_back({.layer = static_cast<int32_t>(i), .n_heads = heads.n_heads, .n_kv_heads = heads.n_kv_heads, .head_dim_k = heads.head_dim, .head_dim_v = heads.head_dim});
+    }
+    if (name != "klt") return make_uniform_plan(parse_preset(name), shape);
+    Plan plan = make_uniform_plan(parse_preset("k4v4-s4"), shape);
+    for (LayerPlan& layer : plan.layers) {
+        for (HeadPlan& head : layer.heads) {
+            const auto spec = [&](Side side, unsigned seed) {
+                CodecSpec codec = sample_transform(side, heads.head_dim, seed);
+                const size_t n = codec.transform->unit_bits.size();
+                std::vector<uint8_t> bits;
+                for (size_t i = 0; i < n; ++i) bits.push_back(static_cast<uint8_t>(i < n / 4 ? 5 : i < n / 2 ? 4 : i < n * 3 / 4 ? 3 : 2));
+                codec.transform = make_transform_codec(codec.transform->fit, bits);
+                return codec;
+            };
+            head.key = spec(Side::kKey, 2);
+            head.value = spec(Side::kValue, 4);
+        }
+    }
+    return plan;
+}
+
+/// A cache filled to a depth, and rows for `n` more tokens.
+class Bench {
+  public:
+    Bench(const std::string& plan, const Heads& heads, int32_t depth) : heads_(heads) {
+        cache_ = make_kv_cache(plan_of(plan, heads), {.n_seq_max = 1, .n_ctx = static_cast<size_t>(depth + kBatch), .max_batch_tokens = kBatch});
+        std::mt19937 random(1);
+        std::normal_distribution<float> normal;
+        q_.resize(static_cast<size_t>(kBatch) * heads.n_heads * heads.head_dim);
+        for (float& x : q_) x = normal(random);
+        k_.resize(static_cast<size_t>(kBatch) * heads.n_kv_heads * heads.head_dim);
+        for (float16& x : k_) x = to_float16(normal(random));
+        out_.resize(q_.size());
+        for (; depth_ < depth; depth_ += kBatch) {
+            attend(kBatch);
+            cache_->end();
+        }
+    }
+    /// begin and attend; end or rollback is left to the caller.
+    void attend(int32_t n) {
+        const int32_t seq = 0;
+        std::vector<BatchToken> tokens;
+        for (int32_t i = 0; i < n; ++i) tokens.push_back({.pos = depth_ + i, .seq_ids = {&seq, 1}});
+        if (!cache_->begin(tokens)) std::abort();
+        OneThread team;
+        for (size_t layer = 0; layer < kLayers; ++layer) {
+            AttentionCall call;
+            call.layer = static_cast<int32_t>(layer);
+            call.n_tokens = static_cast<size_t>(n);
+            call.q = {q_.data(), heads_.n_heads * heads_.head_dim, heads_.head_dim};
+            call.k = {k_.data(), heads_.n_kv_heads * heads_.head_dim, heads_.head_dim};
+            call.v = call.k;
+            call.out = {out_.data(), heads_.n_heads * heads_.head_dim, heads_.head_dim};
+            call.rule.scale = 0.1F;
+            cache_->attend(call, team);
+        }
+    }
+    [[nodiscard]] KvCache& cache() noexcept { return *cache_; }
+
+  private:
+    Heads heads_;
+    int32_t depth_ = 0;
+    std::unique_ptr<KvCache> cache_;
+    std::vector<float> q_, out_;
+    std::vector<float16> k_;
+};
+
+void attend(benchmark::State& state, const std::string& plan, const Heads& heads, int32_t depth, int32_t n) {
+    Bench bench(plan, heads, depth);
+    const auto packed = static_cast<double>(bench.cache().use().packed);
+    for (auto _ : state) {
+        bench.attend(n);
+        bench.cache().rollback();
+    }
+    const auto rounds = static_cast<double>(state.iterations());
+    const double tokens = n == 1 ? depth : n;
+    state.counters["packed/s"] = benchmark::Counter(packed * rounds, benchmark::Counter::kIsRate);
+    state.counters["tokens/s"] = benchmark::Counter(tokens * static_cast<double>(kLayers) * rounds, benchmark::Counter::kIsRate);
+}
+
+void encode(benchmark::State& state, const std::string& plan, const Heads& heads, Side side) {
+    const Plan built = plan_of(plan, heads);
+    const HeadPlan& head = built.layers[0].heads[0];
+    const TileLayout layout = make_tile_layout(side == Side::kKey ? head.key : head.value, side, heads.head_dim, kDefaultTileTokens);
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(kDefaultTileTokens * heads.head_dim);
+    for (float& value : x) value = normal(random);
+    std::vector<std::byte> packed(layout.bytes);
+    for (auto _ : state) {
+        encode_tile(layout, x.data(), packed.data());
+        benchmark::DoNotOptimize(packed.data());
+    }
+    const auto rounds = static_cast<double>(state.iterations());
+    state.counters["packed/s"] = benchmark::Counter(static_cast<double>(layout.bytes) * rounds, benchmark::Counter::kIsRate);
+    state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(kDefaultTileTokens) * rounds, benchmark::Counter::kIsRate);
+}
+
+/// The bytes that k4v4-rot-s4 keeps for 8192 tokens, copied: what memory allows.
+void copy(benchmark::State& state, const Heads& heads) {
+    const Plan plan = plan_of("k4v4-rot-s4", heads);
+    const size_t tile = packed_bytes(plan.layers[0].heads[0].key, Side::kKey, heads.head_dim, kDefaultTileTokens);
+    const size_t n = tile * 2 * heads.n_kv_heads * kLayers * 8192 / kDefaultTileTokens;
+    std::vector<std::byte> from(n, std::byte{1});
+    std::vector<std::byte> to(n);
+    for (auto _ : state) {
+        std::memcpy(to.data(), from.data(), n);
+        benchmark::ClobberMemory();
+    }
+    state.counters["packed/s"] = benchmark::Counter(static_cast<double>(n * state.iterations()), benchmark::Counter::kIsRate);
+}
+
+void register_all() {
+    const std::vector<std::pair<std::string, Heads>> shapes = {{"9x3x64", kSmolLm}, {"4x1x256", kGemma}};
+    const auto add = [](const std::string& name, auto run) { benchmark::RegisterBenchmark(name.c_str(), run)->Unit(benchmark::kMicrosecond); };
+    for (const auto& [shape, heads] : shapes) {
+        for (const std::string plan : {"f16", "k4v4-rot-s4", "k4v2-rot-s4", "klt"}) {
+            for (const int32_t depth : {4096, 8192}) {
+                add("decode/" + shape + "/" + plan + "/" + std::to_string(depth), [=](benchmark::State& state) { attend(state, plan, heads, depth, 1); });
+            }
+            add("prefill512/" + shape + "/" + plan + "/4096", [=](benchmark::State& state) { attend(state, plan, heads, 4096, kBatch); });
+            add("encode_k/" + shape + "/" + plan, [=](benchmark::State& state) { encode(state, plan, heads, Side::kKey); });
+            add("encode_v/" + shape + "/" + plan, [=](benchmark::State& state) { encode(state, plan, heads, Side::kValue); });
+        }
+        add("copy/" + shape, [=](benchmark::State& state) { copy(state, heads); });
+    }
+}
+
+}  // namespace
+}  // namespace kvaq
+
+int main(int argc, char** argv) {
+    kvaq::register_all();
+    benchmark::Initialize(&argc, argv);
+    benchmark::RunSpecifiedBenchmarks();
+    benchmark::Shutdown();
+    return 0;
+}

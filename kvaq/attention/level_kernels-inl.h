@@ -1,0 +1,147 @@
+// Included once per SIMD target after block_kernels-inl.h: the integer half of attention over packed tiles. Sums of products of unsigned
+// bytes with 15-bit integers in int32 are exact, hence the same on every target; |coefficient| <= kCoefMax keeps 512 terms inside
+// int32: 512 * 255 * 16319 < 2^31.
+//
+// Coefficients lie in the order in which one multiplication of 16-bit pairs eats them: of four neighbours 0, 2, 1, 3 (even bytes of
+// a 32-bit lane, then odd ones).
+
+static constexpr float kCoefMax = 16319.0F;
+
+static float quantize_coefs(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum) {
+    typedef int16_t VecS __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
+    const VecI clear_sign = splat_i(0x7FFFFFFF);
+    const auto value = [&](size_t i) { return weight != nullptr ? load(x + i) * load(weight + i) : load(x + i); };
+    VecF top = splat(0.0F);
+    size_t i = 0;
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
+        const VecF size = __builtin_bit_cast(VecF, __builtin_bit_cast(VecI, value(i)) & clear_sign);
+        top = size > top ? size : top;
+    }
+    float largest = 0.0F;
+    for (size_t k = 0; k < KVAQ_LANES; ++k) largest = top[k] > largest ? top[k] : largest;
+    for (size_t k = i; k < n; ++k) {
+        const float y = weight != nullptr ? x[k] * weight[k] : x[k];
+        largest = y > largest ? y : -y > largest ? -y : largest;
+    }
+    const float inverse = largest > 1e-30F ? kCoefMax / largest : 0.0F;
+    const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to the nearest integer
+    VecI order;
+    for (size_t k = 0; k < KVAQ_LANES; k += 4) {
+        order[k] = static_cast<int32_t>(k);
+        order[k + 1] = static_cast<int32_t>(k + 2);
+        order[k + 2] = static_cast<int32_t>(k + 1);
+        order[k + 3] = static_cast<int32_t>(k + 3);
+    }
+    VecI total = splat_i(0);
+    for (i = 0; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
+        const VecF biased = value(i) * splat(inverse) + splat(magic);
+        const VecI rounded = __builtin_convertvector(biased - splat(magic), VecI);
+        total += rounded;
+        *reinterpret_cast<VecS*>(coef + i) = __builtin_convertvector(__builtin_shuffle(rounded, order), VecS);
+    }
+    int32_t all = 0;
+    for (size_t k = 0; k < KVAQ_LANES; ++k) all += total[k];
+    for (; i < n; ++i) {
+        const float y = weight != nullptr ? x[i] * weight[i] : x[i];
+        const auto rounded = static_cast<int32_t>((y * inverse + magic) - magic);
+        all += rounded;
+        const size_t in_quad = i % 4;
+        coef[i - in_quad + (in_quad == 1 ? 2 : in_quad == 2 ? 1 : in_quad)] = static_cast<int16_t>(rounded);
+    }
+    *sum = all;
+    return largest / kCoefMax;
+}
+
+/// One register of 32-bit lanes times two pairs of coefficients, added to acc.
+static inline VecI dot_quad(VecI acc, VecI even, VecI odd, int32_t even_coef, int32_t odd_coef) {
+#if defined(__AVX512VNNI__)
+    const __m512i first = _mm512_dpwssd_epi32((__m512i)acc, (__m512i)even, _mm512_set1_epi32(even_coef));
+    return (VecI)_mm512_dpwssd_epi32(first, (__m512i)odd, _mm512_set1_epi32(odd_coef));
+#elif defined(__AVX512BW__)
+    return acc + (VecI)_mm512_madd_epi16((__m512i)even, _mm512_set1_epi32(even_coef)) + (VecI)_mm512_madd_epi16((__m512i)odd, _mm512_set1_epi32(odd_coef));
+#elif defined(__AVX2__)
+    return acc + (VecI)_mm256_madd_epi16((__m256i)even, _mm256_set1_epi32(even_coef)) + (VecI)_mm256_madd_epi16((__m256i)odd, _mm256_set1_epi32(odd_coef));
+#else
+    const VecI low = splat_i(0xFFFF);
+    acc += (even & low) * splat_i(static_cast<int16_t>(even_coef & 0xFFFF)) + (even >> 16) * splat_i(even_coef >> 16);
+    return acc + (odd & low) * splat_i(static_cast<int16_t>(odd_coef & 0xFFFF)) + (odd >> 16) * splat_i(odd_coef >> 16);
+#endif
+}
+
+// kUnits blocks of 16 lanes for kRows rows.
+template <size_t kRows, size_t kUnits>
+static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_quads, const int16_t* coef, size_t ld_coef,
+                            const int32_t* init, int32_t* out, size_t ld_out) {
+    constexpr size_t kVecs = kUnits * (16 / KVAQ_LANES);
+    VecI acc[kRows][kVecs];
+    for (size_t r = 0; r < kRows; ++r) {
+        for (size_t j = 0; j < kVecs; ++j) acc[r][j] = splat_i(init[r]);
+    }
+    const VecI mask = splat_i(0x00FF00FF);
+    for (size_t quad = 0; quad < n_quads; ++quad) {
+        const uint8_t* from = cells + quad * cell_stride;
+        VecI even[kVecs];
+        VecI odd[kVecs];
+        for (size_t j = 0; j < kVecs; ++j) {
+            const VecI word = *reinterpret_cast<const VecI*>(from + j * KVAQ_LANES * 4);
+            even[j] = word & mask;
+            odd[j] = (word >> 8) & mask;
+        }
+        for (size_t r = 0; r < kRows; ++r) {
+            int32_t pair[2];
+            __builtin_memcpy(pair, coef + r * ld_coef + quad * 4, sizeof pair);
+            for (size_t j = 0; j < kVecs; ++j) acc[r][j] = dot_quad(acc[r][j], even[j], odd[j], pair[0], pair[1]);
+        }
+    }
+    for (size_t r = 0; r < kRows; ++r) {
+        for (size_t j = 0; j < kVecs; ++j) *reinterpret_cast<VecI*>(out + r * ld_out + j * KVAQ_LANES) = acc[r][j];
+    }
+}
+
+template <size_t kRows>
+static void dot_units(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef, size_t ld_coef,
+                      const int32_t* init, int32_t* out, size_t ld_out) {
+    constexpr size_t kMost = KVAQ_LANES == 16 ? 4 : 1;
+    size_t unit = 0;
+    for (; unit + kMost <= n_lanes16; unit += kMost) {
+        dot_rows<kRows, kMost>(cells + unit * 64, cell_stride, n_quads, coef, ld_coef, init, out + unit * 16, ld_out);
+    }
+    for (; unit < n_lanes16; ++unit) {
+        dot_rows<kRows, 1>(cells + unit * 64, cell_stride, n_quads, coef, ld_coef, init, out + unit * 16, ld_out);
+    }
+}
+
+static void dot_cells(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef, size_t ld_coef,
+                      size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out) {
+    size_t r = 0;
+    const auto rows = [&](auto run, size_t n) {
+        run(cells, cell_stride, n_lanes16, n_quads, coef + r * ld_coef, ld_coef, init + r, out + r * ld_out, ld_out);
+        r += n;
+    };
+    while (n_rows - r >= 4) rows(dot_units<4>, 4);
+    if (n_rows - r == 3) rows(dot_units<3>, 3);
+    if (n_rows - r == 2) rows(dot_units<2>, 2);
+    if (n_rows - r == 1) rows(dot_units<1>, 1);
+}
+
+static void add_levels(const int32_t* acc, size_t n, float step, const float* scale, const float* offset, float offset_factor, float* out) {
+    for (size_t i = 0; i < n; i += KVAQ_LANES) {
+        VecF factor = splat(step);
+        if (scale != nullptr) factor = factor * load(scale + i);
+        VecF sum = mul_add(__builtin_convertvector(*reinterpret_cast<const VecI*>(acc + i), VecF), factor, load(out + i));
+        if (offset != nullptr) sum = mul_add(load(offset + i), splat(offset_factor), sum);
+        store(out + i, sum);
+    }
+}
+
+static float dot(const float* a, const float* b, size_t n) {
+    VecF sum = splat(0.0F);
+    size_t i = 0;
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) sum = b != nullptr ? mul_add(load(a + i), load(b + i), sum) : sum + load(a + i);
+    float total = 0.0F;
+    for (size_t k = 0; k < KVAQ_LANES; ++k) total += sum[k];
+    for (; i < n; ++i) total += b != nullptr ? a[i] * b[i] : a[i];
+    return total;
+}
+
+static const BlockKernels kTable = {scores, accumulate, softmax_step, scale, bytes_to_float, to_float, quantize_coefs, dot_cells, add_levels, dot};

@@ -1,0 +1,16 @@
+// Compiled with the flags of its target (CMakeLists.txt); reached only through decode_kernels().
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kvaq/cache/tile_decode.h"
+
+#define KVAQ_LANES 16
+
+namespace kvaq::tile_decode_avx512vnni {
+#include "kvaq/cache/tile_decode-inl.h"
+
+const DecodeKernels& table() noexcept { return kTable; }
+
+}  // namespace kvaq::tile_decode_avx512vnni

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kvaq/base/simd_target.h"
+#include "kvaq/cache/tile.h"
+
+namespace kvaq {
+
+/// How a quantized codec's elements follow from unsigned bytes u, in the codec's basis. Fixed by the layout:
+///   x[token][channel] = channel_scale * scale * (u - bias) + offset + channel_offset
+/// with scale and offset per (token, block of channels), or per (channel, block of tokens) when per_channel. channel_scale and
+/// channel_offset are a transform codec's, the same for all tiles; otherwise 1 and 0.
+struct LevelShape {
+    bool per_channel = false;
+    size_t n_blocks = 1;
+    size_t block = 0;       ///< channels (tokens when per_channel) of a block; the last one of channels may be shorter
+    size_t stride = 0;      ///< of a block in scale and offset: tile_tokens, or channels padded to 16
+    size_t n_channels = 0;  ///< coded ones, from 0: a transform's last channels may have 0 bits
+    int32_t bias = 0;
+    bool has_offset = false;
+};
+/// Not for float16.
+[[nodiscard]] LevelShape level_shape(const TileLayout& layout) noexcept;
+
+/// A packed tile as attention's integer kernels read it. cells[quad * cell_stride + lane * 4 + i]; keys: lane = token, 4 quad + i =
+/// channel; values: lane = channel, 4 quad + i = token.
+struct TileLevels {
+    std::vector<uint8_t> cells;
+    size_t cell_stride = 0;
+    std::vector<float> scale, offset;  ///< [block][stride], see LevelShape
+
+    /// Makes room for tiles up to these sizes.
+    void reserve(size_t head_dim, size_t tile_tokens);
+};
+
+/// Unpacks a tile on a target. No allocation after reserve().
+void read_levels(SimdTarget target, const TileLayout& layout, const std::byte* packed, TileLevels& levels) noexcept;
+
+}  // namespace kvaq
