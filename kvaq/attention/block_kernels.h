@@ -31,7 +31,7 @@ struct BlockKernels {
 
     // Packed tiles as integers (TileLevels): bytes in cells of 16 lanes x 4 quads times 15-bit coefficients. |coefficient| <= 16319.
     /// y = x * weight (weight null: 1), n a multiple of 4; coef = round(y / step), of every four in the order 0, 2, 1, 3; *sum = sum of
-    /// coef. Returns step = max |y| / 16319.
+    /// coef. Returns step = max |y| / 16319; NaN, and coef 0, if a y is not finite.
     float (*quantize_coefs)(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum);
     /// out[r * ld_out + i] = init[r] + sum_j coef[r * ld_coef + j] * byte(j, i) for 16 n_lanes16 lanes i and 4 n_quads terms j, exact;
     /// byte(j, i) = cells[j / 4 * cell_stride + i / 16 * 64 + i % 16 * 4 + j % 4]; coefficients ordered as above.

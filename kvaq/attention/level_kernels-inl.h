@@ -12,16 +12,28 @@ static float quantize_coefs(const float* x, const float* weight, size_t n, int16
     const VecI clear_sign = splat_i(0x7FFFFFFF);
     const auto value = [&](size_t i) { return weight != nullptr ? load(x + i) * load(weight + i) : load(x + i); };
     VecF top = splat(0.0F);
+    VecF poison = splat(0.0F);  // becomes NaN where a value is not finite
     size_t i = 0;
     for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
+        poison = mul_add(value(i), splat(0.0F), poison);
         const VecF size = __builtin_bit_cast(VecF, __builtin_bit_cast(VecI, value(i)) & clear_sign);
         top = size > top ? size : top;
     }
     float largest = 0.0F;
-    for (size_t k = 0; k < KVAQ_LANES; ++k) largest = top[k] > largest ? top[k] : largest;
+    float bad = 0.0F;
+    for (size_t k = 0; k < KVAQ_LANES; ++k) {
+        largest = top[k] > largest ? top[k] : largest;
+        bad += poison[k];
+    }
     for (size_t k = i; k < n; ++k) {
         const float y = weight != nullptr ? x[k] * weight[k] : x[k];
         largest = y > largest ? y : -y > largest ? -y : largest;
+        bad += y * 0.0F;
+    }
+    if (!(bad == 0.0F)) {  // as in f32: what is not a number stays none
+        for (size_t k = 0; k < n; ++k) coef[k] = 0;
+        *sum = 0;
+        return bad;
     }
     const float inverse = largest > 1e-30F ? kCoefMax / largest : 0.0F;
     const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to the nearest integer

@@ -47,6 +47,15 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepAndInPairOrderOnEveryTarget) {
         EXPECT_EQ(kernels.quantize_coefs(zeros.data(), nullptr, 16, coef.data(), &sum), 0.0F);
         EXPECT_EQ(sum, 0);
         EXPECT_EQ(coef, std::vector<int16_t>(16));
+        for (const float bad : {NAN, INFINITY, -INFINITY}) {
+            for (const size_t at : {3U, 19U}) {
+                std::vector<float> x(24, 1.0F);
+                x[at] = bad;
+                coef.assign(24, 7);
+                EXPECT_TRUE(std::isnan(kernels.quantize_coefs(x.data(), nullptr, 24, coef.data(), &sum))) << to_string(target) << " " << bad;
+                EXPECT_EQ(coef, std::vector<int16_t>(24));
+            }
+        }
     }
 }
 

@@ -6,9 +6,15 @@
 #include <cstring>
 #include <string>
 
+#include "kvaq/attention/block_kernels.h"
 #include "kvaq/base/error.h"
 
 namespace kvaq {
+namespace {
+
+constexpr size_t kMaxTile = 128;
+
+}  // namespace
 
 Arena::Arena(size_t n_items, size_t item_bytes, const char* what) : item_bytes_(item_bytes), bytes_(n_items * item_bytes) {
     if (bytes_ == 0) return;
@@ -85,16 +91,16 @@ void LayerStore::copy_slots(const std::byte* from, std::byte* to, size_t n) cons
 void LayerStore::seal(const std::byte* f16, int32_t packed, Side side, size_t head, float* scratch) const noexcept {
     const OpenPageShape& shape = open_shape_;
     auto* source = const_cast<std::byte*>(f16);
+    const BlockKernels& kernels = block_kernels(best_simd_target());
     if (side == Side::kKey) {
         const float16* keys = shape.keys(source, head);
+        float row[kMaxTile];
         for (size_t c = 0; c < shape.head_dim_k; ++c) {
-            for (size_t t = 0; t < shape.tile_tokens; ++t) {
-                scratch[t * shape.head_dim_k + c] = static_cast<float>(keys[c * shape.tile_tokens + t]);
-            }
+            kernels.to_float(keys + c * shape.tile_tokens, shape.tile_tokens, row);
+            for (size_t t = 0; t < shape.tile_tokens; ++t) scratch[t * shape.head_dim_k + c] = row[t];
         }
     } else {
-        const float16* values = shape.values(source, head);
-        for (size_t i = 0; i < shape.tile_tokens * shape.head_dim_v; ++i) scratch[i] = static_cast<float>(values[i]);
+        kernels.to_float(shape.values(source, head), shape.tile_tokens * shape.head_dim_v, scratch);
     }
     encode_tile(layout(side, head), scratch, tile(packed, side, head));
 }
