@@ -1,6 +1,7 @@
 #!/bin/sh
 # Speed beside llama.cpp: rounds of kvaq, llama.cpp f16 and llama.cpp q4_0 in turn, so that a busy machine slows all alike; medians over the
 # rounds and their quotients go to the result file. Run it on a machine with nothing else to do.
+# Variable DEPTHS: 0,4096,8192.
 #   scripts/speed_table.sh [rounds] [plan] [model.gguf] [result.md]
 set -eu
 cd "$(dirname "$0")/.."
@@ -8,7 +9,7 @@ rounds=${1:-5}
 plan=${2:-k4v4-rot-s4}
 model=${3:-.deps/model/SmolLM2-135M-Instruct.Q4_1.gguf}
 result=${4:-results/speed-smollm2-135m.md}
-flags="-m $model -p 0 -n 32 -d 0,4096,8192 -r 1 -t 2 -o csv"
+flags="-m $model -p 0 -n 32 -d ${DEPTHS:-0,4096,8192} -r 1 -t 2 -o csv"
 rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT
 i=0
