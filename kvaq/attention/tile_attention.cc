@@ -69,13 +69,38 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
     kv_head_ = kv_head;
     packed_used_ = false;
     kernels_ = &block_kernels(best_simd_target());
+    call_ = &call;
+    key_codec_ = &key_codec;
+    turn_ = 0;
+    load_queries();
+    std::fill_n(o_plain_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
+    std::fill_n(o_packed_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
+    std::fill_n(m_.data(), shape.n_rows(), kMinusInf);
+    std::fill_n(l_.data(), shape.n_rows(), 0.0F);
+}
+
+void TileAttention::turn(const RopeRule* rope, int32_t turn) noexcept {
+    if (turn == turn_ || rope == nullptr || rope->n_dims == 0) return;
+    turn_ = turn;
+    rope_turn_.set(*rope, turn);
+    load_queries();
+}
+
+void TileAttention::load_queries() noexcept {
+    const Shape& shape = shape_;
+    const CodecSpec& key_codec = *key_codec_;
     const size_t dim = shape.head_dim_k;
     const float scale = rule_.softcap > 0.0F ? rule_.scale / rule_.softcap : rule_.scale;
     for (size_t t = 0; t < shape.n_tokens; ++t) {
         for (size_t g = 0; g < shape.group; ++g) {
             const size_t row = t * shape.group + g;
-            const float* q = call.q.row(first_token + t, kv_head * shape.group + g);
-            for (size_t c = 0; c < dim; ++c) q_plain_[row * dim + c] = q[c] * scale;
+            const float* q = call_->q.row(first_token_ + t, kv_head_ * shape.group + g);
+            float* plain = &q_plain_[row * dim];
+            if (turn_ != 0) {
+                rope_turn_.apply(q, plain, dim);
+                q = plain;
+            }
+            for (size_t c = 0; c < dim; ++c) plain[c] = q[c] * scale;
         }
     }
     const size_t n_rows = shape.n_rows();
@@ -101,10 +126,6 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
             for (size_t i = 0; i < dim; ++i) q_packed_[row * dim + i] *= fit.row_scale[i];
         }
     }
-    std::fill_n(o_plain_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
-    std::fill_n(o_packed_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
-    std::fill_n(m_.data(), shape.n_rows(), kMinusInf);
-    std::fill_n(l_.data(), shape.n_rows(), 0.0F);
 }
 
 int32_t TileAttention::first_visible(size_t token_begin) const noexcept {

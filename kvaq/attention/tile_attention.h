@@ -33,6 +33,10 @@ class TileAttention {
     void start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head, const Shape& shape,
                const CodecSpec& key_codec) noexcept;
 
+    /// Tiles added from here on have keys rotated for positions `turn` past the ones they are used at: scores take R(turn) q instead
+    /// of q, since <R(p) q, R(j) k> = <R(p + turn) q, R(j + turn) k>. 0 at the start. Exact but for rounding q in f32.
+    void turn(const RopeRule* rope, int32_t turn) noexcept;
+
     enum class Form { kPlain, kPacked };
     /// Buffers the caller fills before add_tile: keys [channel][tile_tokens], values [token][padded_v].
     [[nodiscard]] float* keys() noexcept { return keys_.data(); }
@@ -57,7 +61,13 @@ class TileAttention {
                                 const float* states, size_t n_states, size_t state_stride) noexcept;
 
   private:
+    void load_queries() noexcept;
+
     Shape shape_;
+    const AttentionCall* call_ = nullptr;     ///< of the run in progress
+    const CodecSpec* key_codec_ = nullptr;
+    int32_t turn_ = 0;
+    RopeTurn rope_turn_;
     ScoreRule rule_;
     size_t first_token_ = 0, kv_head_ = 0;
     int32_t first_pos_ = 0;

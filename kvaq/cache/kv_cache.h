@@ -20,6 +20,9 @@ struct CacheUse {
     size_t tables = 0;      ///< bases and codebooks of transform codecs
     size_t allocated = 0;   ///< arenas in all, used or free, plus scratch
     size_t n_tokens = 0;    ///< over all sequences, shared ones once
+    size_t shared = 0;      ///< bytes more that would be held if sequences shared nothing
+    size_t sealed_pages = 0;
+    [[nodiscard]] size_t held() const noexcept { return packed + open + sinks + tables; }
 };
 
 struct KvCacheOptions {
@@ -27,11 +30,12 @@ struct KvCacheOptions {
     size_t n_ctx = 0;            ///< tokens over all sequences (shared ones once), as llama.cpp's unified cache counts cells
     size_t max_batch_tokens = 512;  ///< largest micro-batch
     bool keep_sliding = false;   ///< keep tiles of sliding-window layers that no later token can see
+    size_t max_bytes = 0;        ///< hard limit of CacheUse::held(); begin() says no rather than pass it. 0 = none
 };
 
 /// The serving cache: packed tiles, sequences that share pages (copy on write), attention over them. One per llama_context.
 /// Thread-safety: none but attend(), which all threads of one team call together.
-/// Throws Error kOutOfMemory from make_kv_cache when the planned bytes cannot be had.
+/// Throws Error from make_kv_cache: kOutOfMemory when the planned bytes cannot be had, kBudgetTooSmall when max_bytes holds no token.
 class KvCache : public AttentionHandler {
   public:
     [[nodiscard]] virtual const Plan& plan() const noexcept = 0;
