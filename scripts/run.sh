@@ -13,6 +13,7 @@ THREADS=${THREADS:-$(nproc)}
 name=$(basename "$MODEL" .gguf)
 stats=out/$name.stats.gguf
 plan=out/$name-$BUDGET.plan.gguf
+result=out/$name-$BUDGET.eval
 
 step() { printf '\n== %s\n' "$*"; }
 mkdir -p out
@@ -25,12 +26,23 @@ else
     "$KVAQ" calibrate -m "$MODEL" -t "$THREADS" -o "$stats"
 fi
 
-step "2/4 planning bits per layer, side and head for $BUDGET, and measuring the plan (half a minute)"
-"$KVAQ" plan -m "$MODEL" --stats "$stats" --budget "$BUDGET" -c 4096 --check -t "$THREADS" -o "$plan"
+# A result is kept while what it was made from, this program included, is older.
+fresh() { [ -e "$1" ] && [ "$1" -nt "$2" ] && [ "$1" -nt "$KVAQ" ]; }
 
-step "3/4 comparing with llama.cpp's own cache types on a text that the plan has not seen (some minutes)"
-"$KVAQ" eval -m "$MODEL" -f data/wiki-excerpt.txt -c 4096 --chunks 1 --no-control -t "$THREADS" \
-    --plan "$plan,k4v4-lm-s4,k4v2-rot-s4,k2v4-rot-s4" --types q8_0,q5_1,q4_0 --json out/eval.json --md out/report.md
+step "2/4 planning bits per layer, side and head for $BUDGET, and measuring the plan (half a minute)"
+if fresh "$plan" "$stats"; then
+    echo "$plan is there (delete it to plan again)"
+else
+    "$KVAQ" plan -m "$MODEL" --stats "$stats" --budget "$BUDGET" -c 4096 --check -t "$THREADS" -o "$plan"
+fi
+
+step "3/4 comparing with llama.cpp's own cache types on a text that the plan has not seen (about 5 minutes)"
+if fresh "$result.json" "$plan"; then
+    cat "$result.md"
+else
+    "$KVAQ" eval -m "$MODEL" -f data/wiki-excerpt.txt -c 4096 --chunks 1 --no-control -t "$THREADS" \
+        --plan "$plan,k4v4-lm-s4,k4v2-rot-s4,k2v4-rot-s4" --types q8_0,q5_1,q4_0 --json "$result.json" --md "$result.md"
+fi
 
 step "4/4 answering a prompt with an unmodified llama-completion on the packed cache"
 "$KVAQ" run --plan "$plan" -m "$MODEL" -t "$THREADS" -c 2048 -n 48 --temp 0 -no-cnv -p "$PROMPT" 2>out/run.log | tee out/answer.txt || {
@@ -39,4 +51,4 @@ step "4/4 answering a prompt with an unmodified llama-completion on the packed c
 }
 grep '^kvaq:' out/run.log | grep -v '^kvaq: layers' || { echo "run.sh: error: the packed cache was not used; see out/run.log" >&2; exit 1; }
 
-python3 scripts/summary.py out/eval.json "$plan" out/answer.txt "$((SECONDS - started))"
+python3 scripts/summary.py "$result.json" "$plan" out/answer.txt "$((SECONDS - started))"
