@@ -110,6 +110,13 @@ TEST(DropIn, RefusesWhatItWouldServeWrongly) {
     EXPECT_EQ(llama("llama-completion", "", with({"-fa", "off"})).exit_code, 0);
 }
 
+TEST(DropIn, RefusesALlamaCppOfAnotherVersion) {
+    const std::string both = std::string(KVAQ_LIB) + ":" + KVAQ_OTHER_VERSION_LIB;
+    expect_refusal(llama("llama-completion", "", {"-p", "Hello", "-n", "4", "-no-cnv"}, {.env = {{"LD_PRELOAD", both}, {"KVAQ_PLAN", "k4v2"}}}), {"0.5.0", "0.4.2"});
+    // Without a plan nothing is served, so nothing is refused.
+    EXPECT_EQ(llama("llama-completion", "", {"-p", "Hello", "-n", "4", "-no-cnv"}, {.env = {{"LD_PRELOAD", both}}}).exit_code, 0);
+}
+
 TEST(DropIn, SaysSoWhenTheContextDoesNotFitInMemory) {
     // 90 GiB of f16 pages; llama.cpp's own start fits.
     const ProcessResult result = llama("llama-completion", "f16", {"-p", "Hello", "-n", "4", "-no-cnv", "-c", "4194304", "--no-warmup", "-fit", "off"},
