@@ -38,7 +38,11 @@ Plan plan_of(const std::string& name, const Heads& heads) {
     ModelShape shape;
     shape.architecture = "bench";
     for (size_t i = 0; i < kLayers; ++i) {
-        shape.layers.push_back({.layer = static_cast<int32_t>(i), .n_heads = heads.n_heads, .n_kv_heads = heads.n_kv_heads, .head_dim_k = heads.head_dim, .head_dim_v = heads.head_dim});
+        shape.layers.push_back({.layer = static_cast<int32_t>(i),
+                                .n_heads = heads.n_heads,
+                                .n_kv_heads = heads.n_kv_heads,
+                                .head_dim_k = heads.head_dim,
+                                .head_dim_v = heads.head_dim});
     }
     if (name != "klt") return make_uniform_plan(parse_preset(name), shape);
     Plan plan = make_uniform_plan(parse_preset("k4v4-s4"), shape);
@@ -48,7 +52,8 @@ Plan plan_of(const std::string& name, const Heads& heads) {
                 CodecSpec codec = sample_transform(side, heads.head_dim, seed);
                 const size_t n = codec.transform->unit_bits.size();
                 std::vector<uint8_t> bits;
-                for (size_t i = 0; i < n; ++i) bits.push_back(static_cast<uint8_t>(i < n / 4 ? 5 : i < n / 2 ? 4 : i < n * 3 / 4 ? 3 : 2));
+                for (size_t i = 0; i < n; ++i)
+                    bits.push_back(static_cast<uint8_t>(i < n / 4 ? 5 : i < n / 2 ? 4 : i < n * 3 / 4 ? 3 : 2));
                 codec.transform = make_transform_codec(codec.transform->fit, bits);
                 return codec;
             };
@@ -63,7 +68,9 @@ Plan plan_of(const std::string& name, const Heads& heads) {
 class Bench {
   public:
     Bench(const std::string& plan, const Heads& heads, int32_t depth) : heads_(heads) {
-        cache_ = make_kv_cache(plan_of(plan, heads), {.n_seq_max = 1, .n_ctx = static_cast<size_t>(depth + kBatch), .max_batch_tokens = kBatch});
+        cache_ =
+            make_kv_cache(plan_of(plan, heads),
+                          {.n_seq_max = 1, .n_ctx = static_cast<size_t>(depth + kBatch), .max_batch_tokens = kBatch});
         std::mt19937 random(1);
         std::normal_distribution<float> normal;
         q_.resize(static_cast<size_t>(kBatch) * heads.n_heads * heads.head_dim);
@@ -115,13 +122,15 @@ void attend(benchmark::State& state, const std::string& plan, const Heads& heads
     const auto rounds = static_cast<double>(state.iterations());
     const double tokens = n == 1 ? depth : n;
     state.counters["packed/s"] = benchmark::Counter(packed * rounds, benchmark::Counter::kIsRate);
-    state.counters["tokens/s"] = benchmark::Counter(tokens * static_cast<double>(kLayers) * rounds, benchmark::Counter::kIsRate);
+    state.counters["tokens/s"] =
+        benchmark::Counter(tokens * static_cast<double>(kLayers) * rounds, benchmark::Counter::kIsRate);
 }
 
 void encode(benchmark::State& state, const std::string& plan, const Heads& heads, Side side) {
     const Plan built = plan_of(plan, heads);
     const HeadPlan& head = built.layers[0].heads[0];
-    const TileLayout layout = make_tile_layout(side == Side::kKey ? head.key : head.value, side, heads.head_dim, kDefaultTileTokens);
+    const TileLayout layout =
+        make_tile_layout(side == Side::kKey ? head.key : head.value, side, heads.head_dim, kDefaultTileTokens);
     std::mt19937 random(1);
     std::normal_distribution<float> normal;
     std::vector<float> x(kDefaultTileTokens * heads.head_dim);
@@ -132,8 +141,10 @@ void encode(benchmark::State& state, const std::string& plan, const Heads& heads
         benchmark::DoNotOptimize(packed.data());
     }
     const auto rounds = static_cast<double>(state.iterations());
-    state.counters["packed/s"] = benchmark::Counter(static_cast<double>(layout.bytes) * rounds, benchmark::Counter::kIsRate);
-    state.counters["tokens/s"] = benchmark::Counter(static_cast<double>(kDefaultTileTokens) * rounds, benchmark::Counter::kIsRate);
+    state.counters["packed/s"] =
+        benchmark::Counter(static_cast<double>(layout.bytes) * rounds, benchmark::Counter::kIsRate);
+    state.counters["tokens/s"] =
+        benchmark::Counter(static_cast<double>(kDefaultTileTokens) * rounds, benchmark::Counter::kIsRate);
 }
 
 /// The bytes that k4v4-rot-s4 keeps for 8192 tokens, copied: what memory allows.
@@ -147,20 +158,27 @@ void copy(benchmark::State& state, const Heads& heads) {
         std::memcpy(to.data(), from.data(), n);
         benchmark::ClobberMemory();
     }
-    state.counters["packed/s"] = benchmark::Counter(static_cast<double>(n * state.iterations()), benchmark::Counter::kIsRate);
+    state.counters["packed/s"] =
+        benchmark::Counter(static_cast<double>(n * state.iterations()), benchmark::Counter::kIsRate);
 }
 
 void register_all() {
     const std::vector<std::pair<std::string, Heads>> shapes = {{"9x3x64", kSmolLm}, {"4x1x256", kGemma}};
-    const auto add = [](const std::string& name, auto run) { benchmark::RegisterBenchmark(name.c_str(), run)->Unit(benchmark::kMicrosecond); };
+    const auto add = [](const std::string& name, auto run) {
+        benchmark::RegisterBenchmark(name.c_str(), run)->Unit(benchmark::kMicrosecond);
+    };
     for (const auto& [shape, heads] : shapes) {
         for (const std::string plan : {"f16", "k4v4-rot-s4", "k4v2-rot-s4", "klt"}) {
             for (const int32_t depth : {4096, 8192}) {
-                add("decode/" + shape + "/" + plan + "/" + std::to_string(depth), [=](benchmark::State& state) { attend(state, plan, heads, depth, 1); });
+                add("decode/" + shape + "/" + plan + "/" + std::to_string(depth),
+                    [=](benchmark::State& state) { attend(state, plan, heads, depth, 1); });
             }
-            add("prefill512/" + shape + "/" + plan + "/4096", [=](benchmark::State& state) { attend(state, plan, heads, 4096, kBatch); });
-            add("encode_k/" + shape + "/" + plan, [=](benchmark::State& state) { encode(state, plan, heads, Side::kKey); });
-            add("encode_v/" + shape + "/" + plan, [=](benchmark::State& state) { encode(state, plan, heads, Side::kValue); });
+            add("prefill512/" + shape + "/" + plan + "/4096",
+                [=](benchmark::State& state) { attend(state, plan, heads, 4096, kBatch); });
+            add("encode_k/" + shape + "/" + plan,
+                [=](benchmark::State& state) { encode(state, plan, heads, Side::kKey); });
+            add("encode_v/" + shape + "/" + plan,
+                [=](benchmark::State& state) { encode(state, plan, heads, Side::kValue); });
         }
         add("copy/" + shape, [=](benchmark::State& state) { copy(state, heads); });
     }

@@ -31,7 +31,8 @@ int main(int argc, char** argv) {
     const llama_vocab* vocab = llama_model_get_vocab(model);
     const std::string prompt = argv[2];
     std::vector<llama_token> tokens(prompt.size() + 8);
-    const int n = llama_tokenize(vocab, prompt.data(), static_cast<int>(prompt.size()), tokens.data(), static_cast<int>(tokens.size()), true, false);
+    const int n = llama_tokenize(vocab, prompt.data(), static_cast<int>(prompt.size()), tokens.data(),
+                                 static_cast<int>(tokens.size()), true, false);
     if (n <= 0) return 1;
     tokens.resize(static_cast<size_t>(n));
     std::printf("%s", prompt.c_str());

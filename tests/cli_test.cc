@@ -30,7 +30,8 @@ void write_other_model(const std::string& path) {
     std::ifstream(kModel, std::ios::binary).read(head.data(), static_cast<std::streamsize>(head.size()));
     const size_t key = head.find("general.name");
     ASSERT_NE(key, std::string::npos);
-    const size_t first_letter = key + std::string("general.name").size() + 4 + 8;  // u32 type, u64 length, then the text
+    const size_t first_letter =
+        key + std::string("general.name").size() + 4 + 8;  // u32 type, u64 length, then the text
     fs::copy_file(kModel, path);
     std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
     file.seekp(static_cast<std::streamoff>(first_letter));
@@ -48,7 +49,8 @@ void expect_one_clear_line(const std::vector<std::string>& args, const std::vect
     EXPECT_EQ(result.out, "");
     EXPECT_EQ(lines_starting(result.err, "kvaq: error: ").size(), 1U);
     EXPECT_EQ(lines_starting(result.err, "").size(), 1U) << "more than the one line";
-    for (const std::string& thing : things) EXPECT_NE(result.err.find(thing), std::string::npos) << "does not name " << thing;
+    for (const std::string& thing : things)
+        EXPECT_NE(result.err.find(thing), std::string::npos) << "does not name " << thing;
 }
 
 class CommandLine : public testing::Test {
@@ -76,7 +78,8 @@ TEST_F(CommandLine, SaysThatAModelIsTruncatedOrNoModelAtAll) {
     for (const std::string& model : {cut, text, empty}) {
         expect_one_clear_line({"inspect", model}, {model});
         expect_one_clear_line({"estimate", "-m", model}, {model});
-        expect_one_clear_line({"eval", "-m", model, "-f", kText, "--plan", "k4v2", "-c", "256", "--chunks", "1"}, {model});
+        expect_one_clear_line({"eval", "-m", model, "-f", kText, "--plan", "k4v2", "-c", "256", "--chunks", "1"},
+                              {model});
     }
     expect_one_clear_line({"inspect", cut}, {"truncated"});
     expect_one_clear_line({"inspect", text}, {"GGUF"});
@@ -102,7 +105,8 @@ TEST_F(CommandLine, NamesTheTextThatIsMissingOrTooShort) {
     expect_one_clear_line({"calibrate", "-m", kModel, "-f", nowhere, "-o", stats}, {nowhere});
     const std::string brief = folder_.file("brief.txt");
     std::ofstream(brief) << "Too short for a chunk.";
-    expect_one_clear_line({"eval", "-m", kModel, "-f", brief, "--plan", "k4v2", "-c", "256", "--chunks", "1"}, {"too short", "256"});
+    expect_one_clear_line({"eval", "-m", kModel, "-f", brief, "--plan", "k4v2", "-c", "256", "--chunks", "1"},
+                          {"too short", "256"});
     expect_one_clear_line({"calibrate", "-m", kModel, "-f", brief, "-o", stats}, {"too short"});
     EXPECT_FALSE(fs::exists(stats));
 }
@@ -117,7 +121,8 @@ TEST_F(CommandLine, RefusesAPlanMadeForAnotherModel) {
     const std::string other = folder_.file("other.gguf");
     write_other_model(other);
     expect_one_clear_line({"estimate", "-m", other, "--plan", plan}, {"another model"});
-    expect_one_clear_line({"eval", "-m", other, "-f", kText, "--plan", plan, "-c", "256", "--chunks", "1"}, {"another model"});
+    expect_one_clear_line({"eval", "-m", other, "-f", kText, "--plan", plan, "-c", "256", "--chunks", "1"},
+                          {"another model"});
     // The program that loads the model says it, not kvaq; it must not run on without the plan.
     const ProcessResult run = kvaq_cli({"run", "--plan", plan, "-m", other, "-p", "Hello", "-n", "4", "-no-cnv"});
     EXPECT_NE(run.exit_code, 0);
@@ -126,21 +131,26 @@ TEST_F(CommandLine, RefusesAPlanMadeForAnotherModel) {
 
 TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
     const std::string stats = folder_.file("m.stats.gguf");
-    const ProcessResult measured = kvaq_cli({"calibrate", "-m", kModel, "-o", stats, "-c", "128", "--chunks", "1", "--probe-chunks", "1", "--probe-ctx", "64", "--joint-ctx", "128"}, {.env = {}, .timeout_seconds = 600});
+    const ProcessResult measured = kvaq_cli({"calibrate", "-m", kModel, "-o", stats, "-c", "128", "--chunks", "1",
+                                             "--probe-chunks", "1", "--probe-ctx", "64", "--joint-ctx", "128"},
+                                            {.env = {}, .timeout_seconds = 600});
     ASSERT_EQ(measured.exit_code, 0) << measured.err;
     const std::string plan = folder_.file("m.plan.gguf");
-    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan}, {"budget", "bits"});
+    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan},
+                          {"budget", "bits"});
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "many", "-o", plan}, {"many"});
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "-o", plan}, {"--budget"});
     EXPECT_FALSE(fs::exists(plan));
     EXPECT_FALSE(fs::exists(stats + ".partial"));
 
     // Measured on the built-in text, the plan says what to think of it; a budget near the floor is no good.
-    const ProcessResult checked = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "5bits", "-c", "8192", "--check", "--check-ctx", "256", "--refine", "0", "-o", plan});
+    const ProcessResult checked = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "5bits", "-c", "8192",
+                                            "--check", "--check-ctx", "256", "--refine", "0", "-o", plan});
     ASSERT_EQ(checked.exit_code, 0) << checked.err;
     EXPECT_NE(checked.out.find("predicted KL"), std::string::npos) << checked.out;
     EXPECT_NE(checked.out.find("verdict: "), std::string::npos) << checked.out;
-    const ProcessResult low = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "1bits", "-c", "8192", "--check", "--check-ctx", "256", "--refine", "0"});
+    const ProcessResult low = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "1bits", "-c", "8192",
+                                        "--check", "--check-ctx", "256", "--refine", "0"});
     ASSERT_EQ(low.exit_code, 0) << low.err;
     EXPECT_NE(low.out.find("verdict: not recommended (measured KL"), std::string::npos) << low.out;
 
@@ -161,10 +171,12 @@ TEST_F(CommandLine, ExplainsItself) {
     EXPECT_EQ(kvaq_cli({"--version"}).out, version.out);
     const ProcessResult help = kvaq_cli({"--help"});
     EXPECT_EQ(help.exit_code, 0);
-    for (const char* verb : {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "run", "chat", "serve", "perplexity", "bench", "exec"}) {
+    for (const char* verb : {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "run",
+                             "chat", "serve", "perplexity", "bench", "exec"}) {
         EXPECT_NE(help.out.find(std::string("\n  ") + verb), std::string::npos) << verb;
     }
-    for (const char* verb : {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "exec"}) {
+    for (const char* verb :
+         {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "exec"}) {
         const ProcessResult own = kvaq_cli({verb, "--help"});
         EXPECT_EQ(own.exit_code, 0) << verb << own.err;
         EXPECT_NE(own.out.find("--"), std::string::npos) << verb;
@@ -179,11 +191,13 @@ TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {
     EXPECT_EQ(model.at("layers").size(), 30U);
     size_t f16_bytes_per_token = 0;
     for (const auto& layer : model.at("layers")) {
-        f16_bytes_per_token += layer.at("n_kv_heads").get<size_t>() * (layer.at("head_dim_k").get<size_t>() + layer.at("head_dim_v").get<size_t>()) * 2;
+        f16_bytes_per_token += layer.at("n_kv_heads").get<size_t>() *
+                               (layer.at("head_dim_k").get<size_t>() + layer.at("head_dim_v").get<size_t>()) * 2;
     }
 
     const std::string path = folder_.file("estimate.json");
-    const ProcessResult estimated = kvaq_cli({"estimate", "-m", kModel, "-c", "4096", "--plan", "f16,k4v4-rot,k2v2", "--memory", "64MiB", "--json", path});
+    const ProcessResult estimated = kvaq_cli(
+        {"estimate", "-m", kModel, "-c", "4096", "--plan", "f16,k4v4-rot,k2v2", "--memory", "64MiB", "--json", path});
     ASSERT_EQ(estimated.exit_code, 0) << estimated.err;
     const nlohmann::json json = nlohmann::json::parse(read_text(path));
     ASSERT_EQ(json.at("plans").size(), 3U);
@@ -192,7 +206,8 @@ TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {
     for (const auto& plan : json.at("plans")) {  // fewer bits: fewer bytes, a longer context in the same memory
         EXPECT_LT(plan.at("bytes").get<double>(), more);
         more = plan.at("bytes").get<double>();
-        EXPECT_LE(plan.at("bytes_per_token").get<double>(), static_cast<double>(f16_bytes_per_token) * plan.at("effective_bits").get<double>() / 16 * 1.001);
+        EXPECT_LE(plan.at("bytes_per_token").get<double>(),
+                  static_cast<double>(f16_bytes_per_token) * plan.at("effective_bits").get<double>() / 16 * 1.001);
     }
     EXPECT_LT(json["plans"][0]["largest_context"].get<size_t>(), json["plans"][1]["largest_context"].get<size_t>());
     EXPECT_LT(json["plans"][1]["largest_context"].get<size_t>(), json["plans"][2]["largest_context"].get<size_t>());
@@ -206,19 +221,22 @@ TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {
 
 /// Sum of the "KV buffer size" lines that llama.cpp prints when the context is really made (its fitting pass prints zeros), in MiB with two digits.
 double printed_cache_mib(const std::string& model, const std::string& type) {
-    const ProcessResult run = run_process({KVAQ_BIN_DIR "/llama-completion", "-m", model, "-c", "4096", "-n", "1", "-p", "Hi", "-no-cnv", "-ctk", type, "-ctv", type, "-fa", "on", "-t", "1", "-v"});
+    const ProcessResult run = run_process({KVAQ_BIN_DIR "/llama-completion", "-m", model, "-c", "4096", "-n", "1", "-p",
+                                           "Hi", "-no-cnv", "-ctk", type, "-ctv", type, "-fa", "on", "-t", "1", "-v"});
     EXPECT_EQ(run.exit_code, 0) << run.err;
     double sum = 0;
     std::istringstream lines(run.err + run.out);
     for (std::string line; std::getline(lines, line);) {
         const size_t at = line.find("KV buffer size =");
-        if (at != std::string::npos) sum += std::strtod(line.c_str() + at + std::string("KV buffer size =").size(), nullptr);
+        if (at != std::string::npos)
+            sum += std::strtod(line.c_str() + at + std::string("KV buffer size =").size(), nullptr);
     }
     return sum;
 }
 
 void expect_estimates_as_printed(const std::string& model, const std::string& json_path) {
-    const ProcessResult estimated = kvaq_cli({"estimate", "-m", model, "-c", "4096", "--plan", "f16", "--json", json_path});
+    const ProcessResult estimated =
+        kvaq_cli({"estimate", "-m", model, "-c", "4096", "--plan", "f16", "--json", json_path});
     ASSERT_EQ(estimated.exit_code, 0) << estimated.err;
     const nlohmann::json json = nlohmann::json::parse(read_text(json_path));
     size_t seen = 0;
@@ -226,12 +244,15 @@ void expect_estimates_as_printed(const std::string& model, const std::string& js
         const std::string type = row.at("type");
         if (type != "f16" && type != "q8_0" && type != "q4_0") continue;
         ++seen;
-        EXPECT_NEAR(row.at("bytes").get<double>() / (1 << 20), printed_cache_mib(model, type), 0.011) << type;  // two caches, two digits each
+        EXPECT_NEAR(row.at("bytes").get<double>() / (1 << 20), printed_cache_mib(model, type), 0.011)
+            << type;  // two caches, two digits each
     }
     EXPECT_EQ(seen, 3U);
 }
 
-TEST_F(CommandLine, EstimatesForLlamaCppsTypesAreWhatItPrints) { expect_estimates_as_printed(kModel, folder_.file("estimate.json")); }
+TEST_F(CommandLine, EstimatesForLlamaCppsTypesAreWhatItPrints) {
+    expect_estimates_as_printed(kModel, folder_.file("estimate.json"));
+}
 
 TEST_F(CommandLine, EstimatesForSlidingWindowsAreWhatLlamaCppPrints) {
     const std::string gemma = fs::path(kModel).parent_path() / "gemma-3-270m-q4_k_m.gguf";
@@ -240,7 +261,8 @@ TEST_F(CommandLine, EstimatesForSlidingWindowsAreWhatLlamaCppPrints) {
 }
 
 TEST_F(CommandLine, RunAndExecStartUnmodifiedProgramsUnderThePlan) {
-    const std::vector<std::string> tail = {"-m", kModel, "-p", "The capital of France is", "-n", "8", "--temp", "0", "-no-cnv", "-t", "2"};
+    const std::vector<std::string> tail = {
+        "-m", kModel, "-p", "The capital of France is", "-n", "8", "--temp", "0", "-no-cnv", "-t", "2"};
     std::vector<std::string> run_args = {"run", "--plan", "k4v2"};
     run_args.insert(run_args.end(), tail.begin(), tail.end());
     const ProcessResult run = kvaq_cli(run_args);

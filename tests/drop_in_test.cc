@@ -15,7 +15,8 @@ const std::string kModel = KVAQ_MODEL;
 const std::string kText = std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt";
 
 /// A llama.cpp program with the model and two threads; plain if `plan` is empty.
-ProcessResult llama(const std::string& program, const std::string& plan, const std::vector<std::string>& flags, ProcessOptions options = {}) {
+ProcessResult llama(const std::string& program, const std::string& plan, const std::vector<std::string>& flags,
+                    ProcessOptions options = {}) {
     std::vector<std::string> command = {std::string(KVAQ_BIN_DIR) + "/" + program, "-m", kModel, "-t", "2"};
     command.insert(command.end(), flags.begin(), flags.end());
     if (!plan.empty()) options.env.insert({{"LD_PRELOAD", KVAQ_LIB}, {"KVAQ_PLAN", plan}});
@@ -44,7 +45,8 @@ void expect_refusal(const ProcessResult& result, const std::vector<std::string>&
     EXPECT_LT(result.exit_code, 128) << "a signal ended the program";
     const std::vector<std::string> lines = lines_starting(result.err, "kvaq: error: ");
     ASSERT_EQ(lines.size(), 1U);
-    for (const std::string& thing : things) EXPECT_NE(lines[0].find(thing), std::string::npos) << "does not name " << thing;
+    for (const std::string& thing : things)
+        EXPECT_NE(lines[0].find(thing), std::string::npos) << "does not name " << thing;
 }
 
 TEST(DropIn, PerplexityOfTheF16PlanIsThatOfPlainLlamaCpp) {
@@ -64,7 +66,8 @@ TEST(DropIn, PerplexityRisesAsBitsFall) {
 }
 
 TEST(DropIn, GreedyCompletionGoesThroughThePlan) {
-    const std::vector<std::string> flags = {"-p", "The capital of France is", "-n", "48", "--temp", "0", "-no-cnv", "-c", "512"};
+    const std::vector<std::string> flags = {
+        "-p", "The capital of France is", "-n", "48", "--temp", "0", "-no-cnv", "-c", "512"};
     const ProcessResult plain = llama("llama-completion", "", flags);
     ASSERT_EQ(plain.exit_code, 0) << plain.err;
     ASSERT_NE(plain.out.find("Paris"), std::string::npos) << plain.out;
@@ -77,14 +80,17 @@ TEST(DropIn, GreedyCompletionGoesThroughThePlan) {
         EXPECT_NE(served.out.find("Paris"), std::string::npos) << served.out;
         const ProcessResult again = llama("llama-completion", plan, flags);
         EXPECT_EQ(again.out, served.out) << "not deterministic";
-        const ProcessResult one_thread = llama("llama-completion", plan, {"-t", "1", "-p", "The capital of France is", "-n", "48", "--temp", "0", "-no-cnv", "-c", "512"});
+        const ProcessResult one_thread =
+            llama("llama-completion", plan,
+                  {"-t", "1", "-p", "The capital of France is", "-n", "48", "--temp", "0", "-no-cnv", "-c", "512"});
         EXPECT_EQ(one_thread.out, served.out) << "depends on the number of threads";
     }
 }
 
 TEST(DropIn, BenchGivesItsRowsUnderThePlan) {
     for (const std::string plan : {"f16", "k4v2-rot"}) {
-        const ProcessResult result = llama("llama-bench", plan, {"-p", "64", "-n", "8", "-d", "256", "-r", "1", "-o", "json"});
+        const ProcessResult result =
+            llama("llama-bench", plan, {"-p", "64", "-n", "8", "-d", "256", "-r", "1", "-o", "json"});
         ASSERT_EQ(result.exit_code, 0) << result.err;
         const nlohmann::json rows = nlohmann::json::parse(result.out);
         ASSERT_EQ(rows.size(), 2U);
@@ -100,7 +106,8 @@ TEST(DropIn, RefusesWhatItWouldServeWrongly) {
         more.insert(more.end(), base.begin(), base.end());
         return more;
     };
-    expect_refusal(llama("llama-completion", "k4v2", with({"-ctk", "q8_0", "-ctv", "q8_0"})), {"-ctk q8_0 -ctv q8_0", "f16"});
+    expect_refusal(llama("llama-completion", "k4v2", with({"-ctk", "q8_0", "-ctv", "q8_0"})),
+                   {"-ctk q8_0 -ctv q8_0", "f16"});
     expect_refusal(llama("llama-completion", "k4v2", with({"-fa", "off"})), {"flash attention", "-fa off"});
     expect_refusal(llama("llama-completion", "nonsense", base), {"nonsense"});
     expect_refusal(llama("llama-completion", "/no/such/x.plan.gguf", base), {"/no/such/x.plan.gguf"});
@@ -112,15 +119,20 @@ TEST(DropIn, RefusesWhatItWouldServeWrongly) {
 
 TEST(DropIn, RefusesALlamaCppOfAnotherVersion) {
     const std::string both = std::string(KVAQ_LIB) + ":" + KVAQ_OTHER_VERSION_LIB;
-    expect_refusal(llama("llama-completion", "", {"-p", "Hello", "-n", "4", "-no-cnv"}, {.env = {{"LD_PRELOAD", both}, {"KVAQ_PLAN", "k4v2"}}}), {"0.5.0", "0.4.2"});
+    expect_refusal(llama("llama-completion", "", {"-p", "Hello", "-n", "4", "-no-cnv"},
+                         {.env = {{"LD_PRELOAD", both}, {"KVAQ_PLAN", "k4v2"}}}),
+                   {"0.5.0", "0.4.2"});
     // Without a plan nothing is served, so nothing is refused.
-    EXPECT_EQ(llama("llama-completion", "", {"-p", "Hello", "-n", "4", "-no-cnv"}, {.env = {{"LD_PRELOAD", both}}}).exit_code, 0);
+    EXPECT_EQ(
+        llama("llama-completion", "", {"-p", "Hello", "-n", "4", "-no-cnv"}, {.env = {{"LD_PRELOAD", both}}}).exit_code,
+        0);
 }
 
 TEST(DropIn, SaysSoWhenTheContextDoesNotFitInMemory) {
     // 90 GiB of f16 pages; llama.cpp's own start fits.
-    const ProcessResult result = llama("llama-completion", "f16", {"-p", "Hello", "-n", "4", "-no-cnv", "-c", "4194304", "--no-warmup", "-fit", "off"},
-                                       {.env = {}, .timeout_seconds = 60, .address_space = size_t{3} << 30});
+    const ProcessResult result = llama(
+        "llama-completion", "f16", {"-p", "Hello", "-n", "4", "-no-cnv", "-c", "4194304", "--no-warmup", "-fit", "off"},
+        {.env = {}, .timeout_seconds = 60, .address_space = size_t{3} << 30});
     expect_refusal(result, {"cannot allocate", "-c"});
 }
 
@@ -135,10 +147,14 @@ TEST(DropIn, WithoutAPlanTheLibraryIsNotThere) {
 
 /// What tests/server_client.py saw of one llama-server (see there).
 nlohmann::json server_session(const std::string& plan, const std::string& slots) {
-    const ProcessOptions options{.env = plan.empty() ? std::map<std::string, std::string>{} : std::map<std::string, std::string>{{"KVAQ_TEST_PRELOAD", KVAQ_LIB}, {"KVAQ_TEST_PLAN", plan}},
-                                 .timeout_seconds = 240};
+    const ProcessOptions options{
+        .env = plan.empty()
+                   ? std::map<std::string, std::string>{}
+                   : std::map<std::string, std::string>{{"KVAQ_TEST_PRELOAD", KVAQ_LIB}, {"KVAQ_TEST_PLAN", plan}},
+        .timeout_seconds = 240};
     const std::string script = std::string(KVAQ_DATA_DIR) + "/../tests/server_client.py";
-    const ProcessResult result = run_process({"python3", script, std::string(KVAQ_BIN_DIR) + "/llama-server", kModel, slots}, options);
+    const ProcessResult result =
+        run_process({"python3", script, std::string(KVAQ_BIN_DIR) + "/llama-server", kModel, slots}, options);
     EXPECT_EQ(result.exit_code, 0) << result.err;
     return result.exit_code == 0 ? nlohmann::json::parse(result.out) : nlohmann::json();
 }
@@ -151,7 +167,8 @@ class Server : public testing::Test {
         packed_ = server_session("k4v4-rot", folder().file(""));
     }
     void SetUp() override {
-        for (const nlohmann::json* session : {&plain_, &served_, &packed_}) ASSERT_TRUE(session->is_object()) << "the session failed";
+        for (const nlohmann::json* session : {&plain_, &served_, &packed_})
+            ASSERT_TRUE(session->is_object()) << "the session failed";
     }
     static TemporaryFolder& folder() {
         static TemporaryFolder folder;
@@ -163,7 +180,8 @@ class Server : public testing::Test {
 TEST_F(Server, TwoConcurrentChatsAreNotMixed) {
     for (const nlohmann::json* session : {&plain_, &served_, &packed_}) {
         const auto& chats = session->at("chats");
-        for (const auto& [country, capital, other_country, other_capital] : {std::array{"France", "Paris", "Japan", "Tokyo"}, {"Japan", "Tokyo", "France", "Paris"}}) {
+        for (const auto& [country, capital, other_country, other_capital] :
+             {std::array{"France", "Paris", "Japan", "Tokyo"}, {"Japan", "Tokyo", "France", "Paris"}}) {
             ASSERT_EQ(chats.at(country).size(), 3U) << chats;
             EXPECT_NE(chats.at(country).at(0).at("text").get<std::string>().find(capital), std::string::npos) << chats;
             for (const auto& turn : chats.at(country)) {
@@ -181,7 +199,8 @@ TEST_F(Server, LaterTurnsReuseTheCachedPrefixAsPlainLlamaCppDoes) {
     // How many tokens of the turn before are computed again: a property of the chat template, so the same with and without a plan.
     const auto computed_again = [](const nlohmann::json& turns, size_t turn) {
         const auto& before = turns.at(turn - 1);
-        const int all = before.at("cache_n").get<int>() + before.at("prompt_n").get<int>() + before.at("predicted_n").get<int>();
+        const int all =
+            before.at("cache_n").get<int>() + before.at("prompt_n").get<int>() + before.at("predicted_n").get<int>();
         return all - turns.at(turn).at("cache_n").get<int>();
     };
     for (const char* country : {"France", "Japan"}) {

@@ -25,8 +25,9 @@ llama_model* shared_model() {
 
 Tokens tokenize(const std::string& text) {
     Tokens tokens(text.size() + 8);
-    const int32_t n = llama_tokenize(llama_model_get_vocab(shared_model()), text.data(), static_cast<int32_t>(text.size()), tokens.data(),
-                                     static_cast<int32_t>(tokens.size()), true, false);
+    const int32_t n =
+        llama_tokenize(llama_model_get_vocab(shared_model()), text.data(), static_cast<int32_t>(text.size()),
+                       tokens.data(), static_cast<int32_t>(tokens.size()), true, false);
     tokens.resize(static_cast<size_t>(n));
     return tokens;
 }
@@ -40,9 +41,14 @@ struct TopTwo {
 /// A context, plain if `plan` is empty.
 class Session {
   public:
-    explicit Session(const std::string& plan, uint32_t n_ctx = 1024, uint32_t n_seq_max = 4, bool flash_attention = true)
-        : ctx_(make_context(shared_model(), {.n_ctx = n_ctx, .n_batch = 512, .n_seq_max = n_seq_max, .flash_attention = flash_attention}, plan.empty() ? HandlerFactory{} : plan_factory(plan))) {
-        if ((handler_of(ctx_.get()) != nullptr) == plan.empty()) throw std::logic_error("the plan does not serve this context");
+    explicit Session(const std::string& plan, uint32_t n_ctx = 1024, uint32_t n_seq_max = 4,
+                     bool flash_attention = true)
+        : ctx_(
+              make_context(shared_model(),
+                           {.n_ctx = n_ctx, .n_batch = 512, .n_seq_max = n_seq_max, .flash_attention = flash_attention},
+                           plan.empty() ? HandlerFactory{} : plan_factory(plan))) {
+        if ((handler_of(ctx_.get()) != nullptr) == plan.empty())
+            throw std::logic_error("the plan does not serve this context");
     }
     [[nodiscard]] llama_context* ctx() const { return ctx_.get(); }
     [[nodiscard]] llama_memory_t memory() const { return llama_get_memory(ctx_.get()); }
@@ -73,14 +79,16 @@ class Session {
         for (auto i = x.begin(); i != x.end(); ++i) {
             if (i != best && *i > *second) second = i;
         }
-        return {static_cast<llama_token>(best - x.begin()), static_cast<llama_token>(second - x.begin()), *best - *second};
+        return {static_cast<llama_token>(best - x.begin()), static_cast<llama_token>(second - x.begin()),
+                *best - *second};
     }
     /// Greedy continuation after what is cached.
     Tokens generate(size_t n, llama_seq_id seq = 0) const {
         Tokens tokens;
         for (size_t i = 0; i < n; ++i) {
             tokens.push_back(top_two().best);
-            if (decode({tokens.back()}, llama_memory_seq_pos_max(memory(), seq) + 1, seq) != 0) throw std::runtime_error("decode failed");
+            if (decode({tokens.back()}, llama_memory_seq_pos_max(memory(), seq) + 1, seq) != 0)
+                throw std::runtime_error("decode failed");
         }
         return tokens;
     }
@@ -107,8 +115,9 @@ double rms_difference(const std::vector<float>& a, const std::vector<float>& b) 
 /// give 2 and more.
 constexpr double kSameLogits = 0.5;
 
-const std::vector<std::string> kPrompts = {"The history of the steam engine begins", "def quicksort(items):\n", "In the middle of the night the sailors saw",
-                                           "The three most important facts about the Moon are", "Dear Sir or Madam,\n\nI am writing to you because"};
+const std::vector<std::string> kPrompts = {
+    "The history of the steam engine begins", "def quicksort(items):\n", "In the middle of the night the sailors saw",
+    "The three most important facts about the Moon are", "Dear Sir or Madam,\n\nI am writing to you because"};
 
 TEST(InProcess, GreedyTextPartsFromPlainLlamaCppOnlyAtNearTies) {
     // The control is plain llama.cpp without flash attention: the same model, rounded elsewhere in attention. It says how far
@@ -132,7 +141,8 @@ TEST(InProcess, GreedyTextPartsFromPlainLlamaCppOnlyAtNearTies) {
         for (size_t i = 0; i < 200; ++i) {
             const TopTwo a = plain.top_two();
             const std::vector<float> x = control.logits();
-            noise = std::max(noise, std::fabs(x[static_cast<size_t>(a.best)] - x[static_cast<size_t>(a.second)] - a.gap));
+            noise =
+                std::max(noise, std::fabs(x[static_cast<size_t>(a.best)] - x[static_cast<size_t>(a.second)] - a.gap));
             if (together) {
                 const TopTwo b = served.top_two();
                 together = a.best == b.best;
@@ -148,7 +158,8 @@ TEST(InProcess, GreedyTextPartsFromPlainLlamaCppOnlyAtNearTies) {
     }
     std::printf("plain llama.cpp's own rounding moves the gap by up to %.4f\n", static_cast<double>(noise));
     for (const Parting& p : partings) {
-        std::printf("'%.20s' parts at token %zu, gaps %.4f (plain) and %.4f (f16 plan)\n", p.prompt.c_str(), p.token, static_cast<double>(p.plain.gap), static_cast<double>(p.served.gap));
+        std::printf("'%.20s' parts at token %zu, gaps %.4f (plain) and %.4f (f16 plan)\n", p.prompt.c_str(), p.token,
+                    static_cast<double>(p.plain.gap), static_cast<double>(p.served.gap));
         EXPECT_LE(p.plain.gap + p.served.gap, noise) << p.prompt << " at " << p.token;
     }
     EXPECT_LT(noise, 3) << "the control itself is broken";
@@ -208,19 +219,32 @@ TEST(InProcess, SequenceOperationsLeaveThePositionsAndLogitsOfPlainLlamaCpp) {
         EXPECT_LT(rms_difference(plain.logits(), served.logits()), kSameLogits) << step;
     };
     both_decode("stem", stem, 0, 0);
-    both("copy", [](const Session& s) { llama_memory_seq_cp(s.memory(), 0, 1, -1, -1); return 0; });
+    both("copy", [](const Session& s) {
+        llama_memory_seq_cp(s.memory(), 0, 1, -1, -1);
+        return 0;
+    });
     both_decode("left", left, n, 0);
     const std::vector<float> after_left = served.logits();
     both_decode("right", right, n, 1);
-    EXPECT_GT(rms_difference(after_left, served.logits()), 2 * kSameLogits) << "the continuations must differ, else this proves nothing";
+    EXPECT_GT(rms_difference(after_left, served.logits()), 2 * kSameLogits)
+        << "the continuations must differ, else this proves nothing";
     both("remove a suffix", [&](const Session& s) { return llama_memory_seq_rm(s.memory(), 0, n, -1); });
     both_decode("again after removing", right, n, 0);
-    both("copy to the third", [](const Session& s) { llama_memory_seq_cp(s.memory(), 1, 2, -1, -1); return 0; });
-    both("keep one", [](const Session& s) { llama_memory_seq_keep(s.memory(), 2); return 0; });
+    both("copy to the third", [](const Session& s) {
+        llama_memory_seq_cp(s.memory(), 1, 2, -1, -1);
+        return 0;
+    });
+    both("keep one", [](const Session& s) {
+        llama_memory_seq_keep(s.memory(), 2);
+        return 0;
+    });
     both_decode("after keeping", {left[0]}, n + static_cast<llama_pos>(right.size()), 2);
     both("remove all of it", [](const Session& s) { return llama_memory_seq_rm(s.memory(), 2, -1, -1); });
     both_decode("new in 3", stem, 0, 3);
-    both("clear", [](const Session& s) { llama_memory_clear(s.memory(), true); return 0; });
+    both("clear", [](const Session& s) {
+        llama_memory_clear(s.memory(), true);
+        return 0;
+    });
     both_decode("after clear", left, 0, 1);
 }
 
@@ -233,7 +257,9 @@ TEST(InProcess, SequencesThatShareAPrefixContinueAsIfTheyDidNot) {
         const Session shared(plan);
         ASSERT_EQ(shared.decode(stem, 0, 0), 0);
         llama_memory_seq_cp(shared.memory(), 0, 1, -1, -1);
-        ASSERT_EQ(shared.decode(tokenize(" never baked a thing but stones and old hats"), static_cast<llama_pos>(stem.size()), 1), 0);
+        ASSERT_EQ(shared.decode(tokenize(" never baked a thing but stones and old hats"),
+                                static_cast<llama_pos>(stem.size()), 1),
+                  0);
         (void)shared.generate(40, 1);
         ASSERT_TRUE(llama_memory_seq_rm(shared.memory(), 0, static_cast<llama_pos>(stem.size()) - 1, -1));
         ASSERT_EQ(shared.decode({stem.back()}, static_cast<llama_pos>(stem.size()) - 1, 0), 0);
@@ -298,13 +324,20 @@ TEST(InProcess, AFullCacheAnswersOneAndStaysUsable) {
 }
 
 TEST(InProcess, TheF16PlanIsAsCloseToPlainAsPlainToItselfInOtherBatches) {
-    const CompareResult result = compare({.model = KVAQ_MODEL, .text = std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt", .plans = {"f16"}, .made = {}, .types = {}, .n_ctx = 512, .n_chunks = 4},
+    const CompareResult result = compare({.model = KVAQ_MODEL,
+                                          .text = std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt",
+                                          .plans = {"f16"},
+                                          .made = {},
+                                          .types = {},
+                                          .n_ctx = 512,
+                                          .n_chunks = 4},
                                          [](size_t, size_t, const std::string&) {});
     ASSERT_EQ(result.rows.size(), 3U);
     const ScoreSummary& control = result.rows[1].summary;
     const ScoreSummary& plan = result.rows[2].summary;
-    std::printf("mean KL: batches of 3 %.6f, f16 plan %.6f nats; PPL plain %.4f, control %.4f, f16 plan %.4f\n", control.mean_kl.value, plan.mean_kl.value,
-                result.rows[0].summary.perplexity.value, control.perplexity.value, plan.perplexity.value);
+    std::printf("mean KL: batches of 3 %.6f, f16 plan %.6f nats; PPL plain %.4f, control %.4f, f16 plan %.4f\n",
+                control.mean_kl.value, plan.mean_kl.value, result.rows[0].summary.perplexity.value,
+                control.perplexity.value, plan.perplexity.value);
     EXPECT_GT(control.mean_kl.value, 0);
     EXPECT_LE(plan.mean_kl.value, 1.5 * control.mean_kl.value);
 }

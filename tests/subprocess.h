@@ -26,7 +26,8 @@ class TemporaryFolder {
   public:
     TemporaryFolder() {
         std::string name = (std::filesystem::temp_directory_path() / "kvaq_test_XXXXXX").string();
-        if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("mkdtemp: " + std::string(std::strerror(errno)));
+        if (::mkdtemp(name.data()) == nullptr)
+            throw std::runtime_error("mkdtemp: " + std::string(std::strerror(errno)));
         path_ = name;
     }
     TemporaryFolder(const TemporaryFolder&) = delete;
@@ -42,7 +43,7 @@ class TemporaryFolder {
 struct ProcessOptions {
     std::map<std::string, std::string> env;  ///< added to ours; KVAQ_PLAN and LD_PRELOAD of ours never reach the child
     int timeout_seconds = 120;
-    size_t address_space = 0;                ///< bytes of `ulimit -v`; 0 = no limit
+    size_t address_space = 0;  ///< bytes of `ulimit -v`; 0 = no limit
 };
 
 struct ProcessResult {
@@ -131,7 +132,8 @@ class Process {
     bool reaped_ = false;
 };
 
-[[nodiscard]] inline ProcessResult run_process(const std::vector<std::string>& command, const ProcessOptions& options = {}) {
+[[nodiscard]] inline ProcessResult run_process(const std::vector<std::string>& command,
+                                               const ProcessOptions& options = {}) {
     return Process(command, options).wait();
 }
 

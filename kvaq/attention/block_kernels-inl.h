@@ -15,8 +15,8 @@ static inline VecI splat_i(int32_t value) { return value - VecI{}; }
 static inline VecF mul_add(VecF a, VecF b, VecF c) { return a * b + c; }
 
 template <size_t kRows>
-static inline void scores_rows(const float* q, size_t ld_q, size_t dim_k, const float* kt, size_t ld_kt, size_t n_tokens,
-                               float* s, size_t ld_s) {
+static inline void scores_rows(const float* q, size_t ld_q, size_t dim_k, const float* kt, size_t ld_kt,
+                               size_t n_tokens, float* s, size_t ld_s) {
     constexpr size_t kVecs = 2;  // kRows * kVecs accumulators stay in registers
     size_t t = 0;
     for (; t + kVecs * KVAQ_LANES <= n_tokens; t += kVecs * KVAQ_LANES) {
@@ -43,8 +43,8 @@ static inline void scores_rows(const float* q, size_t ld_q, size_t dim_k, const 
     }
 }
 
-static void scores(const float* q, size_t ld_q, size_t n_rows, size_t dim_k, const float* kt, size_t ld_kt, size_t n_tokens,
-                   float* s, size_t ld_s) {
+static void scores(const float* q, size_t ld_q, size_t n_rows, size_t dim_k, const float* kt, size_t ld_kt,
+                   size_t n_tokens, float* s, size_t ld_s) {
     size_t r = 0;
     for (; r + 6 <= n_rows; r += 6) scores_rows<6>(q + r * ld_q, ld_q, dim_k, kt, ld_kt, n_tokens, s + r * ld_s, ld_s);
     for (; r + 3 <= n_rows; r += 3) scores_rows<3>(q + r * ld_q, ld_q, dim_k, kt, ld_kt, n_tokens, s + r * ld_s, ld_s);
@@ -52,8 +52,8 @@ static void scores(const float* q, size_t ld_q, size_t n_rows, size_t dim_k, con
 }
 
 template <size_t kRows>
-static inline void accumulate_rows(const float* p, size_t ld_p, size_t t_begin, size_t t_end, const float* v, size_t ld_v,
-                                   size_t dim_v, float* o, size_t ld_o) {
+static inline void accumulate_rows(const float* p, size_t ld_p, size_t t_begin, size_t t_end, const float* v,
+                                   size_t ld_v, size_t dim_v, float* o, size_t ld_o) {
     constexpr size_t kVecs = 2;
     size_t d = 0;
     for (; d + kVecs * KVAQ_LANES <= dim_v; d += kVecs * KVAQ_LANES) {
@@ -84,8 +84,8 @@ static inline void accumulate_rows(const float* p, size_t ld_p, size_t t_begin, 
     }
 }
 
-static void accumulate(const float* p, size_t ld_p, size_t n_rows, size_t t_begin, size_t t_end, const float* v, size_t ld_v,
-                       size_t dim_v, float* o, size_t ld_o) {
+static void accumulate(const float* p, size_t ld_p, size_t n_rows, size_t t_begin, size_t t_end, const float* v,
+                       size_t ld_v, size_t dim_v, float* o, size_t ld_o) {
     size_t r = 0;
     for (; r + 6 <= n_rows; r += 6) {
         accumulate_rows<6>(p + r * ld_p, ld_p, t_begin, t_end, v, ld_v, dim_v, o + r * ld_o, ld_o);
@@ -170,7 +170,8 @@ typedef int8_t VecB __attribute__((vector_size(KVAQ_LANES), aligned(1), may_alia
 static void bytes_to_float(const int8_t* from, size_t n, float* to) {
     size_t i = 0;
     for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
-        store(to + i, __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const VecB*>(from + i), VecI), VecF));
+        store(to + i,
+              __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const VecB*>(from + i), VecI), VecF));
     }
     for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }

@@ -25,15 +25,21 @@ const BlockKernels& table() noexcept;
 
 const BlockKernels& block_kernels(SimdTarget target) noexcept {
     switch (target) {
-        case SimdTarget::kScalar: return block_scalar::table();
+        case SimdTarget::kScalar:
+            return block_scalar::table();
 #if defined(__x86_64__)
-        case SimdTarget::kAvx2: return block_avx2::table();
-        case SimdTarget::kAvx512: return block_avx512::table();
-        case SimdTarget::kAvx512Vnni: return block_avx512vnni::table();
+        case SimdTarget::kAvx2:
+            return block_avx2::table();
+        case SimdTarget::kAvx512:
+            return block_avx512::table();
+        case SimdTarget::kAvx512Vnni:
+            return block_avx512vnni::table();
 #elif defined(__aarch64__)
-        case SimdTarget::kNeon: return block_neon::table();
+        case SimdTarget::kNeon:
+            return block_neon::table();
 #endif
-        default: break;
+        default:
+            break;
     }
     KVAQ_CHECK(!"SIMD target not compiled in");
     return block_scalar::table();

@@ -12,12 +12,12 @@ namespace kvaq {
 /// multiples of 16, all dims of `dim_v` are padded to a multiple of 16. Results are the same for any split of rows.
 struct BlockKernels {
     /// s[r * ld_s + t] = sum_c q[r * ld_q + c] * kt[c * ld_kt + t]
-    void (*scores)(const float* q, size_t ld_q, size_t n_rows, size_t dim_k, const float* kt, size_t ld_kt, size_t n_tokens,
-                   float* s, size_t ld_s);
+    void (*scores)(const float* q, size_t ld_q, size_t n_rows, size_t dim_k, const float* kt, size_t ld_kt,
+                   size_t n_tokens, float* s, size_t ld_s);
     /// o[r * ld_o + d] += sum_{t in [lo[r], hi[r])} p[r * ld_p + t] * v[t * ld_v + d]; p outside [lo, hi) is zero already,
     /// the caller gives one common range [t_begin, t_end) that covers every row's.
-    void (*accumulate)(const float* p, size_t ld_p, size_t n_rows, size_t t_begin, size_t t_end, const float* v, size_t ld_v,
-                       size_t dim_v, float* o, size_t ld_o);
+    void (*accumulate)(const float* p, size_t ld_p, size_t n_rows, size_t t_begin, size_t t_end, const float* v,
+                       size_t ld_v, size_t dim_v, float* o, size_t ld_o);
     /// Online softmax step of one row: s[0, n_tokens) becomes exp(s - m'), zero outside [lo, hi); m' = max(m, max s).
     /// Updates *m, *l; returns the factor exp(m - m') by which earlier sums must be multiplied (1 if nothing changes).
     /// A range without any score leaves m, l as they are and returns 1.
@@ -35,10 +35,11 @@ struct BlockKernels {
     float (*quantize_coefs)(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum);
     /// out[r * ld_out + i] = init[r] + sum_j coef[r * ld_coef + j] * byte(j, i) for 16 n_lanes16 lanes i and 4 n_quads terms j, exact;
     /// byte(j, i) = cells[j / 4 * cell_stride + i / 16 * 64 + i % 16 * 4 + j % 4]; coefficients ordered as above.
-    void (*dot_cells)(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef, size_t ld_coef,
-                      size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out);
+    void (*dot_cells)(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
+                      size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out);
     /// out[i] += acc[i] * step * scale[i] + offset_factor * offset[i]; scale null: 1, offset null: 0; n a multiple of 16.
-    void (*add_levels)(const int32_t* acc, size_t n, float step, const float* scale, const float* offset, float offset_factor, float* out);
+    void (*add_levels)(const int32_t* acc, size_t n, float step, const float* scale, const float* offset,
+                       float offset_factor, float* out);
     /// sum of a[i] * b[i]; b null: 1
     float (*dot)(const float* a, const float* b, size_t n);
 };

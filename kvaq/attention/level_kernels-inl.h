@@ -70,9 +70,11 @@ static inline VecI dot_quad(VecI acc, VecI even, VecI odd, int32_t even_coef, in
     const __m512i first = _mm512_dpwssd_epi32((__m512i)acc, (__m512i)even, _mm512_set1_epi32(even_coef));
     return (VecI)_mm512_dpwssd_epi32(first, (__m512i)odd, _mm512_set1_epi32(odd_coef));
 #elif defined(__AVX512BW__)
-    return acc + (VecI)_mm512_madd_epi16((__m512i)even, _mm512_set1_epi32(even_coef)) + (VecI)_mm512_madd_epi16((__m512i)odd, _mm512_set1_epi32(odd_coef));
+    return acc + (VecI)_mm512_madd_epi16((__m512i)even, _mm512_set1_epi32(even_coef)) +
+           (VecI)_mm512_madd_epi16((__m512i)odd, _mm512_set1_epi32(odd_coef));
 #elif defined(__AVX2__)
-    return acc + (VecI)_mm256_madd_epi16((__m256i)even, _mm256_set1_epi32(even_coef)) + (VecI)_mm256_madd_epi16((__m256i)odd, _mm256_set1_epi32(odd_coef));
+    return acc + (VecI)_mm256_madd_epi16((__m256i)even, _mm256_set1_epi32(even_coef)) +
+           (VecI)_mm256_madd_epi16((__m256i)odd, _mm256_set1_epi32(odd_coef));
 #else
     const VecI low = splat_i(0xFFFF);
     acc += (even & low) * splat_i(static_cast<int16_t>(even_coef & 0xFFFF)) + (even >> 16) * splat_i(even_coef >> 16);
@@ -82,8 +84,8 @@ static inline VecI dot_quad(VecI acc, VecI even, VecI odd, int32_t even_coef, in
 
 // kUnits blocks of 16 lanes for kRows rows.
 template <size_t kRows, size_t kUnits>
-static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_quads, const int16_t* coef, size_t ld_coef,
-                            const int32_t* init, int32_t* out, size_t ld_out) {
+static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_quads, const int16_t* coef,
+                            size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
     constexpr size_t kVecs = kUnits * (16 / KVAQ_LANES);
     VecI acc[kRows][kVecs];
     for (size_t r = 0; r < kRows; ++r) {
@@ -111,8 +113,8 @@ static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_q
 }
 
 template <size_t kRows>
-static void dot_units(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef, size_t ld_coef,
-                      const int32_t* init, int32_t* out, size_t ld_out) {
+static void dot_units(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
+                      size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
     constexpr size_t kMost = KVAQ_LANES == 16 ? 4 : 1;
     size_t unit = 0;
     for (; unit + kMost <= n_lanes16; unit += kMost) {
@@ -123,8 +125,8 @@ static void dot_units(const uint8_t* cells, size_t cell_stride, size_t n_lanes16
     }
 }
 
-static void dot_cells(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef, size_t ld_coef,
-                      size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out) {
+static void dot_cells(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
+                      size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out) {
     size_t r = 0;
     const auto rows = [&](auto run, size_t n) {
         run(cells, cell_stride, n_lanes16, n_quads, coef + r * ld_coef, ld_coef, init + r, out + r * ld_out, ld_out);
@@ -136,11 +138,13 @@ static void dot_cells(const uint8_t* cells, size_t cell_stride, size_t n_lanes16
     if (n_rows - r == 1) rows(dot_units<1>, 1);
 }
 
-static void add_levels(const int32_t* acc, size_t n, float step, const float* scale, const float* offset, float offset_factor, float* out) {
+static void add_levels(const int32_t* acc, size_t n, float step, const float* scale, const float* offset,
+                       float offset_factor, float* out) {
     for (size_t i = 0; i < n; i += KVAQ_LANES) {
         VecF factor = splat(step);
         if (scale != nullptr) factor = factor * load(scale + i);
-        VecF sum = mul_add(__builtin_convertvector(*reinterpret_cast<const VecI*>(acc + i), VecF), factor, load(out + i));
+        VecF sum =
+            mul_add(__builtin_convertvector(*reinterpret_cast<const VecI*>(acc + i), VecF), factor, load(out + i));
         if (offset != nullptr) sum = mul_add(load(offset + i), splat(offset_factor), sum);
         store(out + i, sum);
     }
@@ -149,11 +153,13 @@ static void add_levels(const int32_t* acc, size_t n, float step, const float* sc
 static float dot(const float* a, const float* b, size_t n) {
     VecF sum = splat(0.0F);
     size_t i = 0;
-    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) sum = b != nullptr ? mul_add(load(a + i), load(b + i), sum) : sum + load(a + i);
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES)
+        sum = b != nullptr ? mul_add(load(a + i), load(b + i), sum) : sum + load(a + i);
     float total = 0.0F;
     for (size_t k = 0; k < KVAQ_LANES; ++k) total += sum[k];
     for (; i < n; ++i) total += b != nullptr ? a[i] * b[i] : a[i];
     return total;
 }
 
-static const BlockKernels kTable = {scores, accumulate, softmax_step, scale, bytes_to_float, to_float, quantize_coefs, dot_cells, add_levels, dot};
+static const BlockKernels kTable = {scores,   accumulate,     softmax_step, scale,      bytes_to_float,
+                                    to_float, quantize_coefs, dot_cells,    add_levels, dot};

@@ -34,7 +34,8 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepAndInPairOrderOnEveryTarget) {
                 int32_t want_sum = 0;
                 for (size_t i = 0; i < n; ++i) {
                     const double y = static_cast<double>(x[i]) * (w != nullptr ? static_cast<double>(w[i]) : 1.0);
-                    ASSERT_NEAR(coef[ordered(i)] * static_cast<double>(step), y, 0.51 * static_cast<double>(step)) << to_string(target) << " " << n;
+                    ASSERT_NEAR(coef[ordered(i)] * static_cast<double>(step), y, 0.51 * static_cast<double>(step))
+                        << to_string(target) << " " << n;
                     ASSERT_LE(std::abs(coef[i]), 16319);
                     want_sum += coef[i];
                 }
@@ -52,7 +53,8 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepAndInPairOrderOnEveryTarget) {
                 std::vector<float> x(24, 1.0F);
                 x[at] = bad;
                 coef.assign(24, 7);
-                EXPECT_TRUE(std::isnan(kernels.quantize_coefs(x.data(), nullptr, 24, coef.data(), &sum))) << to_string(target) << " " << bad;
+                EXPECT_TRUE(std::isnan(kernels.quantize_coefs(x.data(), nullptr, 24, coef.data(), &sum)))
+                    << to_string(target) << " " << bad;
                 EXPECT_EQ(coef, std::vector<int16_t>(24));
             }
         }
@@ -71,16 +73,21 @@ TEST(LevelKernels, DotsAreExactAtTheLargestNumbersOnEveryTarget) {
                     for (uint8_t& u : cells) u = extreme ? 255 : static_cast<uint8_t>(random());
                     const size_t ld = n_quads * 4;
                     std::vector<int16_t> coef(rows * ld);
-                    for (int16_t& c : coef) c = extreme ? int16_t{-16319} : static_cast<int16_t>(static_cast<int32_t>(random() % 32639) - 16319);
+                    for (int16_t& c : coef)
+                        c = extreme ? int16_t{-16319}
+                                    : static_cast<int16_t>(static_cast<int32_t>(random() % 32639) - 16319);
                     std::vector<int32_t> init(rows);
                     for (int32_t& i : init) i = static_cast<int32_t>(random() % 1000);
                     std::vector<int32_t> out(rows * lanes16 * 16, -1);
-                    block_kernels(target).dot_cells(cells.data(), stride, lanes16, n_quads, coef.data(), ld, rows, init.data(), out.data(), lanes16 * 16);
+                    block_kernels(target).dot_cells(cells.data(), stride, lanes16, n_quads, coef.data(), ld, rows,
+                                                    init.data(), out.data(), lanes16 * 16);
                     for (size_t r = 0; r < rows; ++r) {
                         for (size_t i = 0; i < lanes16 * 16; ++i) {
                             int64_t want = init[r];
-                            for (size_t j = 0; j < ld; ++j) want += int64_t{coef[r * ld + ordered(j)]} * cells[j / 4 * stride + i * 4 + j % 4];
-                            ASSERT_EQ(out[r * lanes16 * 16 + i], want) << to_string(target) << " row " << r << " lane " << i;
+                            for (size_t j = 0; j < ld; ++j)
+                                want += int64_t{coef[r * ld + ordered(j)]} * cells[j / 4 * stride + i * 4 + j % 4];
+                            ASSERT_EQ(out[r * lanes16 * 16 + i], want)
+                                << to_string(target) << " row " << r << " lane " << i;
                         }
                     }
                 }
@@ -92,10 +99,12 @@ TEST(LevelKernels, DotsAreExactAtTheLargestNumbersOnEveryTarget) {
 // Every codec's levels and parameters give back what the reference decodes.
 TEST(LevelKernels, LevelsAreWhatTheReferenceDecodesOnEveryTarget) {
     std::vector<CodecSpec> specs;
-    for (const CodeBits bits : {CodeBits::k1, CodeBits::kTernary, CodeBits::k2, CodeBits::k3, CodeBits::k4, CodeBits::k5, CodeBits::k6, CodeBits::k8}) {
+    for (const CodeBits bits : {CodeBits::k1, CodeBits::kTernary, CodeBits::k2, CodeBits::k3, CodeBits::k4,
+                                CodeBits::k5, CodeBits::k6, CodeBits::k8}) {
         for (const uint16_t group : {uint16_t{32}, uint16_t{64}, uint16_t{128}}) {
             for (const GroupAxis axis : {GroupAxis::kPerToken, GroupAxis::kPerChannel}) {
-                specs.push_back({.bits = bits, .axis = axis, .group = group, .symmetric = axis == GroupAxis::kPerToken});
+                specs.push_back(
+                    {.bits = bits, .axis = axis, .group = group, .symmetric = axis == GroupAxis::kPerToken});
             }
         }
     }
@@ -106,7 +115,10 @@ TEST(LevelKernels, LevelsAreWhatTheReferenceDecodesOnEveryTarget) {
     for (size_t s = 0; s < specs.size(); ++s) {
         for (const size_t dim : {32U, 40U, 64U, 72U, 128U, 256U}) {
             for (const Side side : {Side::kKey, Side::kValue}) {
-                const CodecSpec spec = s < n_affine ? specs[s] : sample_transform(side, dim, 3 + static_cast<unsigned>(s - n_affine), 2 * (s - n_affine));
+                const CodecSpec spec =
+                    s < n_affine
+                        ? specs[s]
+                        : sample_transform(side, dim, 3 + static_cast<unsigned>(s - n_affine), 2 * (s - n_affine));
                 const size_t tile = spec.axis == GroupAxis::kPerChannel && spec.group == 128 ? 128 : 64;
                 const TileLayout layout = make_tile_layout(spec, side, dim, tile);
                 std::vector<float> x(tile * dim);
@@ -127,13 +139,19 @@ TEST(LevelKernels, LevelsAreWhatTheReferenceDecodesOnEveryTarget) {
                             const size_t quad = side == Side::kKey ? c : t;
                             double value = 0;
                             if (c < shape.n_channels) {
-                                const size_t at = shape.per_channel ? t / shape.block * shape.stride + c : c / shape.block * shape.stride + t;
-                                value = static_cast<double>(levels.scale[at]) * (levels.cells[quad / 4 * levels.cell_stride + lane * 4 + quad % 4] - shape.bias);
+                                const size_t at = shape.per_channel ? t / shape.block * shape.stride + c
+                                                                    : c / shape.block * shape.stride + t;
+                                value =
+                                    static_cast<double>(levels.scale[at]) *
+                                    (levels.cells[quad / 4 * levels.cell_stride + lane * 4 + quad % 4] - shape.bias);
                                 if (shape.has_offset) value += static_cast<double>(levels.offset[at]);
                             }
-                            if (fit != nullptr) value = value * static_cast<double>(fit->scale[c]) + static_cast<double>(fit->offset[c]);
+                            if (fit != nullptr)
+                                value =
+                                    value * static_cast<double>(fit->scale[c]) + static_cast<double>(fit->offset[c]);
                             const double want = reference[t * dim + c];
-                            ASSERT_NEAR(value, want, 1e-6 * (std::fabs(want) + 30)) << to_string(spec) << " " << to_string(target) << " dim " << dim;
+                            ASSERT_NEAR(value, want, 1e-6 * (std::fabs(want) + 30))
+                                << to_string(spec) << " " << to_string(target) << " dim " << dim;
                         }
                     }
                 }

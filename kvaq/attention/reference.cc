@@ -17,20 +17,22 @@ namespace {
 
 /// One sequence in one layer: [token][kv head][channel] as appended, and sealed tiles decoded back to the original basis.
 struct LayerTokens {
-    std::vector<std::vector<float>> k, v;           // [token]
-    std::vector<std::vector<double>> k_tile, v_tile;  // [sealed tile] [kv head][tile token][channel]; empty = not sealed
+    std::vector<std::vector<float>> k, v;  // [token]
+    std::vector<std::vector<double>> k_tile,
+        v_tile;  // [sealed tile] [kv head][tile token][channel]; empty = not sealed
 };
 
 struct Sequence {
     int32_t n_tokens = 0;
-    std::vector<bool> sealed;      // [tile]
+    std::vector<bool> sealed;       // [tile]
     std::vector<bool> dropped_f16;  // [tile] a longer past made the sequence give up the f16 rows of this tile
     std::vector<LayerTokens> layers;
 };
 
 class ReferenceHandler final : public AttentionHandler {
   public:
-    ReferenceHandler(const Plan& plan, size_t n_seq_max, size_t n_ctx) : plan_(plan), n_ctx_(n_ctx), sequences_(n_seq_max) {
+    ReferenceHandler(const Plan& plan, size_t n_seq_max, size_t n_ctx)
+        : plan_(plan), n_ctx_(n_ctx), sequences_(n_seq_max) {
         for (size_t i = 0; i < plan_.layers.size(); ++i) index_[plan_.layers[i].shape.layer] = i;
         clear();
     }
@@ -183,9 +185,11 @@ class ReferenceHandler final : public AttentionHandler {
         for (size_t t = 0; t < sequence.sealed.size(); ++t) {
             if (!sequence.sealed[t] || !tokens.k_tile[t].empty()) continue;
             for (size_t head = 0; head < plan.heads.size(); ++head) {
-                seal_side(tokens.k, t, head, make_tile_layout(plan.heads[head].key, Side::kKey, plan.shape.head_dim_k, tile),
+                seal_side(tokens.k, t, head,
+                          make_tile_layout(plan.heads[head].key, Side::kKey, plan.shape.head_dim_k, tile),
                           tokens.k_tile[t]);
-                seal_side(tokens.v, t, head, make_tile_layout(plan.heads[head].value, Side::kValue, plan.shape.head_dim_v, tile),
+                seal_side(tokens.v, t, head,
+                          make_tile_layout(plan.heads[head].value, Side::kValue, plan.shape.head_dim_v, tile),
                           tokens.v_tile[t]);
             }
         }
@@ -252,7 +256,8 @@ class ReferenceHandler final : public AttentionHandler {
                             : static_cast<double>(cached.k[static_cast<size_t>(j)][kv_head * shape.head_dim_k + c]));
             }
             dot *= static_cast<double>(rule.scale);
-            if (rule.softcap > 0) dot = static_cast<double>(rule.softcap) * std::tanh(dot / static_cast<double>(rule.softcap));
+            if (rule.softcap > 0)
+                dot = static_cast<double>(rule.softcap) * std::tanh(dot / static_cast<double>(rule.softcap));
             dot += static_cast<double>(alibi_slope(rule.alibi_max_bias, head, shape.n_heads)) * (j - pos);
             scores.push_back(dot);
             keys.push_back(j);

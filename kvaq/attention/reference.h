@@ -9,6 +9,7 @@ namespace kvaq {
 
 /// The oracle: the same protocol and semantics as the serving cache, every sequence with its own plain vectors, every sum in
 /// double, tiles through encode_tile and decode_tile_reference. Slow on purpose. Only team member 0 works.
-[[nodiscard]] std::unique_ptr<AttentionHandler> make_reference_handler(const Plan& plan, size_t n_seq_max, size_t n_ctx);
+[[nodiscard]] std::unique_ptr<AttentionHandler> make_reference_handler(const Plan& plan, size_t n_seq_max,
+                                                                       size_t n_ctx);
 
 }  // namespace kvaq

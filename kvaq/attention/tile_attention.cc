@@ -18,7 +18,8 @@ bool is_hadamard(const CodecSpec& codec) noexcept {
 }
 
 // Adds a head's learned sink logit to (m, l), divides and writes one row of the output.
-void write_row(const AttentionCall& call, size_t token, size_t head, const float* o, size_t dim, float m, float l) noexcept {
+void write_row(const AttentionCall& call, size_t token, size_t head, const float* o, size_t dim, float m,
+               float l) noexcept {
     float scale = 1.0F;
     if (call.rule.sink_logits != nullptr) {
         const float sink = call.rule.sink_logits[head];
@@ -35,7 +36,8 @@ void write_row(const AttentionCall& call, size_t token, size_t head, const float
 
 float alibi_slope(float max_bias, size_t head, size_t n_heads) noexcept {
     if (max_bias <= 0.0F) return 0.0F;
-    const auto n_log2 = static_cast<size_t>(1) << static_cast<size_t>(std::floor(std::log2(static_cast<double>(n_heads))));
+    const auto n_log2 = static_cast<size_t>(1)
+                        << static_cast<size_t>(std::floor(std::log2(static_cast<double>(n_heads))));
     const float base = static_cast<float>(n_log2);
     if (head < n_log2) return std::pow(std::pow(2.0F, -max_bias / base), static_cast<float>(head + 1));
     return std::pow(std::pow(2.0F, -(max_bias / 2.0F) / base), static_cast<float>(2 * (head - n_log2) + 1));
@@ -74,8 +76,8 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     grow(p_packed_, rows);
 }
 
-void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head, const Shape& shape,
-                          const TileLayout& key_layout) noexcept {
+void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head,
+                          const Shape& shape, const TileLayout& key_layout) noexcept {
     std::fill_n(o_plain_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
     std::fill_n(o_packed_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
     std::fill_n(p_packed_.data(), shape.n_rows(), 0.0F);
@@ -135,17 +137,20 @@ int32_t TileAttention::first_visible(size_t token_begin) const noexcept {
     return std::max(0, pos - rule_.sliding_window + 1);
 }
 
-void TileAttention::add_f16(int32_t first_key_pos, size_t key_end, size_t tile_tokens, size_t token_begin, size_t token_end) noexcept {
+void TileAttention::add_f16(int32_t first_key_pos, size_t key_end, size_t tile_tokens, size_t token_begin,
+                            size_t token_end) noexcept {
     if (token_begin >= token_end || key_end == 0) return;
     const size_t dim_k = shape_.head_dim_k;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * shape_.group;
     const size_t n_rows = (token_end - token_begin) * shape_.group;
     const size_t n_keys = std::min((key_end + 15) / 16 * 16, tile_tokens);
-    kernels_->scores(&q_plain_[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile_tokens, n_keys, scores_.data(), tile_tokens);
+    kernels_->scores(&q_plain_[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile_tokens, n_keys, scores_.data(),
+                     tile_tokens);
     const Range seen = weigh(first_key_pos, 0, key_end, n_keys, tile_tokens, token_begin, token_end);
     if (seen.begin >= seen.end) return;
-    kernels_->accumulate(scores_.data(), tile_tokens, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v, &o_plain_[row0 * dim_v], dim_v);
+    kernels_->accumulate(scores_.data(), tile_tokens, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
+                         &o_plain_[row0 * dim_v], dim_v);
 }
 
 void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout,
@@ -160,7 +165,8 @@ void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* ke
     packed_used_ = true;
     if (exact_ || key_layout.spec.is_float16()) {
         decode_tile(key_layout, key_tile, keys_.data());
-        kernels_->scores(&q_packed_[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile, tile, scores_.data(), tile);
+        kernels_->scores(&q_packed_[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile, tile, scores_.data(),
+                         tile);
     } else {
         read_levels(target_, key_layout, key_tile, levels_);
         score_levels(key_layout, row0, n_rows);
@@ -169,15 +175,16 @@ void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* ke
     if (seen.begin >= seen.end) return;
     if (exact_ || value_layout.spec.is_float16()) {
         decode_tile(value_layout, value_tile, values_.data());
-        kernels_->accumulate(scores_.data(), tile, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v, &o_packed_[row0 * dim_v], dim_v);
+        kernels_->accumulate(scores_.data(), tile, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
+                             &o_packed_[row0 * dim_v], dim_v);
     } else {
         read_levels(target_, value_layout, value_tile, levels_);
         sum_levels(value_layout, row0, n_rows);
     }
 }
 
-TileAttention::Range TileAttention::weigh(int32_t first_key_pos, size_t key_begin, size_t key_end, size_t n_keys, size_t ld,
-                                          size_t token_begin, size_t token_end) noexcept {
+TileAttention::Range TileAttention::weigh(int32_t first_key_pos, size_t key_begin, size_t key_end, size_t n_keys,
+                                          size_t ld, size_t token_begin, size_t token_end) noexcept {
     const size_t group = shape_.group;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * group;
@@ -188,7 +195,8 @@ TileAttention::Range TileAttention::weigh(int32_t first_key_pos, size_t key_begi
         const int32_t pos = first_pos_ + static_cast<int32_t>(t);
         const int32_t lo_pos = first_visible(t);
         const auto lo = static_cast<size_t>(std::max({static_cast<int32_t>(key_begin), lo_pos - first_key_pos, 0}));
-        const auto hi = static_cast<size_t>(std::max(0, std::min(static_cast<int32_t>(key_end), pos - first_key_pos + 1)));
+        const auto hi =
+            static_cast<size_t>(std::max(0, std::min(static_cast<int32_t>(key_end), pos - first_key_pos + 1)));
         for (size_t g = 0; g < group; ++g) {
             const size_t row = t * group + g;
             float* row_scores = s + (row - row0) * ld;
@@ -244,7 +252,8 @@ void TileAttention::finish(const TileLayout& value_layout) noexcept {
             for (size_t row = 0; row < n_rows; ++row) {
                 for (size_t j = 0; j < shape_.head_dim_v; ++j) {
                     float sum = 0;
-                    for (size_t i = 0; i < shape_.head_dim_v; ++i) sum += o_packed_[row * dim + i] * static_cast<float>(fit.at(i, j));
+                    for (size_t i = 0; i < shape_.head_dim_v; ++i)
+                        sum += o_packed_[row * dim + i] * static_cast<float>(fit.at(i, j));
                     rows_[row * dim + j] = sum;
                 }
             }
@@ -276,8 +285,8 @@ void TileAttention::write(const AttentionCall& call, const TileLayout& value_lay
     }
 }
 
-void TileAttention::merge(const AttentionCall& call, const Shape& shape, size_t first_token, size_t kv_head, const float* states,
-                          size_t n_states, size_t state_stride) noexcept {
+void TileAttention::merge(const AttentionCall& call, const Shape& shape, size_t first_token, size_t kv_head,
+                          const float* states, size_t n_states, size_t state_stride) noexcept {
     shape_ = shape;
     rule_ = call.rule;
     first_token_ = first_token;

@@ -26,9 +26,9 @@ void force_attention_mode(AttentionMode mode) noexcept;
 class TileAttention {
   public:
     struct Shape {
-        size_t n_tokens = 0;   ///< query tokens
-        size_t n_heads = 0;    ///< query heads of the layer
-        size_t group = 0;      ///< of them per KV head
+        size_t n_tokens = 0;  ///< query tokens
+        size_t n_heads = 0;   ///< query heads of the layer
+        size_t group = 0;     ///< of them per KV head
         size_t head_dim_k = 0;
         size_t head_dim_v = 0;
         [[nodiscard]] size_t n_rows() const noexcept { return n_tokens * group; }
@@ -49,10 +49,12 @@ class TileAttention {
     [[nodiscard]] float* values() noexcept { return values_.data(); }
     /// Adds the buffers' tile for the query tokens [token_begin, token_end). The tile's token j has position first_key_pos + j; only
     /// tokens j below key_end exist, and causality and windows are applied here.
-    void add_f16(int32_t first_key_pos, size_t key_end, size_t tile_tokens, size_t token_begin, size_t token_end) noexcept;
+    void add_f16(int32_t first_key_pos, size_t key_end, size_t tile_tokens, size_t token_begin,
+                 size_t token_end) noexcept;
     /// Adds a sealed tile likewise, without its first key_begin tokens.
-    void add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout, const std::byte* value_tile,
-                    int32_t first_key_pos, size_t key_begin, size_t token_begin, size_t token_end) noexcept;
+    void add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout,
+                    const std::byte* value_tile, int32_t first_key_pos, size_t key_begin, size_t token_begin,
+                    size_t token_end) noexcept;
     /// First key position that any query token >= token_begin may see under the window rule.
     [[nodiscard]] int32_t first_visible(size_t token_begin) const noexcept;
 
@@ -60,11 +62,13 @@ class TileAttention {
     void write(const AttentionCall& call, const TileLayout& value_layout) noexcept;
 
     // A run's state, for splitting a block over runs of tiles: merging in fixed order gives the same bits for any thread.
-    [[nodiscard]] static size_t state_floats(const Shape& shape) noexcept { return shape.n_rows() * (3 + 2 * shape.padded_v()); }
+    [[nodiscard]] static size_t state_floats(const Shape& shape) noexcept {
+        return shape.n_rows() * (3 + 2 * shape.padded_v());
+    }
     void save(float* state) const noexcept;
     /// Takes n_states saved states (state_stride floats apart) of one block and KV head, for write().
-    void merge(const AttentionCall& call, const Shape& shape, size_t first_token, size_t kv_head, const float* states, size_t n_states,
-               size_t state_stride) noexcept;
+    void merge(const AttentionCall& call, const Shape& shape, size_t first_token, size_t kv_head, const float* states,
+               size_t n_states, size_t state_stride) noexcept;
 
   private:
     struct Range {
@@ -74,7 +78,8 @@ class TileAttention {
     void score_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
     void sum_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
     /// Scores to weights, earlier sums rescaled; the keys that any row sees.
-    Range weigh(int32_t first_key_pos, size_t key_begin, size_t key_end, size_t n_keys, size_t ld, size_t token_begin, size_t token_end) noexcept;
+    Range weigh(int32_t first_key_pos, size_t key_begin, size_t key_end, size_t n_keys, size_t ld, size_t token_begin,
+                size_t token_end) noexcept;
     void finish(const TileLayout& value_layout) noexcept;
 
     Shape shape_;

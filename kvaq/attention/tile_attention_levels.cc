@@ -33,7 +33,9 @@ const std::array<float, kMaxDim>& ones() noexcept {
     return values;
 }
 
-size_t block_channels(const LevelShape& shape, size_t block) noexcept { return std::min(shape.block, shape.n_channels - std::min(shape.n_channels, block * shape.block)); }
+size_t block_channels(const LevelShape& shape, size_t block) noexcept {
+    return std::min(shape.block, shape.n_channels - std::min(shape.n_channels, block * shape.block));
+}
 
 }  // namespace
 
@@ -53,8 +55,9 @@ void TileAttention::make_coefs(const TileLayout& key_layout) noexcept {
         q_offsets_[row] = fit != nullptr ? kernels_->dot(q, fit->offset.data(), dim) : 0.0F;
         for (size_t block = 0; block < shape.n_blocks; ++block) {
             const size_t first = block * shape.block;
-            q_steps_[block * n_rows + row] = kernels_->quantize_coefs(q + first, fit != nullptr ? fit->scale.data() : nullptr, block_channels(shape, block),
-                                                                      &q_coefs_[row * dim + first], &q_sums_[block * n_rows + row]);
+            q_steps_[block * n_rows + row] = kernels_->quantize_coefs(
+                q + first, fit != nullptr ? fit->scale.data() : nullptr, block_channels(shape, block),
+                &q_coefs_[row * dim + first], &q_sums_[block * n_rows + row]);
         }
     }
 }
@@ -65,7 +68,8 @@ void TileAttention::score_levels(const TileLayout& layout, size_t row0, size_t n
     const size_t dim = shape_.head_dim_k;
     const size_t all_rows = shape_.n_rows();
     float* s = scores_.data();
-    for (size_t r = 0; r < n_rows; ++r) std::fill_n(s + r * tile, tile, shape.per_channel ? 0.0F : q_offsets_[row0 + r]);
+    for (size_t r = 0; r < n_rows; ++r)
+        std::fill_n(s + r * tile, tile, shape.per_channel ? 0.0F : q_offsets_[row0 + r]);
     for (size_t block = 0; block < shape.n_blocks; ++block) {
         if (shape.per_channel) {
             const float* scale = &levels_.scale[block * shape.stride];
@@ -78,20 +82,25 @@ void TileAttention::score_levels(const TileLayout& layout, size_t row0, size_t n
                 const float constant = kernels_->dot(q, offset, dim);
                 for (size_t t = first; t < first + shape.block; ++t) s[r * tile + t] = constant;
             }
-            kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, shape.block / 16, dim / 4, coefs_.data(), dim, n_rows, init_.data(), acc_.data(), tile);
-            for (size_t r = 0; r < n_rows; ++r) kernels_->add_levels(&acc_[r * tile], shape.block, steps_[r], nullptr, nullptr, 0.0F, s + r * tile + first);
+            kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, shape.block / 16, dim / 4,
+                                coefs_.data(), dim, n_rows, init_.data(), acc_.data(), tile);
+            for (size_t r = 0; r < n_rows; ++r)
+                kernels_->add_levels(&acc_[r * tile], shape.block, steps_[r], nullptr, nullptr, 0.0F,
+                                     s + r * tile + first);
             continue;
         }
         const size_t first = block * shape.block;
         const float* steps = &q_steps_[block * all_rows + row0];
         const int32_t* sums = &q_sums_[block * all_rows + row0];
         for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums[r];
-        kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, tile / 16, block_channels(shape, block) / 4,
-                            &q_coefs_[row0 * dim + first], dim, n_rows, init_.data(), acc_.data(), tile);
+        kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, tile / 16,
+                            block_channels(shape, block) / 4, &q_coefs_[row0 * dim + first], dim, n_rows, init_.data(),
+                            acc_.data(), tile);
         const float* scale = &levels_.scale[block * shape.stride];
         const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
         for (size_t r = 0; r < n_rows; ++r) {
-            kernels_->add_levels(&acc_[r * tile], tile, steps[r], scale, offset, steps[r] * static_cast<float>(sums[r]), s + r * tile);
+            kernels_->add_levels(&acc_[r * tile], tile, steps[r], scale, offset, steps[r] * static_cast<float>(sums[r]),
+                                 s + r * tile);
         }
     }
 }
@@ -109,13 +118,15 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t row0, size_t n_r
         const size_t first = block * shape.block;
         if (shape.per_channel) {  // a block of tokens
             for (size_t r = 0; r < n_rows; ++r) {
-                steps_[r] = kernels_->quantize_coefs(p + r * tile + first, nullptr, shape.block, &coefs_[r * tile], &sums_[r]);
+                steps_[r] =
+                    kernels_->quantize_coefs(p + r * tile + first, nullptr, shape.block, &coefs_[r * tile], &sums_[r]);
                 init_[r] = 0;
             }
-            kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, dim / 16, shape.block / 4, coefs_.data(), tile, n_rows,
-                                init_.data(), acc_.data(), dim);
+            kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, dim / 16,
+                                shape.block / 4, coefs_.data(), tile, n_rows, init_.data(), acc_.data(), dim);
             for (size_t r = 0; r < n_rows; ++r) {
-                kernels_->add_levels(&acc_[r * dim], dim, steps_[r], scale, offset, steps_[r] * static_cast<float>(sums_[r]), o + r * dim);
+                kernels_->add_levels(&acc_[r * dim], dim, steps_[r], scale, offset,
+                                     steps_[r] * static_cast<float>(sums_[r]), o + r * dim);
             }
             continue;
         }
@@ -124,11 +135,13 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t row0, size_t n_r
             steps_[r] = kernels_->quantize_coefs(p + r * tile, scale, tile, &coefs_[r * tile], &sums_[r]);
             init_[r] = -shape.bias * sums_[r];
         }
-        kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, tile / 4, coefs_.data(), tile, n_rows, init_.data(), acc_.data(), dim);
+        kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, tile / 4, coefs_.data(),
+                            tile, n_rows, init_.data(), acc_.data(), dim);
         for (size_t r = 0; r < n_rows; ++r) {
             if (transform) p_packed_[row0 + r] += kernels_->dot(p + r * tile, nullptr, tile);
             const float constant = shape.has_offset ? kernels_->dot(p + r * tile, offset, tile) : 0.0F;
-            kernels_->add_levels(&acc_[r * dim], channels, steps_[r], nullptr, shape.has_offset ? ones().data() : nullptr, constant, o + r * dim + first);
+            kernels_->add_levels(&acc_[r * dim], channels, steps_[r], nullptr,
+                                 shape.has_offset ? ones().data() : nullptr, constant, o + r * dim + first);
         }
     }
 }

@@ -37,12 +37,12 @@ struct ScoreRule {
 struct AttentionCall {
     int32_t layer = 0;
     size_t n_tokens = 0;
-    HeadRows<const float> q;      ///< [n_tokens, n_heads, head_dim_k]
-    HeadRows<const float16> k;    ///< [n_tokens, n_kv_heads, head_dim_k] of the micro-batch's own tokens
-    HeadRows<const float16> v;    ///< [n_tokens, n_kv_heads, head_dim_v]
-    bool append = true;           ///< false: the layer reads K/V another call of this micro-batch already appended
+    HeadRows<const float> q;    ///< [n_tokens, n_heads, head_dim_k]
+    HeadRows<const float16> k;  ///< [n_tokens, n_kv_heads, head_dim_k] of the micro-batch's own tokens
+    HeadRows<const float16> v;  ///< [n_tokens, n_kv_heads, head_dim_v]
+    bool append = true;         ///< false: the layer reads K/V another call of this micro-batch already appended
     ScoreRule rule;
-    HeadRows<float> out;          ///< [n_tokens, n_heads, head_dim_v]
+    HeadRows<float> out;  ///< [n_tokens, n_heads, head_dim_v]
 };
 
 /// A team of threads that all call the same function; index in 0..size-1.

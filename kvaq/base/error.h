@@ -8,14 +8,14 @@ namespace kvaq {
 /// Canonical reasons of a user-facing failure. All of them end a command with exit code 1; the code says which table
 /// row of docs/formats.md or of the troubleshooting page applies.
 enum class ErrorCode {
-    kInvalidArgument,   ///< a flag, preset or value that does not exist or does not parse
-    kNotFound,          ///< a file, layer or sequence that is not there
-    kCorrupt,           ///< a file that is truncated, malformed or fails its checksum
-    kMismatch,          ///< plan, stats or snapshot made for another model, plan or version
-    kBudgetTooSmall,    ///< no plan fits
-    kUnsupported,       ///< an architecture or feature that is refused by name
-    kOutOfMemory,       ///< the cache could not be allocated, or has no room left
-    kIo,                ///< reading or writing failed
+    kInvalidArgument,  ///< a flag, preset or value that does not exist or does not parse
+    kNotFound,         ///< a file, layer or sequence that is not there
+    kCorrupt,          ///< a file that is truncated, malformed or fails its checksum
+    kMismatch,         ///< plan, stats or snapshot made for another model, plan or version
+    kBudgetTooSmall,   ///< no plan fits
+    kUnsupported,      ///< an architecture or feature that is refused by name
+    kOutOfMemory,      ///< the cache could not be allocated, or has no room left
+    kIo,               ///< reading or writing failed
 };
 
 /// The one exception of user, file and machine faults: what was wanted, what was found, what to do.
@@ -35,8 +35,8 @@ class Error : public std::runtime_error {
 
 }  // namespace kvaq
 
-#define KVAQ_CHECK(condition)                                                \
-    do {                                                                     \
+#define KVAQ_CHECK(condition)                                                   \
+    do {                                                                        \
         if (!(condition)) ::kvaq::check_failed(__FILE__, __LINE__, #condition); \
     } while (false)
 

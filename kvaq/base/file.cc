@@ -108,7 +108,9 @@ void atomic_write(const std::string& path, std::span<const std::byte> bytes) {
     if (parent.get() >= 0) (void)::fsync(parent.get());  // some file systems refuse it; the file itself is safe
 }
 
-void atomic_write_text(const std::string& path, std::string_view text) { atomic_write(path, std::as_bytes(std::span(text))); }
+void atomic_write_text(const std::string& path, std::string_view text) {
+    atomic_write(path, std::as_bytes(std::span(text)));
+}
 
 std::vector<std::byte> read_file(const std::string& path, size_t max_bytes) {
     uint64_t size = 0;

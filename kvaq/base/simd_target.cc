@@ -35,7 +35,8 @@ std::vector<SimdTarget> supported_simd_targets() {
     std::vector<SimdTarget> targets{SimdTarget::kScalar};
     const SimdTarget best = detect();
     if (best == SimdTarget::kNeon) targets.push_back(SimdTarget::kNeon);
-    for (const SimdTarget target : {SimdTarget::kAvx2, SimdTarget::kAvx512, SimdTarget::kAvx512Vnni}) {  // each has all of those before it
+    for (const SimdTarget target :
+         {SimdTarget::kAvx2, SimdTarget::kAvx512, SimdTarget::kAvx512Vnni}) {  // each has all of those before it
         if (best != SimdTarget::kNeon && target <= best) targets.push_back(target);
     }
     return targets;
@@ -47,11 +48,16 @@ void force_simd_target(SimdTarget target) noexcept { chosen().store(target, std:
 
 std::string to_string(SimdTarget target) {
     switch (target) {
-        case SimdTarget::kAvx2: return "avx2";
-        case SimdTarget::kAvx512: return "avx512";
-        case SimdTarget::kAvx512Vnni: return "avx512vnni";
-        case SimdTarget::kNeon: return "neon";
-        case SimdTarget::kScalar: break;
+        case SimdTarget::kAvx2:
+            return "avx2";
+        case SimdTarget::kAvx512:
+            return "avx512";
+        case SimdTarget::kAvx512Vnni:
+            return "avx512vnni";
+        case SimdTarget::kNeon:
+            return "neon";
+        case SimdTarget::kScalar:
+            break;
     }
     return "scalar";
 }

@@ -14,19 +14,19 @@ namespace kvaq {
 
 /// Bytes the cache holds now, by kind.
 struct CacheUse {
-    size_t packed = 0;      ///< sealed tiles in use
-    size_t open = 0;        ///< f16 pages in use
+    size_t packed = 0;  ///< sealed tiles in use
+    size_t open = 0;    ///< f16 pages in use
     size_t sinks = 0;
-    size_t tables = 0;      ///< bases and codebooks of transform codecs
-    size_t allocated = 0;   ///< arenas in all, used or free, plus scratch
-    size_t n_tokens = 0;    ///< over all sequences, shared ones once
+    size_t tables = 0;     ///< bases and codebooks of transform codecs
+    size_t allocated = 0;  ///< arenas in all, used or free, plus scratch
+    size_t n_tokens = 0;   ///< over all sequences, shared ones once
 };
 
 struct KvCacheOptions {
     size_t n_seq_max = 1;
-    size_t n_ctx = 0;            ///< tokens over all sequences (shared ones once), as llama.cpp's unified cache counts cells
+    size_t n_ctx = 0;  ///< tokens over all sequences (shared ones once), as llama.cpp's unified cache counts cells
     size_t max_batch_tokens = 512;  ///< largest micro-batch
-    bool keep_sliding = false;   ///< keep tiles of sliding-window layers that no later token can see
+    bool keep_sliding = false;      ///< keep tiles of sliding-window layers that no later token can see
 };
 
 /// The serving cache: packed tiles, sequences that share pages (copy on write), attention over them. One per llama_context.

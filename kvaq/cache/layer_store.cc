@@ -16,7 +16,8 @@ constexpr size_t kMaxTile = 128;
 
 }  // namespace
 
-Arena::Arena(size_t n_items, size_t item_bytes, const char* what) : item_bytes_(item_bytes), bytes_(n_items * item_bytes) {
+Arena::Arena(size_t n_items, size_t item_bytes, const char* what)
+    : item_bytes_(item_bytes), bytes_(n_items * item_bytes) {
     if (bytes_ == 0) return;
     void* data = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data == MAP_FAILED) {
@@ -71,7 +72,8 @@ void LayerStore::write_token(std::byte* page, size_t slot, const float16* const*
     for (size_t head = 0; head < shape.n_kv_heads; ++head) {
         float16* keys = shape.keys(page, head) + slot;
         for (size_t c = 0; c < shape.head_dim_k; ++c) keys[c * shape.tile_tokens] = k_rows[head][c];
-        std::memcpy(shape.values(page, head) + slot * shape.head_dim_v, v_rows[head], shape.head_dim_v * sizeof(float16));
+        std::memcpy(shape.values(page, head) + slot * shape.head_dim_v, v_rows[head],
+                    shape.head_dim_v * sizeof(float16));
     }
 }
 
@@ -130,8 +132,9 @@ void LayerStore::unseal(int32_t packed, int32_t sink, std::byte* f16, size_t n) 
                 for (size_t c = 0; c < dim; ++c) {
                     float16 value = to_float16(static_cast<float>(decoded[t * dim + c]));
                     if (t < n_sinks) {
-                        value = side == Side::kKey ? sink_shape_.keys(sinks_.item(sink), head)[c * sink_shape_.tile_tokens + t]
-                                                   : sink_shape_.values(sinks_.item(sink), head)[t * dim + c];
+                        value = side == Side::kKey
+                                    ? sink_shape_.keys(sinks_.item(sink), head)[c * sink_shape_.tile_tokens + t]
+                                    : sink_shape_.values(sinks_.item(sink), head)[t * dim + c];
                     }
                     if (side == Side::kKey) {
                         shape.keys(f16, head)[c * shape.tile_tokens + t] = value;

@@ -23,7 +23,9 @@ class Arena {
     Arena() = default;
     /// Throws Error kOutOfMemory naming `what`.
     Arena(size_t n_items, size_t item_bytes, const char* what);
-    [[nodiscard]] std::byte* item(int32_t id) const noexcept { return data_.get() + static_cast<size_t>(id) * item_bytes_; }
+    [[nodiscard]] std::byte* item(int32_t id) const noexcept {
+        return data_.get() + static_cast<size_t>(id) * item_bytes_;
+    }
     [[nodiscard]] size_t item_bytes() const noexcept { return item_bytes_; }
     [[nodiscard]] size_t bytes() const noexcept { return bytes_; }
 
@@ -78,7 +80,8 @@ class LayerStore {
     [[nodiscard]] size_t allocated_bytes() const noexcept { return packed_.bytes() + open_.bytes() + sinks_.bytes(); }
 
     /// Writes one token's rows into an f16 page. k [n_kv_heads rows], v likewise.
-    void write_token(std::byte* page, size_t slot, const float16* const* k_rows, const float16* const* v_rows) const noexcept;
+    void write_token(std::byte* page, size_t slot, const float16* const* k_rows,
+                     const float16* const* v_rows) const noexcept;
     /// Copies the first n slots of every head.
     void copy_slots(const std::byte* from, std::byte* to, size_t n) const noexcept;
     /// Quantizes one head and side of a full f16 page. scratch: tile_tokens * head_dim floats.

@@ -155,7 +155,8 @@ void PageTable::place(std::span<const BatchToken> tokens) {
             id = first.pages[static_cast<size_t>(index)];
             for (const int32_t s : token.seq_ids) {
                 if (seq(s).pages[static_cast<size_t>(index)] != id) {
-                    throw Error(ErrorCode::kInvalidArgument, "a token belongs to sequences whose earlier tokens differ", "",
+                    throw Error(ErrorCode::kInvalidArgument, "a token belongs to sequences whose earlier tokens differ",
+                                "",
                                 "sequences " + std::to_string(token.seq_ids[0]) + " and " + std::to_string(s) +
                                     " at position " + std::to_string(token.pos));
                 }
@@ -381,7 +382,8 @@ bool PageTable::replace(int32_t seq_id, int32_t n, std::span<const uint8_t> seal
         return false;
     }
     seq(seq_id).n_tokens = n;
-    while (static_cast<size_t>(seq(seq_id).f16_from) < sealed.size() && f16[static_cast<size_t>(seq(seq_id).f16_from)] == 0) {
+    while (static_cast<size_t>(seq(seq_id).f16_from) < sealed.size() &&
+           f16[static_cast<size_t>(seq(seq_id).f16_from)] == 0) {
         ++seq(seq_id).f16_from;
     }
     return true;

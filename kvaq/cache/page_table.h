@@ -13,13 +13,13 @@ inline constexpr int32_t kNone = -1;
 
 /// Where the K/V of `tile_tokens` consecutive tokens of one or more sequences lie. The ids index the arenas of every layer.
 struct Page {
-    int32_t refs = 0;           ///< sequences that own it
-    int32_t index = 0;          ///< its number within the sequence: first position / tile_tokens
-    int32_t n_own = 0;          ///< slots that count against n_ctx (not those copied from a shared page)
-    int32_t packed = kNone;     ///< sealed tile
-    int32_t open = kNone;       ///< f16 page that outlives the micro-batch
-    int32_t scratch = kNone;    ///< f16 page of this micro-batch only
-    int32_t sink = kNone;       ///< f16 copy of the sink tokens (sealed page 0 only)
+    int32_t refs = 0;         ///< sequences that own it
+    int32_t index = 0;        ///< its number within the sequence: first position / tile_tokens
+    int32_t n_own = 0;        ///< slots that count against n_ctx (not those copied from a shared page)
+    int32_t packed = kNone;   ///< sealed tile
+    int32_t open = kNone;     ///< f16 page that outlives the micro-batch
+    int32_t scratch = kNone;  ///< f16 page of this micro-batch only
+    int32_t sink = kNone;     ///< f16 copy of the sink tokens (sealed page 0 only)
     [[nodiscard]] bool has_f16() const noexcept { return open != kNone || scratch != kNone; }
 };
 
@@ -61,7 +61,7 @@ class PageTable {
     /// What every layer must do with its data in this micro-batch, in this order: writes, copies, seals.
     struct Work {
         std::vector<Write> writes;
-        std::vector<Copy> copies;   ///< copy on write of open pages; in order
+        std::vector<Copy> copies;    ///< copy on write of open pages; in order
         std::vector<int32_t> seals;  ///< pages
         std::vector<QueryBlock> blocks;
     };
@@ -89,7 +89,8 @@ class PageTable {
 
     /// Gives a sequence n_tokens tokens on fresh pages instead of what it holds, as restored from a snapshot: sealed[i] says
     /// whether page i is sealed, f16[i] whether it has an f16 page. False if there is no room (then nothing changed).
-    [[nodiscard]] bool replace(int32_t seq, int32_t n_tokens, std::span<const uint8_t> sealed, std::span<const uint8_t> f16);
+    [[nodiscard]] bool replace(int32_t seq, int32_t n_tokens, std::span<const uint8_t> sealed,
+                               std::span<const uint8_t> f16);
 
     [[nodiscard]] int32_t n_tokens(int32_t seq) const noexcept;  ///< next position
     [[nodiscard]] std::span<const int32_t> pages(int32_t seq) const noexcept;
@@ -116,8 +117,9 @@ class PageTable {
   private:
     struct Sequence {
         int32_t n_tokens = 0;
-        int32_t f16_from = 0;  ///< leading pages whose f16 rows this sequence has given up, even if another one keeps them:
-                               ///< what a sequence reads never depends on its neighbours
+        int32_t f16_from =
+            0;  ///< leading pages whose f16 rows this sequence has given up, even if another one keeps them:
+                ///< what a sequence reads never depends on its neighbours
         std::vector<int32_t> pages;
     };
     struct State {

@@ -9,9 +9,9 @@
 namespace kvaq {
 namespace {
 
-constexpr size_t kBlockRows = 48;         // query rows that share one decoded tile in prefill: o and scores stay in L2
-constexpr size_t kSplitTokens = 8;        // blocks up to this many query tokens are split over runs of pages
-constexpr size_t kRunPages = 16;          // fixed, so the result does not depend on the number of threads
+constexpr size_t kBlockRows = 48;   // query rows that share one decoded tile in prefill: o and scores stay in L2
+constexpr size_t kSplitTokens = 8;  // blocks up to this many query tokens are split over runs of pages
+constexpr size_t kRunPages = 16;    // fixed, so the result does not depend on the number of threads
 constexpr size_t kMaxKvHeads = 256;
 
 TileAttention& thread_work() noexcept {
@@ -46,7 +46,8 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
     for (const LayerPlan& layer : plan_.layers) {
         const LayerShape& shape = layer.shape;
         KVAQ_CHECK(layer.heads.size() == shape.n_kv_heads && shape.n_kv_heads <= kMaxKvHeads);
-        if (layer_index_.size() <= static_cast<size_t>(shape.layer)) layer_index_.resize(static_cast<size_t>(shape.layer) + 1, -1);
+        if (layer_index_.size() <= static_cast<size_t>(shape.layer))
+            layer_index_.resize(static_cast<size_t>(shape.layer) + 1, -1);
         layer_index_[static_cast<size_t>(shape.layer)] = static_cast<int32_t>(layers_.size());
         layers_.emplace_back(layer, table_);
         largest_open = std::max(largest_open, layers_.back().open_shape().bytes());
@@ -69,7 +70,8 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
 size_t ServingCache::block_tokens() const noexcept { return std::max<size_t>(1, kBlockRows / largest_.group); }
 
 const LayerStore& ServingCache::store(int32_t layer) const noexcept {
-    const int32_t index = layer >= 0 && static_cast<size_t>(layer) < layer_index_.size() ? layer_index_[static_cast<size_t>(layer)] : -1;
+    const int32_t index =
+        layer >= 0 && static_cast<size_t>(layer) < layer_index_.size() ? layer_index_[static_cast<size_t>(layer)] : -1;
     KVAQ_CHECK(index >= 0);
     return layers_[static_cast<size_t>(index)];
 }
@@ -111,7 +113,8 @@ void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Te
             k_rows[h] = call.k.row(static_cast<size_t>(write.token), h);
             v_rows[h] = call.v.row(static_cast<size_t>(write.token), h);
         }
-        layer.write_token(layer.f16_page(table_.page(write.page), scratch_), static_cast<size_t>(write.slot), k_rows, v_rows);
+        layer.write_token(layer.f16_page(table_.page(write.page), scratch_), static_cast<size_t>(write.slot), k_rows,
+                          v_rows);
     }
     team.barrier();
     if (!work.copies.empty()) {
@@ -146,7 +149,8 @@ void ServingCache::load_f16(const OpenPageShape& shape, std::byte* page, size_t 
     const BlockKernels& kernels = block_kernels(best_simd_target());
     const size_t tile = plan_.tile_tokens;
     const float16* keys = shape.keys(page, head);
-    for (size_t c = 0; c < shape.head_dim_k; ++c) kernels.to_float(keys + c * shape.tile_tokens, n, work.keys() + c * tile);
+    for (size_t c = 0; c < shape.head_dim_k; ++c)
+        kernels.to_float(keys + c * shape.tile_tokens, n, work.keys() + c * tile);
     const float16* values = shape.values(page, head);
     const size_t padded = (shape.head_dim_v + 15) / 16 * 16;
     for (size_t t = 0; t < n; ++t) {
@@ -198,7 +202,8 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
                 prefetch(layer.tile(next, Side::kValue, kv_head), value_layout.bytes);
             }
             work.add_packed(key_layout, layer.tile(page.packed, Side::kKey, kv_head), value_layout,
-                            layer.tile(page.packed, Side::kValue, kv_head), first_key, sinks, static_cast<size_t>(split), block.n_tokens);
+                            layer.tile(page.packed, Side::kValue, kv_head), first_key, sinks,
+                            static_cast<size_t>(split), block.n_tokens);
         }
     }
     if (run.n_runs == 1) {
@@ -244,8 +249,9 @@ void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
                                         .head_dim_v = shape.head_dim_v};
         for (size_t head = 0; head < n_heads; ++head, ++merged) {
             if (merged % team.size() != team.index()) continue;
-            work.merge(call, rows, block.first_token, head, &states_[(run.state_slot * max_kv_heads_ + head * run.n_runs) * state_stride_],
-                       run.n_runs, state_stride_);
+            work.merge(call, rows, block.first_token, head,
+                       &states_[(run.state_slot * max_kv_heads_ + head * run.n_runs) * state_stride_], run.n_runs,
+                       state_stride_);
             work.write(call, layer.layout(Side::kValue, head));
         }
     }
@@ -352,8 +358,8 @@ std::vector<std::string> ServingCache::describe() const {
         const double per_token = static_cast<double>(group.bytes_per_tile) / static_cast<double>(plan_.tile_tokens);
         char number[32];
         std::snprintf(number, sizeof number, "%.1f", per_token);
-        lines.push_back("layers " + layers + ": " + group.what + "; " + number + " bytes/token per layer; attention cpu-" +
-                        to_string(best_simd_target()));
+        lines.push_back("layers " + layers + ": " + group.what + "; " + number +
+                        " bytes/token per layer; attention cpu-" + to_string(best_simd_target()));
     }
     return lines;
 }

@@ -42,7 +42,7 @@ class ServingCache final : public KvCache {
         size_t block = 0;
         size_t first_page = 0;
         size_t end_page = 0;
-        size_t n_runs = 1;     ///< runs of the block; > 1: partial states are merged afterwards
+        size_t n_runs = 1;      ///< runs of the block; > 1: partial states are merged afterwards
         size_t state_slot = 0;  ///< of the block's first run, in runs
     };
 
@@ -52,7 +52,8 @@ class ServingCache final : public KvCache {
     void seal(const LayerStore& layer, Team& team, float* scratch) noexcept;
     void attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
                     TileAttention& work) noexcept;
-    void load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n, TileAttention& work) const noexcept;
+    void load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n,
+                  TileAttention& work) const noexcept;
     void unseal(const std::vector<PageTable::Unseal>& unseals);
 
     Plan plan_;
@@ -61,7 +62,7 @@ class ServingCache final : public KvCache {
     std::vector<int32_t> layer_index_;  ///< model layer -> index in layers_, -1
     Arena scratch_;
     TileAttention::Shape largest_;
-    size_t state_stride_ = 0;    ///< floats of the largest partial state
+    size_t state_stride_ = 0;  ///< floats of the largest partial state
     size_t max_kv_heads_ = 0;
     std::vector<Run> runs_;
     std::vector<float> states_;  ///< [n split runs][kv head][state_stride_]

@@ -89,7 +89,8 @@ Rows rows_of(const LayerShape& shape, const std::vector<TestToken>& tokens) {
         std::mt19937 random(token.content * 7919U + static_cast<uint32_t>(shape.layer));
         std::normal_distribution<float> normal;
         for (size_t i = 0; i < shape.n_heads * shape.head_dim_k; ++i) rows.q.push_back(normal(random) * 1.5F);
-        for (size_t i = 0; i < shape.n_kv_heads * shape.head_dim_k; ++i) rows.k.push_back(to_float16(normal(random) + (i % 7 == 0 ? 3.0F : 0.0F)));
+        for (size_t i = 0; i < shape.n_kv_heads * shape.head_dim_k; ++i)
+            rows.k.push_back(to_float16(normal(random) + (i % 7 == 0 ? 3.0F : 0.0F)));
         for (size_t i = 0; i < shape.n_kv_heads * shape.head_dim_v; ++i) rows.v.push_back(to_float16(normal(random)));
     }
     rows.out.assign(tokens.size() * shape.n_heads * shape.head_dim_v, -1.0F);
@@ -123,7 +124,8 @@ std::vector<float> step(AttentionHandler& handler, const ModelShape& model, cons
 
 std::vector<TestToken> text(int32_t seq, int32_t first, int32_t n, uint32_t salt = 0) {
     std::vector<TestToken> tokens;
-    for (int32_t i = 0; i < n; ++i) tokens.push_back({first + i, {seq}, static_cast<uint32_t>(first + i) + salt * 100003U});
+    for (int32_t i = 0; i < n; ++i)
+        tokens.push_back({first + i, {seq}, static_cast<uint32_t>(first + i) + salt * 100003U});
     return tokens;
 }
 
@@ -188,7 +190,8 @@ TEST_P(ServingCachePreset, AnyBatchSplitLeavesTheSameBytes) {
     const ModelShape model = small_model();
     const Plan plan = plan_of(GetParam(), model);
     std::vector<std::vector<std::byte>> saved;
-    for (const std::vector<int32_t>& split : std::vector<std::vector<int32_t>>{{300}, {1, 299}, {64, 64, 64, 64, 44}, {37, 100, 163}, {}}) {
+    for (const std::vector<int32_t>& split :
+         std::vector<std::vector<int32_t>>{{300}, {1, 299}, {64, 64, 64, 64, 44}, {37, 100, 163}, {}}) {
         const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 320, .max_batch_tokens = 300});
         int32_t pos = 0;
         for (const int32_t n : split) {
@@ -234,14 +237,16 @@ TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
         ASSERT_FALSE(step(*cache, model, text(0, pos, n)).empty());
         pos += n;
         const CacheUse use = cache->use();
-        EXPECT_EQ(use.packed + use.open + use.sinks + use.tables, cache_bytes(plan, static_cast<size_t>(pos)).total) << GetParam() << " " << pos;
+        EXPECT_EQ(use.packed + use.open + use.sinks + use.tables, cache_bytes(plan, static_cast<size_t>(pos)).total)
+            << GetParam() << " " << pos;
         EXPECT_LE(use.packed + use.open + use.sinks + use.tables, use.allocated);
     }
 }
 
 INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
-                         testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70", "k5v6-rotk-s8", "k2v1.58-g32",
-                                         "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0", "k4v3-lm-s4", "klt", "klt-w40-s4"));
+                         testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70",
+                                         "k5v6-rotk-s8", "k2v1.58-g32", "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0",
+                                         "k4v3-lm-s4", "klt", "klt-w40-s4"));
 
 TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
     const std::vector<float> sink_logits = {0.5F, -1.0F, 2.0F, 0.0F, 1.0F, -3.0F};
@@ -252,7 +257,11 @@ TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
     rules[3].sliding_window = 40;
     rules[4].sliding_window = 100;
     rules[4].chunked_window = true;
-    rules[5] = {.scale = 0.3F, .softcap = 3.0F, .alibi_max_bias = 4.0F, .sliding_window = 77, .sink_logits = sink_logits.data()};
+    rules[5] = {.scale = 0.3F,
+                .softcap = 3.0F,
+                .alibi_max_bias = 4.0F,
+                .sliding_window = 77,
+                .sink_logits = sink_logits.data()};
     const ModelShape model = small_model(40, 24, 50);
     const Plan plan = make_uniform_plan(parse_preset("k4v4-rot-w20-s3"), model);
     for (const AttentionMode mode : kModes) {
@@ -263,7 +272,8 @@ TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
             int32_t pos = 0;
             for (const int32_t n : {100, 1, 120, 1, 3}) {
                 const std::vector<TestToken> tokens = text(0, pos, n);
-                EXPECT_LE(max_difference(step(*cache, model, tokens, rule), step(*reference, model, tokens, rule)), tolerance());
+                EXPECT_LE(max_difference(step(*cache, model, tokens, rule), step(*reference, model, tokens, rule)),
+                          tolerance());
                 pos += n;
             }
         }
@@ -279,9 +289,13 @@ TEST(ServingCache, EveryHeadSizeFrom32To256MatchesTheReference) {
             const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 128, .max_batch_tokens = 100});
             const auto reference = make_reference_handler(plan, 1, 128);
             const ScoreRule rule{.scale = 1.0F / static_cast<float>(dim)};
-            EXPECT_LE(max_difference(step(*cache, model, text(0, 0, 70), rule), step(*reference, model, text(0, 0, 70), rule)), tolerance())
+            EXPECT_LE(max_difference(step(*cache, model, text(0, 0, 70), rule),
+                                     step(*reference, model, text(0, 0, 70), rule)),
+                      tolerance())
                 << dim;
-            EXPECT_LE(max_difference(step(*cache, model, text(0, 70, 1), rule), step(*reference, model, text(0, 70, 1), rule)), tolerance())
+            EXPECT_LE(max_difference(step(*cache, model, text(0, 70, 1), rule),
+                                     step(*reference, model, text(0, 70, 1), rule)),
+                      tolerance())
                 << dim;
         }
     }
@@ -301,7 +315,8 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
             const auto reference = make_reference_handler(plan, 4, 100000);
             const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
             for (int op = 0; op < 250; ++op) {
-                const std::string where = std::string(preset) + " seed " + std::to_string(seed) + " op " + std::to_string(op);
+                const std::string where =
+                    std::string(preset) + " seed " + std::to_string(seed) + " op " + std::to_string(op);
                 const int32_t seq = below(4);
                 const int32_t n = cache->seq_pos_max(seq) + 1;
                 ASSERT_EQ(n, reference->seq_pos_max(seq) + 1) << where;
@@ -322,7 +337,8 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                     case 2: {  // a batch that fails
                         std::vector<TestToken> tokens = text(seq, n, 1 + below(80), 99);
                         std::vector<BatchToken> batch;
-                        for (const TestToken& token : tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
+                        for (const TestToken& token : tokens)
+                            batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
                         const auto before = cache->save_sequence(seq);
                         ASSERT_TRUE(cache->begin(batch));
                         cache->rollback();
@@ -338,10 +354,12 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                         break;
                     }
                     default: {
-                        std::vector<TestToken> tokens = text(seq, n, below(3) == 0 ? 1 + below(150) : 1 + below(3), static_cast<uint32_t>(op));
+                        std::vector<TestToken> tokens =
+                            text(seq, n, below(3) == 0 ? 1 + below(150) : 1 + below(3), static_cast<uint32_t>(op));
                         const int32_t other = below(4);
                         if (other != seq) {
-                            const std::vector<TestToken> more = text(other, cache->seq_pos_max(other) + 1, 1 + below(40), static_cast<uint32_t>(op) + 7);
+                            const std::vector<TestToken> more = text(other, cache->seq_pos_max(other) + 1,
+                                                                     1 + below(40), static_cast<uint32_t>(op) + 7);
                             tokens.insert(tokens.end(), more.begin(), more.end());
                         }
                         const auto got = step(*cache, model, tokens);
@@ -391,7 +409,8 @@ TEST(ServingCache, IntegersAddLittleToTheErrorOfTheCodec) {
     };
     const auto power = [](const std::vector<float>& a, const std::vector<float>& b) {
         double sum = 0;
-        for (size_t i = 0; i < a.size(); ++i) sum += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2.0);
+        for (size_t i = 0; i < a.size(); ++i)
+            sum += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2.0);
         return sum;
     };
     const std::vector<float> f16 = attend(plan_of("f16", model), AttentionMode::kExact);
@@ -416,7 +435,8 @@ TEST(ServingCache, AFullCacheSaysNoAndStaysAsItWas) {
 
 TEST(ServingCache, RefusesPositionsThatDoNotContinue) {
     const ModelShape model = small_model();
-    const auto cache = make_kv_cache(make_uniform_plan(parse_preset("k4v4"), model), {.n_seq_max = 1, .n_ctx = 100, .max_batch_tokens = 100});
+    const auto cache = make_kv_cache(make_uniform_plan(parse_preset("k4v4"), model),
+                                     {.n_seq_max = 1, .n_ctx = 100, .max_batch_tokens = 100});
     ASSERT_FALSE(step(*cache, model, text(0, 0, 5)).empty());
     EXPECT_THROW((void)step(*cache, model, text(0, 7, 1)), Error);
     EXPECT_EQ(cache->seq_pos_max(0), 4);

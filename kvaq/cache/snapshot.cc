@@ -30,8 +30,8 @@ std::array<uint8_t, 32> digest_of(std::span<const std::byte> bytes) {
 }
 
 std::array<uint8_t, 32> plan_digest(const Plan& plan) {
-    std::string text = plan.fingerprint + "|" + std::to_string(plan.tile_tokens) + "|" + std::to_string(plan.window) + "|" +
-                       std::to_string(plan.sinks);
+    std::string text = plan.fingerprint + "|" + std::to_string(plan.tile_tokens) + "|" + std::to_string(plan.window) +
+                       "|" + std::to_string(plan.sinks);
     for (const LayerPlan& layer : plan.layers) {
         text += "|" + std::to_string(layer.shape.layer) + ":" + std::to_string(layer.shape.head_dim_k) + ":" +
                 std::to_string(layer.shape.head_dim_v);
@@ -86,7 +86,8 @@ std::vector<std::byte> ServingCache::save_sequence(int32_t seq) const {
             if (page.packed != kNone) put(layer.packed_page(page.packed), layer.packed_bytes());
             if (page.sink != kNone) put(layer.sink_page(page.sink), layer.sink_bytes());
             if ((flags[i] & kF16) == 0) continue;
-            const size_t used = std::min(plan_.tile_tokens, static_cast<size_t>(header.n_tokens) - i * plan_.tile_tokens);
+            const size_t used =
+                std::min(plan_.tile_tokens, static_cast<size_t>(header.n_tokens) - i * plan_.tile_tokens);
             std::fill(rows.begin(), rows.end(), std::byte{0});  // slots not in use hold whatever was there before
             layer.copy_slots(layer.f16_page(page, scratch_), rows.data(), used);
             put(rows.data(), rows.size());
@@ -100,12 +101,14 @@ std::vector<std::byte> ServingCache::save_sequence(int32_t seq) const {
 void ServingCache::load_sequence(int32_t seq, std::span<const std::byte> bytes) {
     SnapshotHeader header;
     if (bytes.size() < sizeof header + 32) {
-        throw Error(ErrorCode::kCorrupt, "the sequence snapshot is truncated", "at least " + std::to_string(sizeof header + 32) + " bytes",
-                    std::to_string(bytes.size()), "The sequence is unchanged");
+        throw Error(ErrorCode::kCorrupt, "the sequence snapshot is truncated",
+                    "at least " + std::to_string(sizeof header + 32) + " bytes", std::to_string(bytes.size()),
+                    "The sequence is unchanged");
     }
     std::memcpy(&header, bytes.data(), sizeof header);
     if (header.magic != kMagic) {
-        throw Error(ErrorCode::kCorrupt, "not a kvaq sequence snapshot", "magic KVAQSEQ1", "other bytes", "The sequence is unchanged");
+        throw Error(ErrorCode::kCorrupt, "not a kvaq sequence snapshot", "magic KVAQSEQ1", "other bytes",
+                    "The sequence is unchanged");
     }
     const auto body = bytes.first(bytes.size() - 32);
     const auto digest = digest_of(body);
@@ -114,14 +117,17 @@ void ServingCache::load_sequence(int32_t seq, std::span<const std::byte> bytes) 
                     "The sequence is unchanged");
     }
     if (header.plan_digest != plan_digest(plan_)) {
-        throw Error(ErrorCode::kMismatch, "the sequence snapshot was made with another plan or model", "plan '" + plan_.name + "'",
-                    "another digest", "Restore it with the plan it was saved with. The sequence is unchanged");
+        throw Error(ErrorCode::kMismatch, "the sequence snapshot was made with another plan or model",
+                    "plan '" + plan_.name + "'", "another digest",
+                    "Restore it with the plan it was saved with. The sequence is unchanged");
     }
     const size_t n_pages = header.n_pages;
     const size_t tile = plan_.tile_tokens;
     const bool sane = header.n_tokens > 0 && n_pages == (static_cast<size_t>(header.n_tokens) + tile - 1) / tile &&
                       body.size() >= sizeof header + n_pages;
-    if (!sane) throw Error(ErrorCode::kCorrupt, "the sequence snapshot's counts do not agree", "", "", "The sequence is unchanged");
+    if (!sane)
+        throw Error(ErrorCode::kCorrupt, "the sequence snapshot's counts do not agree", "", "",
+                    "The sequence is unchanged");
     std::vector<uint8_t> sealed(n_pages), f16(n_pages);
     size_t expected = sizeof header + n_pages;
     for (size_t i = 0; i < n_pages; ++i) {
@@ -129,7 +135,8 @@ void ServingCache::load_sequence(int32_t seq, std::span<const std::byte> bytes) 
         sealed[i] = flag & kSealed;
         f16[i] = (flag & kF16) != 0 ? 1 : 0;
         if ((sealed[i] | f16[i]) == 0 || (sealed[i] != 0 && (i + 1) * tile > static_cast<size_t>(header.n_tokens))) {
-            throw Error(ErrorCode::kCorrupt, "the sequence snapshot has a page without contents", "", "", "The sequence is unchanged");
+            throw Error(ErrorCode::kCorrupt, "the sequence snapshot has a page without contents", "", "",
+                        "The sequence is unchanged");
         }
         for (const LayerStore& layer : layers_) {
             if (sealed[i] != 0) expected += layer.packed_bytes() + (i == 0 ? layer.sink_bytes() : 0);
@@ -137,12 +144,13 @@ void ServingCache::load_sequence(int32_t seq, std::span<const std::byte> bytes) 
         }
     }
     if (expected != body.size()) {
-        throw Error(ErrorCode::kCorrupt, "the sequence snapshot has the wrong size", std::to_string(expected + 32) + " bytes",
-                    std::to_string(bytes.size()), "The sequence is unchanged");
+        throw Error(ErrorCode::kCorrupt, "the sequence snapshot has the wrong size",
+                    std::to_string(expected + 32) + " bytes", std::to_string(bytes.size()),
+                    "The sequence is unchanged");
     }
     if (!table_.replace(seq, header.n_tokens, sealed, f16)) {
-        throw Error(ErrorCode::kOutOfMemory, "no room for the sequence snapshot", std::to_string(header.n_tokens) + " tokens", "fewer free",
-                    "The sequence is unchanged");
+        throw Error(ErrorCode::kOutOfMemory, "no room for the sequence snapshot",
+                    std::to_string(header.n_tokens) + " tokens", "fewer free", "The sequence is unchanged");
     }
     const auto pages = table_.pages(seq);
     const std::byte* from = body.data() + sizeof header + n_pages;

@@ -52,7 +52,8 @@ AffineParams group_params(const CodecSpec& spec, std::span<const double> group) 
     const auto [low, high] = std::minmax_element(group.begin(), group.end());
     const double offset = static_cast<double>(round_down(*low));
     const double range = *high - offset;
-    return {.scale = static_cast<double>(round_up_f16(range / static_cast<double>(n_levels(spec.bits) - 1))), .offset = offset};
+    return {.scale = static_cast<double>(round_up_f16(range / static_cast<double>(n_levels(spec.bits) - 1))),
+            .offset = offset};
 }
 
 void put_f16(std::byte* packed, size_t offset, size_t index, double value) noexcept {
@@ -87,10 +88,12 @@ void encode_affine(const TileLayout& layout, const Band& band, Scratch& s, std::
     std::fill_n(s.codes.data(), band_codes(layout, band), uint8_t{0});
     const size_t n_groups = size_t{band.n_token_blocks} * band.n_channel_blocks;
     const size_t group_size = size_t{band.group_tokens} * band.group_channels;
-    const bool together = spec.rule == AffineRule::kHqq && group_size * n_groups == layout.tile_tokens * band.n_channels;
+    const bool together =
+        spec.rule == AffineRule::kHqq && group_size * n_groups == layout.tile_tokens * band.n_channels;
     size_t n = 0;
     const auto gather = [&](size_t tb, size_t cb) {
-        for_each_in_group(band, tb, cb, [&](size_t t, size_t c) { s.grouped[n++] = static_cast<double>(s.x[t * dim + c]); });
+        for_each_in_group(band, tb, cb,
+                          [&](size_t t, size_t c) { s.grouped[n++] = static_cast<double>(s.x[t * dim + c]); });
     };
     if (spec.rule == AffineRule::kHqq) {  // all groups of the tile are refined together where they have one size
         size_t group = 0;
@@ -99,10 +102,13 @@ void encode_affine(const TileLayout& layout, const Band& band, Scratch& s, std::
                 const size_t first = n;
                 gather(tb, cb);
                 if (together) continue;
-                hqq_quantize({&s.grouped[first], n - first}, n - first, spec.bits, {&s.params[group], 1}, {&s.hqq_codes[first], n - first});
+                hqq_quantize({&s.grouped[first], n - first}, n - first, spec.bits, {&s.params[group], 1},
+                             {&s.hqq_codes[first], n - first});
             }
         }
-        if (together) hqq_quantize({s.grouped.data(), n}, group_size, spec.bits, {s.params.data(), n_groups}, {s.hqq_codes.data(), n});
+        if (together)
+            hqq_quantize({s.grouped.data(), n}, group_size, spec.bits, {s.params.data(), n_groups},
+                         {s.hqq_codes.data(), n});
         n = 0;
     }
     for (size_t tb = 0, group = 0; tb < band.n_token_blocks; ++tb) {
@@ -119,7 +125,8 @@ void encode_affine(const TileLayout& layout, const Band& band, Scratch& s, std::
                 params = group_params(spec, {s.grouped.data(), n});
                 size_t i = 0;
                 for_each_in_group(band, tb, cb, [&](size_t t, size_t c) {
-                    s.codes[code_index(layout, band, t, c)] = static_cast<uint8_t>(affine_code(s.grouped[i++], params, spec.bits));
+                    s.codes[code_index(layout, band, t, c)] =
+                        static_cast<uint8_t>(affine_code(s.grouped[i++], params, spec.bits));
                 });
             }
             put_f16(packed, band.scale_offset, group, params.scale);
@@ -155,13 +162,15 @@ void undo_codec_basis(const CodecSpec& spec, double* x, size_t head_dim) noexcep
 }
 
 TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, size_t tile_tokens) {
-    const auto refuse = [&](const std::string& what, const std::string& wanted, const std::string& found, const std::string& hint) {
+    const auto refuse = [&](const std::string& what, const std::string& wanted, const std::string& found,
+                            const std::string& hint) {
         throw Error(ErrorCode::kInvalidArgument, what + " (codec " + to_string(spec) + ")", wanted, found, hint);
     };
     if (head_dim % 8 != 0 || head_dim < 8 || head_dim > kMaxDim) {
         refuse("head size not served", "a multiple of 8 from 8 to 512", std::to_string(head_dim), "");
     }
-    if (tile_tokens != 64 && tile_tokens != 128) refuse("tile size not served", "64 or 128 tokens", std::to_string(tile_tokens), "");
+    if (tile_tokens != 64 && tile_tokens != 128)
+        refuse("tile size not served", "64 or 128 tokens", std::to_string(tile_tokens), "");
     TileLayout layout;
     layout.spec = spec;
     layout.side = side;
@@ -170,8 +179,10 @@ TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, s
     if (spec.transform != nullptr) {
         const TransformCodec& codec = *spec.transform;
         if (codec.fit->dim != head_dim || codec.fit->side != side) {
-            refuse("a transform fitted for another head", std::string(to_string(codec.fit->side)) + " of " + std::to_string(codec.fit->dim) + " channels",
-                   std::string(to_string(side)) + " of " + std::to_string(head_dim), "Make the plan again with kvaq plan");
+            refuse("a transform fitted for another head",
+                   std::string(to_string(codec.fit->side)) + " of " + std::to_string(codec.fit->dim) + " channels",
+                   std::string(to_string(side)) + " of " + std::to_string(head_dim),
+                   "Make the plan again with kvaq plan");
         }
         const size_t unit = transform_unit(side);
         for (size_t first = 0; first < codec.unit_bits.size();) {
@@ -210,8 +221,8 @@ TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, s
     band.coding = BandCoding::kAffine;
     if (spec.axis == GroupAxis::kPerChannel) {
         if (spec.group > tile_tokens) {
-            refuse("a group along tokens must fit in a tile", "at most " + std::to_string(tile_tokens), std::to_string(spec.group),
-                   "Use tiles of 128 tokens");
+            refuse("a group along tokens must fit in a tile", "at most " + std::to_string(tile_tokens),
+                   std::to_string(spec.group), "Use tiles of 128 tokens");
         }
         band.group_tokens = spec.group;
         band.group_channels = 1;
@@ -266,7 +277,8 @@ void encode_tile(const TileLayout& layout, const float* x, std::byte* packed) no
 uint32_t code_at(const TileLayout& layout, const std::byte* packed, size_t token, size_t channel) {
     const Band& band = layout.bands.at(0);
     KVAQ_CHECK(band.coding == BandCoding::kAffine);
-    return unpack_code(band.bits, band_codes(layout, band), packed + band.codes_offset, code_index(layout, band, token, channel));
+    return unpack_code(band.bits, band_codes(layout, band), packed + band.codes_offset,
+                       code_index(layout, band, token, channel));
 }
 
 void decode_tile_reference(const TileLayout& layout, const std::byte* packed, double* out, bool undo_basis) {
@@ -283,16 +295,19 @@ void decode_tile_reference(const TileLayout& layout, const std::byte* packed, do
                     const auto bits = static_cast<size_t>(band.bits);
                     value = static_cast<double>(fit.offset[c]);
                     if (bits > 0) {
-                        const uint32_t code = unpack_code(band.bits, band_codes(layout, band), packed + band.codes_offset, code_index(layout, band, t, i));
-                        const double level = bits == 8 ? static_cast<double>(code) - 128 : static_cast<double>(fit.levels[bits][code]);
-                        const double gain = static_cast<double>(transform_gain(static_cast<uint8_t>(packed[layout.gain_offset + t])));
+                        const uint32_t code = unpack_code(band.bits, band_codes(layout, band),
+                                                          packed + band.codes_offset, code_index(layout, band, t, i));
+                        const double level =
+                            bits == 8 ? static_cast<double>(code) - 128 : static_cast<double>(fit.levels[bits][code]);
+                        const double gain =
+                            static_cast<double>(transform_gain(static_cast<uint8_t>(packed[layout.gain_offset + t])));
                         value += gain * static_cast<double>(fit.scale[c]) * level;
                     }
                 } else {
                     const size_t group = t / band.group_tokens * band.n_channel_blocks + c / band.group_channels;
                     const double scale = get_f16(packed, band.scale_offset, group);
-                    const double offset =
-                        layout.spec.symmetric ? symmetric_offset(band.bits) * scale : get_f16(packed, band.offset_offset, group);
+                    const double offset = layout.spec.symmetric ? symmetric_offset(band.bits) * scale
+                                                                : get_f16(packed, band.offset_offset, group);
                     value = static_cast<double>(code_at(layout, packed, t, c)) * scale + offset;
                 }
                 out[t * dim + c] = value;

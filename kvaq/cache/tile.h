@@ -37,10 +37,10 @@ struct Band {
     uint16_t n_channels = 0;
     CodeBits bits = CodeBits::k16;
     BandCoding coding = BandCoding::kFloat16;
-    size_t codes_offset = 0;   ///< bytes from the tile's start, multiple of 64
-    size_t codes_bytes = 0;    ///< multiple of 64, padding counted
-    size_t scale_offset = 0;   ///< float16 [token_blocks][channel_blocks]
-    size_t offset_offset = 0;  ///< float16, same shape; 0 when the codec is symmetric
+    size_t codes_offset = 0;      ///< bytes from the tile's start, multiple of 64
+    size_t codes_bytes = 0;       ///< multiple of 64, padding counted
+    size_t scale_offset = 0;      ///< float16 [token_blocks][channel_blocks]
+    size_t offset_offset = 0;     ///< float16, same shape; 0 when the codec is symmetric
     uint16_t group_tokens = 0;    ///< tokens covered by one group
     uint16_t group_channels = 0;  ///< channels covered by one group (the last group of a row may be shorter)
     uint16_t n_token_blocks = 0;
@@ -55,7 +55,7 @@ struct TileLayout {
     size_t head_dim = 0;
     std::vector<Band> bands;
     size_t gain_offset = 0;  ///< transform codecs: one byte a token, see transform_gain
-    size_t bytes = 0;  ///< of one tile, multiple of 64: THE number that planner, allocator and reports use
+    size_t bytes = 0;        ///< of one tile, multiple of 64: THE number that planner, allocator and reports use
 };
 
 /// Tokens in a tile unless a plan asks for 128 (needed by per-channel groups of 128).

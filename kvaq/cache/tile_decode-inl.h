@@ -37,13 +37,20 @@ static inline void walk_cells(const CodePlanes& planes, Visit visit) {
 template <typename Run>
 static inline void with_bits(const CodePlanes& planes, Run run) {
     switch (planes.low_bits * 10 + planes.high_bits) {
-        case 10: return run.template operator()<1, 0>();
-        case 20: return run.template operator()<2, 0>();
-        case 21: return run.template operator()<2, 1>();
-        case 40: return run.template operator()<4, 0>();
-        case 41: return run.template operator()<4, 1>();
-        case 42: return run.template operator()<4, 2>();
-        default: return run.template operator()<8, 0>();
+        case 10:
+            return run.template operator()<1, 0>();
+        case 20:
+            return run.template operator()<2, 0>();
+        case 21:
+            return run.template operator()<2, 1>();
+        case 40:
+            return run.template operator()<4, 0>();
+        case 41:
+            return run.template operator()<4, 1>();
+        case 42:
+            return run.template operator()<4, 2>();
+        default:
+            return run.template operator()<8, 0>();
     }
 }
 
@@ -93,7 +100,8 @@ static void codebook(const CodebookJob& job, float* out) {
                 const size_t j = quad * 4 + i;
                 const VecF scale = job.quad_scale[j] * load_f(job.lane_scale + lane);
                 const VecF offset = job.quad_offset[j] + load_f(job.lane_offset + lane);
-                *reinterpret_cast<VecF*>(out + j * job.ld_out + lane) = look_up<kLow + kHigh>(job.table, byte_of(codes, i)) * scale + offset;
+                *reinterpret_cast<VecF*>(out + j * job.ld_out + lane) =
+                    look_up<kLow + kHigh>(job.table, byte_of(codes, i)) * scale + offset;
             }
         });
     });
@@ -112,9 +120,11 @@ static inline VecU look_up_bytes(const uint8_t* table, VecU codes) {
         const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table + part * 16));
         const VecU index = codes ^ (part * 0x10101010U);
 #if defined(__AVX512BW__)
-        found |= (VecU)_mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4(0xFFFF, entries), _mm512_adds_epu8((__m512i)index, _mm512_set1_epi8(0x70)));
+        found |= (VecU)_mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4(0xFFFF, entries),
+                                           _mm512_adds_epu8((__m512i)index, _mm512_set1_epi8(0x70)));
 #else
-        found |= (VecU)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries), _mm256_adds_epu8((__m256i)index, _mm256_set1_epi8(0x70)));
+        found |= (VecU)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries),
+                                           _mm256_adds_epu8((__m256i)index, _mm256_set1_epi8(0x70)));
 #endif
     }
     return found;

@@ -31,15 +31,21 @@ const DecodeKernels& table() noexcept;
 
 const DecodeKernels& decode_kernels(SimdTarget target) noexcept {
     switch (target) {
-        case SimdTarget::kScalar: return tile_decode_scalar::table();
+        case SimdTarget::kScalar:
+            return tile_decode_scalar::table();
 #if defined(__x86_64__)
-        case SimdTarget::kAvx2: return tile_decode_avx2::table();
-        case SimdTarget::kAvx512: return tile_decode_avx512::table();
-        case SimdTarget::kAvx512Vnni: return tile_decode_avx512vnni::table();
+        case SimdTarget::kAvx2:
+            return tile_decode_avx2::table();
+        case SimdTarget::kAvx512:
+            return tile_decode_avx512::table();
+        case SimdTarget::kAvx512Vnni:
+            return tile_decode_avx512vnni::table();
 #elif defined(__aarch64__)
-        case SimdTarget::kNeon: return tile_decode_neon::table();
+        case SimdTarget::kNeon:
+            return tile_decode_neon::table();
 #endif
-        default: break;
+        default:
+            break;
     }
     KVAQ_CHECK(!"SIMD target not compiled in");
     return tile_decode_scalar::table();
@@ -87,11 +93,13 @@ void decode_affine(const DecodeKernels& kernels, const TileLayout& layout, const
     job.scale_stride = per_channel ? (band.n_channels + 15U) / 16U * 16U : tile;
     kernels.affine(job, out);
     if (!key && channels != band.n_channels) {
-        for (size_t t = 0; t < tile; ++t) std::fill_n(out + t * channels + band.n_channels, channels - band.n_channels, 0.0F);
+        for (size_t t = 0; t < tile; ++t)
+            std::fill_n(out + t * channels + band.n_channels, channels - band.n_channels, 0.0F);
     }
 }
 
-void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, const std::byte* packed, float* out) noexcept {
+void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, const std::byte* packed,
+                     float* out) noexcept {
     constexpr size_t kMaxLanes = 512;
     static constexpr std::array<float, kMaxLanes> kZeros = {};
     const TransformFit& fit = *layout.spec.transform->fit;
@@ -158,7 +166,8 @@ CodePlanes code_planes(const TileLayout& layout, const Band& band, const std::by
     return planes;
 }
 
-void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed, float* scale, float* offset) noexcept {
+void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed,
+                   float* scale, float* offset) noexcept {
     thread_local std::array<float, kMaxElements / 8> raw_scale, raw_offset;
     const size_t tile = layout.tile_tokens;
     const size_t n_blocks = band.n_channel_blocks;
@@ -185,8 +194,10 @@ void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const
     }
     const size_t padded = (n_blocks + 15) / 16 * 16;
     for (size_t block = 0; block < band.n_token_blocks; ++block) {
-        std::fill(std::copy_n(scales + block * n_blocks, n_blocks, scale + block * padded), scale + (block + 1) * padded, 0.0F);
-        std::fill(std::copy_n(offsets + block * n_blocks, n_blocks, offset + block * padded), offset + (block + 1) * padded, 0.0F);
+        std::fill(std::copy_n(scales + block * n_blocks, n_blocks, scale + block * padded),
+                  scale + (block + 1) * padded, 0.0F);
+        std::fill(std::copy_n(offsets + block * n_blocks, n_blocks, offset + block * padded),
+                  offset + (block + 1) * padded, 0.0F);
     }
 }
 

@@ -9,18 +9,18 @@ namespace kvaq {
 
 /// Code planes of one band (ternary codes already spread to bytes).
 struct CodePlanes {
-    const uint8_t* low = nullptr;    ///< plane of the low bits, 64-byte blocks
-    const uint8_t* high = nullptr;   ///< second plane, or null
-    unsigned low_bits = 0;           ///< 1, 2, 4 or 8
-    unsigned high_bits = 0;          ///< 0, 1 or 2
-    size_t n_lanes16 = 0;            ///< blocks of 16 lanes: tokens / 16 (keys), padded channels / 16 (values)
-    size_t n_quads = 0;              ///< blocks of 4 along the reduction axis: channels / 4 (keys), tokens / 4 (values)
+    const uint8_t* low = nullptr;   ///< plane of the low bits, 64-byte blocks
+    const uint8_t* high = nullptr;  ///< second plane, or null
+    unsigned low_bits = 0;          ///< 1, 2, 4 or 8
+    unsigned high_bits = 0;         ///< 0, 1 or 2
+    size_t n_lanes16 = 0;           ///< blocks of 16 lanes: tokens / 16 (keys), padded channels / 16 (values)
+    size_t n_quads = 0;             ///< blocks of 4 along the reduction axis: channels / 4 (keys), tokens / 4 (values)
 };
 
 /// An affine band and its parameters as f32.
 struct DecodeJob {
     CodePlanes planes;
-    size_t ld_out = 0;               ///< out[quad_index * ld_out + lane]
+    size_t ld_out = 0;  ///< out[quad_index * ld_out + lane]
     /// scale of element (quad index j, lane i) = scale[j / quad_group * scale_stride + i], an array along the lanes, when
     /// by_lane; otherwise scale[i / lane_group * scale_stride + j], one number for all 16 lanes.
     const float* scale = nullptr;
@@ -51,10 +51,12 @@ struct DecodeKernels {
 };
 
 /// Planes of a band; ternary codes are spread into `codes` (band_codes bytes).
-[[nodiscard]] CodePlanes code_planes(const TileLayout& layout, const Band& band, const std::byte* packed, uint8_t* codes) noexcept;
+[[nodiscard]] CodePlanes code_planes(const TileLayout& layout, const Band& band, const std::byte* packed,
+                                     uint8_t* codes) noexcept;
 /// Scales and offsets of an affine band, spread. One array of the tile's tokens per block of channels ([channel block][token]), or, where
 /// groups run along tokens, one of the channels padded to 16 per block of tokens ([token block][padded channel], padding 0).
-void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed, float* scale, float* offset) noexcept;
+void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed,
+                   float* scale, float* offset) noexcept;
 
 [[nodiscard]] const DecodeKernels& decode_kernels(SimdTarget target) noexcept;
 void decode_tile_on(SimdTarget target, const TileLayout& layout, const std::byte* packed, float* out) noexcept;

@@ -14,19 +14,24 @@ constexpr int kBias = 128;  // a codebook's int8 levels as unsigned bytes; 8-bit
 
 size_t padded(size_t channels) noexcept { return (channels + 15) / 16 * 16; }
 
-void read_codebook(const DecodeKernels& kernels, const TileLayout& layout, const std::byte* packed, TileLevels& levels) noexcept {
+void read_codebook(const DecodeKernels& kernels, const TileLayout& layout, const std::byte* packed,
+                   TileLevels& levels) noexcept {
     const TransformFit& fit = *layout.spec.transform->fit;
     const std::array<float, 256>& gains = transform_gains();
-    for (size_t t = 0; t < layout.tile_tokens; ++t) levels.scale[t] = gains[static_cast<size_t>(packed[layout.gain_offset + t])];
+    for (size_t t = 0; t < layout.tile_tokens; ++t)
+        levels.scale[t] = gains[static_cast<size_t>(packed[layout.gain_offset + t])];
     for (const Band& band : layout.bands) {
         const auto bits = static_cast<size_t>(band.bits);
         if (bits == 0) continue;
         alignas(64) std::array<uint8_t, 64> table;
         if (bits <= 6) {
-            for (size_t i = 0; i < fit.levels[bits].size(); ++i) table[i] = static_cast<uint8_t>(fit.levels[bits][i] + kBias);
+            for (size_t i = 0; i < fit.levels[bits].size(); ++i)
+                table[i] = static_cast<uint8_t>(fit.levels[bits][i] + kBias);
         }
-        const size_t first = layout.side == Side::kKey ? band.first_channel / 4 * levels.cell_stride : band.first_channel / 16 * size_t{64};
-        kernels.levels(code_planes(layout, band, packed, nullptr), bits == 8 ? nullptr : table.data(), &levels.cells[first], levels.cell_stride);
+        const size_t first = layout.side == Side::kKey ? band.first_channel / 4 * levels.cell_stride
+                                                       : band.first_channel / 16 * size_t{64};
+        kernels.levels(code_planes(layout, band, packed, nullptr), bits == 8 ? nullptr : table.data(),
+                       &levels.cells[first], levels.cell_stride);
     }
 }
 
@@ -50,7 +55,9 @@ LevelShape level_shape(const TileLayout& layout) noexcept {
                 .has_offset = true};
     }
     // Codes are taken from their middle, so that a rounded weight's error is multiplied with small numbers.
-    const int bias = band.bits == CodeBits::kTernary ? 1 : band.bits == CodeBits::k1 ? 0 : 1 << (static_cast<int>(band.bits) - 1);
+    const int bias = band.bits == CodeBits::kTernary ? 1
+                     : band.bits == CodeBits::k1     ? 0
+                                                     : 1 << (static_cast<int>(band.bits) - 1);
     return {.n_blocks = band.n_channel_blocks,
             .block = band.group_channels,
             .stride = layout.tile_tokens,

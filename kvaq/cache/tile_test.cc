@@ -14,11 +14,13 @@ namespace {
 
 std::vector<CodecSpec> all_codecs() {
     std::vector<CodecSpec> codecs = {CodecSpec{}};
-    for (const CodeBits bits : {CodeBits::k1, CodeBits::kTernary, CodeBits::k2, CodeBits::k3, CodeBits::k4, CodeBits::k5, CodeBits::k6, CodeBits::k8}) {
+    for (const CodeBits bits : {CodeBits::k1, CodeBits::kTernary, CodeBits::k2, CodeBits::k3, CodeBits::k4,
+                                CodeBits::k5, CodeBits::k6, CodeBits::k8}) {
         for (const uint16_t group : {uint16_t{32}, uint16_t{64}, uint16_t{128}}) {
             for (const GroupAxis axis : {GroupAxis::kPerToken, GroupAxis::kPerChannel}) {
                 codecs.push_back({.bits = bits, .axis = axis, .group = group});
-                codecs.push_back({.bits = bits, .axis = axis, .group = group, .symmetric = true, .basis = Basis::kHadamard});
+                codecs.push_back(
+                    {.bits = bits, .axis = axis, .group = group, .symmetric = true, .basis = Basis::kHadamard});
             }
         }
         codecs.push_back({.bits = bits, .rule = AffineRule::kHqq, .group = 64});
@@ -43,7 +45,9 @@ TEST(Tile, EveryTargetDecodesWhatTheReferenceDecodesAndWritesExactlyItsBytes) {
         for (const size_t dim : {32U, 40U, 64U, 72U, 80U, 96U, 128U, 256U}) {
             for (const Side side : {Side::kKey, Side::kValue}) {
                 const size_t number = s + kTransforms - specs.size();
-                const CodecSpec spec = s + kTransforms < specs.size() ? specs[s] : sample_transform(side, dim, 3 + static_cast<unsigned>(number), 2 * number);
+                const CodecSpec spec = s + kTransforms < specs.size()
+                                           ? specs[s]
+                                           : sample_transform(side, dim, 3 + static_cast<unsigned>(number), 2 * number);
                 const size_t tile = spec.axis == GroupAxis::kPerChannel && spec.group == 128 ? 128 : 64;
                 const TileLayout layout = make_tile_layout(spec, side, dim, tile);
                 const std::vector<float> x = random_rows(tile * dim, 7);
@@ -64,9 +68,12 @@ TEST(Tile, EveryTargetDecodesWhatTheReferenceDecodesAndWritesExactlyItsBytes) {
                         for (size_t c = 0; c < dim; ++c) {
                             const float got = side == Side::kKey ? out[c * tile + t] : out[t * padded + c];
                             const double want = reference[t * dim + c];
-                            ASSERT_NEAR(got, want, 1e-6 * (std::fabs(want) + 30)) << to_string(spec) << " " << to_string(target) << " dim " << dim << " " << to_string(side);
+                            ASSERT_NEAR(got, want, 1e-6 * (std::fabs(want) + 30))
+                                << to_string(spec) << " " << to_string(target) << " dim " << dim << " "
+                                << to_string(side);
                         }
-                        for (size_t c = dim; side == Side::kValue && c < padded; ++c) ASSERT_EQ(out[t * padded + c], 0.0F);
+                        for (size_t c = dim; side == Side::kValue && c < padded; ++c)
+                            ASSERT_EQ(out[t * padded + c], 0.0F);
                     }
                     if (first.empty()) first = out;
                     ASSERT_TRUE(first == out) << "targets differ: " << to_string(spec) << " " << to_string(target);
@@ -78,7 +85,8 @@ TEST(Tile, EveryTargetDecodesWhatTheReferenceDecodesAndWritesExactlyItsBytes) {
 
 TEST(Tile, MinMaxErrorStaysWithinHalfAStepAndCodesSurviveReencoding) {
     for (unsigned seed = 1; seed <= 5; ++seed) {
-        for (const CodeBits bits : {CodeBits::k2, CodeBits::k3, CodeBits::k4, CodeBits::k5, CodeBits::k6, CodeBits::k8}) {
+        for (const CodeBits bits :
+             {CodeBits::k2, CodeBits::k3, CodeBits::k4, CodeBits::k5, CodeBits::k6, CodeBits::k8}) {
             const CodecSpec spec{.bits = bits, .group = 32};
             const TileLayout layout = make_tile_layout(spec, Side::kKey, 64, 64);
             const std::vector<float> x = random_rows(64 * 64, seed);
@@ -90,13 +98,16 @@ TEST(Tile, MinMaxErrorStaysWithinHalfAStepAndCodesSurviveReencoding) {
             std::vector<float> again(x.size());
             for (size_t i = 0; i < x.size(); ++i) {
                 const double step = static_cast<double>(scales[i / 32]);
-                ASSERT_LE(std::fabs(decoded[i] - static_cast<double>(x[i])), step / 2 * 1.0001 + 1e-6) << "seed " << seed;
+                ASSERT_LE(std::fabs(decoded[i] - static_cast<double>(x[i])), step / 2 * 1.0001 + 1e-6)
+                    << "seed " << seed;
                 again[i] = static_cast<float>(decoded[i]);
             }
             std::vector<std::byte> repacked(layout.bytes);
             encode_tile(layout, again.data(), repacked.data());
             for (size_t t = 0; t < 64; ++t) {
-                for (size_t c = 0; c < 64; ++c) ASSERT_EQ(code_at(layout, packed.data(), t, c), code_at(layout, repacked.data(), t, c)) << "seed " << seed;
+                for (size_t c = 0; c < 64; ++c)
+                    ASSERT_EQ(code_at(layout, packed.data(), t, c), code_at(layout, repacked.data(), t, c))
+                        << "seed " << seed;
             }
         }
     }
@@ -106,14 +117,16 @@ TEST(Tile, ThreeBitsTakeThreeBits) {
     // 64 x 64 codes * 3 / 8 = 1536, scales and offsets 64 * 2 * 2 = 256
     EXPECT_EQ(packed_bytes({.bits = CodeBits::k3, .group = 64}, Side::kKey, 64, 64), 1792U);
     EXPECT_EQ(packed_bytes({.bits = CodeBits::k4, .group = 32, .symmetric = true}, Side::kValue, 64, 64), 2048U + 256U);
-    EXPECT_EQ(packed_bytes({.bits = CodeBits::k2, .axis = GroupAxis::kPerChannel, .group = 64}, Side::kKey, 128, 64), 2048U + 512U);
+    EXPECT_EQ(packed_bytes({.bits = CodeBits::k2, .axis = GroupAxis::kPerChannel, .group = 64}, Side::kKey, 128, 64),
+              2048U + 512U);
     EXPECT_EQ(packed_bytes({}, Side::kKey, 64, 64), 8192U);
     // five ternary codes in a byte: 4096 / 5 = 819.2 -> 832; parameters 256
     EXPECT_EQ(packed_bytes({.bits = CodeBits::kTernary, .group = 64}, Side::kKey, 64, 64), 832U + 256U);
 }
 
 TEST(Tile, BadNumbersDoNotPoisonATile) {
-    const TileLayout layout = make_tile_layout({.bits = CodeBits::k4, .group = 64, .basis = Basis::kHadamard}, Side::kKey, 64, 64);
+    const TileLayout layout =
+        make_tile_layout({.bits = CodeBits::k4, .group = 64, .basis = Basis::kHadamard}, Side::kKey, 64, 64);
     std::vector<float> x = random_rows(64 * 64, 3);
     x[5] = NAN;
     x[70] = INFINITY;
@@ -126,9 +139,13 @@ TEST(Tile, BadNumbersDoNotPoisonATile) {
 }
 
 TEST(Tile, RefusesCodecsThatDoNotFit) {
-    EXPECT_THROW((void)make_tile_layout({.bits = CodeBits::k4, .axis = GroupAxis::kPerChannel, .group = 128}, Side::kKey, 64, 64), Error);
+    EXPECT_THROW((void)make_tile_layout({.bits = CodeBits::k4, .axis = GroupAxis::kPerChannel, .group = 128},
+                                        Side::kKey, 64, 64),
+                 Error);
     EXPECT_THROW((void)make_tile_layout({.bits = CodeBits::k4}, Side::kKey, 12, 64), Error);
-    EXPECT_THROW((void)make_tile_layout({.bits = CodeBits::k4, .rule = AffineRule::kHqq, .symmetric = true}, Side::kKey, 64, 64), Error);
+    EXPECT_THROW(
+        (void)make_tile_layout({.bits = CodeBits::k4, .rule = AffineRule::kHqq, .symmetric = true}, Side::kKey, 64, 64),
+        Error);
     EXPECT_THROW((void)make_tile_layout({.bits = CodeBits::k4, .group = 48}, Side::kKey, 64, 64), Error);
 }
 

@@ -19,8 +19,8 @@ constexpr size_t kMaxTile = 128;
 constexpr std::array kTries = {0, -8, -4, 4, 8, 12};
 
 struct Scratch {
-    alignas(64) std::array<float, kMaxDim * kMaxTile> x;       // [channel][token]
-    alignas(64) std::array<float, kMaxDim * kMaxTile> u;       // levels at gain 1, [codec channel][token]
+    alignas(64) std::array<float, kMaxDim * kMaxTile> x;        // [channel][token]
+    alignas(64) std::array<float, kMaxDim * kMaxTile> u;        // levels at gain 1, [codec channel][token]
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> codes;  // [codec channel][token]
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> best;
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> ordered;
@@ -29,7 +29,8 @@ struct Scratch {
 using Row = std::array<float, kMaxTile>;
 
 /// Codes of one channel at the given inverse gains and the squared error in levels, times weight * gain^2, added to `error`.
-void quantize_channel(const float* u, size_t n, const std::vector<int8_t>* levels, const Row& gain, const Row& inverse, float weight, uint8_t* codes, Row& error) noexcept {
+void quantize_channel(const float* u, size_t n, const std::vector<int8_t>* levels, const Row& gain, const Row& inverse,
+                      float weight, uint8_t* codes, Row& error) noexcept {
     alignas(64) Row v;
     alignas(64) Row level;
     for (size_t t = 0; t < n; ++t) v[t] = u[t] * inverse[t];
@@ -88,7 +89,9 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
         for (size_t t = 0; t < n; ++t) u[t] = (u[t] * fit.row_scale[i] - fit.offset[i]) * inverse;
     }
     // Reverse water-filling spends bits until all channels' errors cost the same: an error of one step weighs about 4^bits.
-    const auto codebook = [&](const Band& band) { return static_cast<int>(band.bits) == 8 ? nullptr : &fit.levels[static_cast<size_t>(band.bits)]; };
+    const auto codebook = [&](const Band& band) {
+        return static_cast<int>(band.bits) == 8 ? nullptr : &fit.levels[static_cast<size_t>(band.bits)];
+    };
     Row energy = {};
     float expected = 0;
     for (const Band& band : layout.bands) {
@@ -137,7 +140,8 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
         if (static_cast<int>(band.bits) == 0) continue;
         std::fill_n(s.ordered.data(), band_codes(layout, band), uint8_t{0});
         for (size_t i = 0; i < band.n_channels; ++i) {
-            for (size_t t = 0; t < n; ++t) s.ordered[code_index(layout, band, t, i)] = s.best[(band.first_channel + i) * n + t];
+            for (size_t t = 0; t < n; ++t)
+                s.ordered[code_index(layout, band, t, i)] = s.best[(band.first_channel + i) * n + t];
         }
         pack_codes(band.bits, {s.ordered.data(), band_codes(layout, band)}, packed + band.codes_offset);
     }

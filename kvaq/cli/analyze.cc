@@ -84,7 +84,7 @@ void run_analyze(const AnalyzeFlags& flags) {
     if (!flags.json.empty()) atomic_write_text(flags.json, analysis_json(analysis, command));
     if (!flags.norms.empty())
         atomic_write_text(flags.norms, norms_to_json(analysis.weights->of(flags.score == "F" ? NormScore::kFrobenius
-                                                                                      : NormScore::kSpectral)));
+                                                                                             : NormScore::kSpectral)));
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ namespace {
 
 struct CalibrateFlags {
     CalibrateRequest request;
-    size_t n_chunks = 0;      ///< 0: the effort's
+    size_t n_chunks = 0;  ///< 0: the effort's
     size_t probe_chunks = 0;
     std::string out;
     std::string effort = "normal";
@@ -33,7 +33,8 @@ std::optional<ModelStats> interrupted(const std::string& partial) {
     try {
         return read_stats(partial);
     } catch (const Error& error) {
-        fmt::print(stderr, "kvaq: warning: starting over, since what the interrupted run left cannot be used: {}\n", error.what());
+        fmt::print(stderr, "kvaq: warning: starting over, since what the interrupted run left cannot be used: {}\n",
+                   error.what());
         return std::nullopt;
     }
 }
@@ -41,7 +42,9 @@ std::optional<ModelStats> interrupted(const std::string& partial) {
 /// The effort's numbers, but for those that the user gave.
 CalibrateRequest request_of(const CalibrateFlags& flags) {
     CalibrateRequest request = flags.request;
-    request.set(flags.effort == "quick" ? Effort::kQuick : flags.effort == "thorough" ? Effort::kThorough : Effort::kNormal);
+    request.set(flags.effort == "quick"      ? Effort::kQuick
+                : flags.effort == "thorough" ? Effort::kThorough
+                                             : Effort::kNormal);
     if (flags.n_chunks > 0) request.n_chunks = flags.n_chunks;
     if (flags.probe_chunks > 0) request.probe_chunks = flags.probe_chunks;
     request.probes = !flags.no_probes;
@@ -57,8 +60,9 @@ void run_calibrate(const CalibrateFlags& flags) {
     ModelStats stats;
     {
         Progress progress("calibrate");
-        stats = calibrate(request, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); }, interrupted(partial),
-                          [&](const ModelStats& so_far) { write_stats(so_far, partial); });
+        stats = calibrate(
+            request, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); },
+            interrupted(partial), [&](const ModelStats& so_far) { write_stats(so_far, partial); });
     }
     write_stats(stats, flags.out);
     std::filesystem::remove(partial);
@@ -74,8 +78,11 @@ void run_calibrate(const CalibrateFlags& flags) {
             ++n;
         }
     }
-    fmt::print("{}: {} tokens of {}. Mean norm per token: keys {:.2f}, values {:.2f}; keys are larger in {} of {} heads. Wrote {}\n", stats.model_name, stats.n_tokens,
-               request.text.empty() ? "the built-in text" : request.text, key / static_cast<double>(n), value / static_cast<double>(n), larger, n, flags.out);
+    fmt::print(
+        "{}: {} tokens of {}. Mean norm per token: keys {:.2f}, values {:.2f}; keys are larger in {} of {} heads. "
+        "Wrote {}\n",
+        stats.model_name, stats.n_tokens, request.text.empty() ? "the built-in text" : request.text,
+        key / static_cast<double>(n), value / static_cast<double>(n), larger, n, flags.out);
 }
 
 }  // namespace
@@ -84,16 +91,27 @@ void add_calibrate(CLI::App& app) {
     auto flags = std::make_shared<CalibrateFlags>();
     CalibrateRequest& request = flags->request;
     request.n_threads = default_threads();
-    CLI::App* verb = app.add_subcommand("calibrate", "measure K, V and Q of every layer and head, and what quantizing each layer costs");
+    CLI::App* verb = app.add_subcommand(
+        "calibrate", "measure K, V and Q of every layer and head, and what quantizing each layer costs");
     verb->add_option("-m,--model", request.model, "GGUF model")->required();
-    verb->add_option("-f,--file", request.text, "calibration text (never the text you evaluate on); without: a built-in text of many genres");
+    verb->add_option("-f,--file", request.text,
+                     "calibration text (never the text you evaluate on); without: a built-in text of many genres");
     verb->add_option("-o,--output", flags->out, "*.stats.gguf to write")->required();
-    verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")->check(CLI::PositiveNumber)->capture_default_str();
-    verb->add_option("--effort", flags->effort, "quick, normal or thorough: how much text and how many probes")->check(CLI::IsMember({"quick", "normal", "thorough"}))->capture_default_str();
+    verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    verb->add_option("--effort", flags->effort, "quick, normal or thorough: how much text and how many probes")
+        ->check(CLI::IsMember({"quick", "normal", "thorough"}))
+        ->capture_default_str();
     verb->add_option("--chunks", flags->n_chunks, "chunks at most (normal: 8)")->check(CLI::PositiveNumber);
-    verb->add_option("--probe-chunks", flags->probe_chunks, "chunks of 512 tokens per layer's damage probe (normal: 2)")->check(CLI::PositiveNumber);
-    verb->add_option("--probe-ctx", request.probe_ctx, "tokens per chunk of a layer's probe")->check(CLI::Range(16, 1 << 20))->capture_default_str();
-    verb->add_option("--joint-ctx", request.joint_ctx, "tokens per chunk of a joint probe")->check(CLI::Range(16, 1 << 20))->capture_default_str();
+    verb->add_option("--probe-chunks", flags->probe_chunks, "chunks of 512 tokens per layer's damage probe (normal: 2)")
+        ->check(CLI::PositiveNumber);
+    verb->add_option("--probe-ctx", request.probe_ctx, "tokens per chunk of a layer's probe")
+        ->check(CLI::Range(16, 1 << 20))
+        ->capture_default_str();
+    verb->add_option("--joint-ctx", request.joint_ctx, "tokens per chunk of a joint probe")
+        ->check(CLI::Range(16, 1 << 20))
+        ->capture_default_str();
     verb->add_option("-t,--threads", request.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_flag("--no-probes", flags->no_probes, "statistics only: quicker, but no measured plan can be made");
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");

@@ -53,27 +53,39 @@ void run_estimate(EstimateFlags flags) {
     const size_t memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory);
     std::vector<Plan> plans;  // all names checked before the first line is printed
     for (const std::string& name : flags.plans) plans.push_back(plan_of(name, shape));
-    nlohmann::ordered_json json = {{"schema_version", 1}, {"kind", "kvaq.estimate"}, {"model", flags.model}, {"n_ctx", flags.n_ctx}};
+    nlohmann::ordered_json json = {
+        {"schema_version", 1}, {"kind", "kvaq.estimate"}, {"model", flags.model}, {"n_ctx", flags.n_ctx}};
     constexpr double kMiB = 1024 * 1024;
-    fmt::print("{}: {} layers with a K/V cache; bytes of one sequence of {} tokens\n\n", shape.name, shape.layers.size(), flags.n_ctx);
-    fmt::print("| cache | bits/element | MiB | bytes/token |{}\n|---|---|---|---|{}\n", memory > 0 ? fmt::format(" largest context in {} |", flags.memory) : "",
-               memory > 0 ? "---|" : "");
+    fmt::print("{}: {} layers with a K/V cache; bytes of one sequence of {} tokens\n\n", shape.name,
+               shape.layers.size(), flags.n_ctx);
+    fmt::print("| cache | bits/element | MiB | bytes/token |{}\n|---|---|---|---|{}\n",
+               memory > 0 ? fmt::format(" largest context in {} |", flags.memory) : "", memory > 0 ? "---|" : "");
     for (const Plan& plan : plans) {
         const CacheBytes bytes = cache_bytes(plan, flags.n_ctx);
-        fmt::print("| {} | {:.2f} | {:.1f} | {:.0f} |", plan.name, bytes.effective_bits, static_cast<double>(bytes.total) / kMiB, bytes_per_token(plan));
+        fmt::print("| {} | {:.2f} | {:.1f} | {:.0f} |", plan.name, bytes.effective_bits,
+                   static_cast<double>(bytes.total) / kMiB, bytes_per_token(plan));
         if (memory > 0) fmt::print(" {} |", largest_context(plan, memory));
         fmt::print("\n");
-        nlohmann::ordered_json row = {{"name", plan.name}, {"bytes", bytes.total}, {"effective_bits", bytes.effective_bits}, {"bytes_per_token", bytes_per_token(plan)}};
+        nlohmann::ordered_json row = {{"name", plan.name},
+                                      {"bytes", bytes.total},
+                                      {"effective_bits", bytes.effective_bits},
+                                      {"bytes_per_token", bytes_per_token(plan)}};
         if (memory > 0) row["largest_context"] = largest_context(plan, memory);
         for (const LayerBytes& layer : bytes.layers) {
-            row["layers"].push_back({{"layer", layer.layer}, {"packed_key", layer.packed_key}, {"packed_value", layer.packed_value}, {"open", layer.open}, {"sinks", layer.sinks}});
+            row["layers"].push_back({{"layer", layer.layer},
+                                     {"packed_key", layer.packed_key},
+                                     {"packed_value", layer.packed_value},
+                                     {"open", layer.open},
+                                     {"sinks", layer.sinks}});
         }
         json["plans"].push_back(row);
     }
-    const auto elements = static_cast<double>(cache_bytes(make_uniform_plan(parse_preset("f16"), shape), flags.n_ctx).elements);
+    const auto elements =
+        static_cast<double>(cache_bytes(make_uniform_plan(parse_preset("f16"), shape), flags.n_ctx).elements);
     for (const char* type : {"f16", "q8_0", "q5_1", "q4_0"}) {
         const size_t bytes = llama_cache_bytes(shape, type, flags.n_ctx);
-        fmt::print("| llama.cpp {} | {:.2f} | {:.1f} | |{}\n", type, 8.0 * static_cast<double>(bytes) / elements, static_cast<double>(bytes) / kMiB,
+        fmt::print("| llama.cpp {} | {:.2f} | {:.1f} | |{}\n", type, 8.0 * static_cast<double>(bytes) / elements,
+                   static_cast<double>(bytes) / kMiB,
                    memory > 0 ? fmt::format(" {} |", largest_llama_context(shape, type, memory)) : "");
         nlohmann::ordered_json row = {{"type", type}, {"bytes", bytes}};
         if (memory > 0) row["largest_context"] = largest_llama_context(shape, type, memory);
@@ -82,10 +94,13 @@ void run_estimate(EstimateFlags flags) {
     if (flags.per_layer) {
         for (const Plan& plan : plans) {
             const CacheBytes bytes = cache_bytes(plan, flags.n_ctx);
-            fmt::print("\n{} per layer\n\n| layer | K MiB | V MiB | f16 pages KiB | sinks KiB |\n|---|---|---|---|---|\n", plan.name);
+            fmt::print(
+                "\n{} per layer\n\n| layer | K MiB | V MiB | f16 pages KiB | sinks KiB |\n|---|---|---|---|---|\n",
+                plan.name);
             for (const LayerBytes& layer : bytes.layers) {
-                fmt::print("| {} | {:.3f} | {:.3f} | {:.1f} | {:.1f} |\n", layer.layer, static_cast<double>(layer.packed_key) / kMiB,
-                           static_cast<double>(layer.packed_value) / kMiB, static_cast<double>(layer.open) / 1024, static_cast<double>(layer.sinks) / 1024);
+                fmt::print("| {} | {:.3f} | {:.3f} | {:.1f} | {:.1f} |\n", layer.layer,
+                           static_cast<double>(layer.packed_key) / kMiB, static_cast<double>(layer.packed_value) / kMiB,
+                           static_cast<double>(layer.open) / 1024, static_cast<double>(layer.sinks) / 1024);
             }
         }
     }
@@ -102,7 +117,9 @@ void add_estimate(CLI::App& app) {
     CLI::App* verb = app.add_subcommand("estimate", "bytes of the cache for a context, from the model's header only");
     verb->add_option("-m,--model", flags->model, "GGUF model")->required();
     verb->add_option("--plan", flags->plans, "presets or *.plan.gguf files, separated by commas")->delimiter(',');
-    verb->add_option("-c,--ctx-size", flags->n_ctx, "tokens (0 = the model's training context)")->check(CLI::NonNegativeNumber)->capture_default_str();
+    verb->add_option("-c,--ctx-size", flags->n_ctx, "tokens (0 = the model's training context)")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
     verb->add_option("--memory", flags->memory, "also the largest context that fits in this much, e.g. 512MiB or 4GiB");
     verb->add_flag("--layers", flags->per_layer, "a table per layer as well");
     verb->add_option("--json", flags->json, "write all numbers here");

@@ -22,11 +22,12 @@ void require_writable(const std::string& path) {
     fs::path folder = fs::path(path).parent_path();
     if (folder.empty()) folder = ".";
     if (!fs::is_directory(folder, ignored)) {
-        throw Error(ErrorCode::kIo, "cannot write '" + path + "'", "an existing folder", "no folder '" + folder.string() + "'",
-                    "Make it first");
+        throw Error(ErrorCode::kIo, "cannot write '" + path + "'", "an existing folder",
+                    "no folder '" + folder.string() + "'", "Make it first");
     }
     if (access(folder.c_str(), W_OK | X_OK) != 0) {
-        throw Error(ErrorCode::kIo, "cannot write '" + path + "'", "a folder that may be written to", std::strerror(errno));
+        throw Error(ErrorCode::kIo, "cannot write '" + path + "'", "a folder that may be written to",
+                    std::strerror(errno));
     }
 }
 

@@ -19,7 +19,8 @@ namespace kvaq {
 namespace {
 
 constexpr std::array kBudgets = {2.25, 2.5, 3.0, 3.25, 3.5, 4.0, 4.5, 5.5};
-constexpr std::array kUniform = {"k2v2-lm", "k3v2-lm", "k3v3-lm", "k4v3-lm", "k4v4-lm", "k5v4-lm", "k2v2-g128-rot", "k3v3-g128-rot", "k4v2-rot", "k4v3-g128-rot", "k2v4-rot"};
+constexpr std::array kUniform = {"k2v2-lm",       "k3v2-lm",       "k3v3-lm",  "k4v3-lm",       "k4v4-lm", "k5v4-lm",
+                                 "k2v2-g128-rot", "k3v3-g128-rot", "k4v2-rot", "k4v3-g128-rot", "k2v4-rot"};
 
 /// Measured plans first, then the authors'; the budgets that lie below the floor are left out.
 std::vector<Plan> make_plans(const FrontierRequest& request, size_t& n_measured) {
@@ -27,16 +28,26 @@ std::vector<Plan> make_plans(const FrontierRequest& request, size_t& n_measured)
     const DamageModel damage(request.stats, CodecFamily::kTransform);
     for (const double bits : kBudgets) {
         try {
-            plans.push_back(solve_plan(damage, {.budget = {.unit = Budget::Unit::kEffectiveBits, .amount = bits, .n_tokens = 0}, .n_ctx = request.n_ctx, .window = request.window, .sinks = request.sinks}));
+            plans.push_back(
+                solve_plan(damage, {.budget = {.unit = Budget::Unit::kEffectiveBits, .amount = bits, .n_tokens = 0},
+                                    .n_ctx = request.n_ctx,
+                                    .window = request.window,
+                                    .sinks = request.sinks}));
         } catch (const Error& error) {
             if (error.code() != ErrorCode::kBudgetTooSmall) throw;
             fmt::print(stderr, "kvaq: warning: {} bits left out: {}\n", bits, error.what());
         }
     }
     n_measured = plans.size();
-    for (const char* policy : {"norm-greedy:bits=2,base=k2v2-rot", "norm-greedy:bits=3,base=k3v3-rot", "norm-greedy:bits=4,base=k4v4-rot", "spectral:bits=3,base=k3v3-rot"}) {
+    for (const char* policy : {"norm-greedy:bits=2,base=k2v2-rot", "norm-greedy:bits=3,base=k3v3-rot",
+                               "norm-greedy:bits=4,base=k4v4-rot", "spectral:bits=3,base=k3v3-rot"}) {
         std::vector<std::string> warnings;
-        plans.push_back(norm_policy_plan({.policy = policy, .model = request.model, .stats = {}, .window = std::max(0, request.window), .sinks = request.sinks}, warnings));
+        plans.push_back(norm_policy_plan({.policy = policy,
+                                          .model = request.model,
+                                          .stats = {},
+                                          .window = std::max(0, request.window),
+                                          .sinks = request.sinks},
+                                         warnings));
     }
     return plans;
 }
@@ -56,10 +67,12 @@ void run_frontier(const FrontierRequest& request) {
     compared.n_batch = 128;  // every row keeps a batch of logits
     compared.n_threads = request.n_threads;
     compared.control = false;
-    const std::string suffix = (request.window > 0 ? fmt::format("-w{}", request.window) : "") + (request.sinks > 0 ? fmt::format("-s{}", request.sinks) : "");
+    const std::string suffix = (request.window > 0 ? fmt::format("-w{}", request.window) : "") +
+                               (request.sinks > 0 ? fmt::format("-s{}", request.sinks) : "");
     for (const char* preset : kUniform) compared.plans.push_back(preset + suffix);
     Progress progress("frontier");
-    CompareResult result = compare(compared, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
+    CompareResult result = compare(
+        compared, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
 
     // Rows: reference, types, presets, measured, authors'.
     const size_t first_plan = 1 + compared.types.size();
@@ -73,14 +86,22 @@ void run_frontier(const FrontierRequest& request) {
     for (size_t i = 1; i < result.rows.size(); ++i) {
         const CompareRow& row = result.rows[i];
         const size_t which = i < first_plan ? 3 : i < first_measured ? 1 : i < first_measured + n_measured ? 0 : 2;
-        series[which].points.push_back({.x = row.effective_bits, .y = row.summary.mean_kl.value, .error = row.summary.mean_kl.error, .label = row.name});
+        series[which].points.push_back({.x = row.effective_bits,
+                                        .y = row.summary.mean_kl.value,
+                                        .error = row.summary.mean_kl.error,
+                                        .label = row.name});
     }
-    const std::string command = fmt::format("kvaq plan --frontier -m {} --stats STATS -f {} --check-ctx {} --check-chunks {} --window {} --sinks {} -t {}", request.model, request.text,
-                                            request.n_ctx, request.n_chunks, request.window, request.sinks, request.n_threads);
-    const std::string title = fmt::format("{}: mean KL against bits per element, {} x {} tokens", result.shape.name, request.n_chunks, request.n_ctx);
+    const std::string command = fmt::format(
+        "kvaq plan --frontier -m {} --stats STATS -f {} --check-ctx {} --check-chunks {} --window {} --sinks {} -t {}",
+        request.model, request.text, request.n_ctx, request.n_chunks, request.window, request.sinks, request.n_threads);
+    const std::string title = fmt::format("{}: mean KL against bits per element, {} x {} tokens", result.shape.name,
+                                          request.n_chunks, request.n_ctx);
     const std::string json = to_json(compared, result, command);
-    std::stable_sort(result.rows.begin() + 1, result.rows.end(), [](const CompareRow& a, const CompareRow& b) { return a.effective_bits < b.effective_bits; });
-    std::string text = fmt::format("{}. Second halves scored; calibrated on text sha256 {}. `{}`\n\n", title, request.stats.text_sha256.substr(0, 16), command) + to_markdown(compared, result);
+    std::stable_sort(result.rows.begin() + 1, result.rows.end(),
+                     [](const CompareRow& a, const CompareRow& b) { return a.effective_bits < b.effective_bits; });
+    std::string text = fmt::format("{}. Second halves scored; calibrated on text sha256 {}. `{}`\n\n", title,
+                                   request.stats.text_sha256.substr(0, 16), command) +
+                       to_markdown(compared, result);
     for (const Plan& plan : compared.made) {
         if (plan.predicted_kl >= 0) text += fmt::format("\n{}: predicted KL {:.4f}", plan.name, plan.predicted_kl);
     }
@@ -88,7 +109,10 @@ void run_frontier(const FrontierRequest& request) {
     std::fputs(text.c_str(), stdout);
     atomic_write_text(request.out + ".md", text);
     atomic_write_text(request.out + ".json", json);
-    atomic_write_text(request.out + ".svg", scatter_plot({.title = title, .x_label = "effective bits per element", .y_label = "mean KL (nats, log scale)", .series = series}));
+    atomic_write_text(request.out + ".svg", scatter_plot({.title = title,
+                                                          .x_label = "effective bits per element",
+                                                          .y_label = "mean KL (nats, log scale)",
+                                                          .series = series}));
     fmt::print("wrote {0}.md, {0}.json, {0}.svg\n", request.out);
 }
 

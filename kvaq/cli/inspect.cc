@@ -27,14 +27,19 @@ void inspect_plan(const std::string& path, bool json) {
         fmt::print("{}\n", plan_to_json(plan).dump(2));
         return;
     }
-    fmt::print("plan {}\nmodel: {} ({}), fingerprint {}\nwindow {}, sinks {}, tiles of {} tokens\n", plan.name, plan.model_name, plan.architecture,
-               plan.fingerprint.empty() ? "any" : plan.fingerprint.substr(0, 16), plan.window, plan.sinks, plan.tile_tokens);
-    if (plan.predicted_kl >= 0) fmt::print("predicted KL {:.5f} nats per token ({})\n", plan.predicted_kl, plan.measured_how);
-    fmt::print("{:.1f} bytes per token; at 8192 tokens {:.2f} bits per element\n\n| layer | head | K | V |\n|---|---|---|---|\n", bytes_per_token(plan),
-               cache_bytes(plan, 8192).effective_bits);
+    fmt::print("plan {}\nmodel: {} ({}), fingerprint {}\nwindow {}, sinks {}, tiles of {} tokens\n", plan.name,
+               plan.model_name, plan.architecture, plan.fingerprint.empty() ? "any" : plan.fingerprint.substr(0, 16),
+               plan.window, plan.sinks, plan.tile_tokens);
+    if (plan.predicted_kl >= 0)
+        fmt::print("predicted KL {:.5f} nats per token ({})\n", plan.predicted_kl, plan.measured_how);
+    fmt::print(
+        "{:.1f} bytes per token; at 8192 tokens {:.2f} bits per element\n\n| layer | head | K | V "
+        "|\n|---|---|---|---|\n",
+        bytes_per_token(plan), cache_bytes(plan, 8192).effective_bits);
     for (const LayerPlan& layer : plan.layers) {
         for (size_t head = 0; head < layer.heads.size(); ++head) {
-            fmt::print("| {} | {} | {} | {} |\n", layer.shape.layer, head, to_string(layer.heads[head].key), to_string(layer.heads[head].value));
+            fmt::print("| {} | {} | {} | {} |\n", layer.shape.layer, head, to_string(layer.heads[head].key),
+                       to_string(layer.heads[head].value));
         }
     }
 }
@@ -43,18 +48,27 @@ void inspect_model(const std::string& path, bool json) {
     const ModelShape shape = read_model_shape(path);
     const std::string fingerprint = model_fingerprint(path);
     if (json) {
-        nlohmann::ordered_json out = {{"schema_version", 1}, {"kind", "model"}, {"name", shape.name}, {"architecture", shape.architecture}, {"fingerprint", fingerprint}, {"n_ctx_train", shape.n_ctx_train}};
+        nlohmann::ordered_json out = {{"schema_version", 1},        {"kind", "model"},
+                                      {"name", shape.name},         {"architecture", shape.architecture},
+                                      {"fingerprint", fingerprint}, {"n_ctx_train", shape.n_ctx_train}};
         for (const LayerShape& layer : shape.layers) {
-            out["layers"].push_back({{"layer", layer.layer}, {"n_heads", layer.n_heads}, {"n_kv_heads", layer.n_kv_heads}, {"head_dim_k", layer.head_dim_k}, {"head_dim_v", layer.head_dim_v}, {"sliding_window", layer.sliding_window}});
+            out["layers"].push_back({{"layer", layer.layer},
+                                     {"n_heads", layer.n_heads},
+                                     {"n_kv_heads", layer.n_kv_heads},
+                                     {"head_dim_k", layer.head_dim_k},
+                                     {"head_dim_v", layer.head_dim_v},
+                                     {"sliding_window", layer.sliding_window}});
         }
         fmt::print("{}\n", out.dump(2));
         return;
     }
-    fmt::print("model {} ({})\nfingerprint {}\ntraining context {}\n\n| layer | heads | KV heads | K size | V size | window |\n|---|---|---|---|---|---|\n", shape.name,
-               shape.architecture, fingerprint, shape.n_ctx_train);
+    fmt::print(
+        "model {} ({})\nfingerprint {}\ntraining context {}\n\n| layer | heads | KV heads | K size | V size | window "
+        "|\n|---|---|---|---|---|---|\n",
+        shape.name, shape.architecture, fingerprint, shape.n_ctx_train);
     for (const LayerShape& layer : shape.layers) {
-        fmt::print("| {} | {} | {} | {} | {} | {} |\n", layer.layer, layer.n_heads, layer.n_kv_heads, layer.head_dim_k, layer.head_dim_v,
-                   layer.sliding_window > 0 ? std::to_string(layer.sliding_window) : "all");
+        fmt::print("| {} | {} | {} | {} | {} | {} |\n", layer.layer, layer.n_heads, layer.n_kv_heads, layer.head_dim_k,
+                   layer.head_dim_v, layer.sliding_window > 0 ? std::to_string(layer.sliding_window) : "all");
     }
 }
 
@@ -69,13 +83,27 @@ double mean_of(const LayerStats& layer, double (HeadStats::*value)() const noexc
 void inspect_stats(const std::string& path, bool json) {
     const ModelStats stats = read_stats(path);
     if (json) {
-        nlohmann::ordered_json out = {{"schema_version", ModelStats::kSchemaVersion}, {"kind", "stats"}, {"model", stats.model_name}, {"architecture", stats.architecture},
-                                      {"fingerprint", stats.fingerprint}, {"text_sha256", stats.text_sha256}, {"n_tokens", stats.n_tokens},
-                                      {"sample_tiles_per_head", stats.n_sample_tiles}, {"probe_bits", stats.probe_bits}, {"base_bits", stats.base_bits}, {"base_kl", stats.base_kl}, {"joint_floor", stats.joint_floor}};
-        for (const JointProbe& probe : stats.joint) out["joint_probes"].push_back({{"key_bits", probe.key_bits}, {"value_bits", probe.value_bits}, {"window", probe.window}, {"kl", probe.kl}});
+        nlohmann::ordered_json out = {{"schema_version", ModelStats::kSchemaVersion},
+                                      {"kind", "stats"},
+                                      {"model", stats.model_name},
+                                      {"architecture", stats.architecture},
+                                      {"fingerprint", stats.fingerprint},
+                                      {"text_sha256", stats.text_sha256},
+                                      {"n_tokens", stats.n_tokens},
+                                      {"sample_tiles_per_head", stats.n_sample_tiles},
+                                      {"probe_bits", stats.probe_bits},
+                                      {"base_bits", stats.base_bits},
+                                      {"base_kl", stats.base_kl},
+                                      {"joint_floor", stats.joint_floor}};
+        for (const JointProbe& probe : stats.joint)
+            out["joint_probes"].push_back({{"key_bits", probe.key_bits},
+                                           {"value_bits", probe.value_bits},
+                                           {"window", probe.window},
+                                           {"kl", probe.kl}});
         for (const LayerStats& layer : stats.layers) {
             nlohmann::ordered_json row = {{"layer", layer.shape.layer}};
-            for (const HeadStats& head : layer.heads) row["heads"].push_back({{"key_norm", head.key_norm()}, {"value_norm", head.value_norm()}});
+            for (const HeadStats& head : layer.heads)
+                row["heads"].push_back({{"key_norm", head.key_norm()}, {"value_norm", head.value_norm()}});
             if (layer.probe.key_kl > LayerProbe::kNotMeasured) row["probe_key_kl"] = layer.probe.key_kl;
             if (layer.probe.value_kl > LayerProbe::kNotMeasured) row["probe_value_kl"] = layer.probe.value_kl;
             out["layers"].push_back(row);
@@ -83,13 +111,22 @@ void inspect_stats(const std::string& path, bool json) {
         fmt::print("{}\n", out.dump(2));
         return;
     }
-    fmt::print("statistics of {} ({})\nfingerprint {}\n{} tokens of text {}, {} sample tiles per head\n", stats.model_name, stats.architecture, stats.fingerprint, stats.n_tokens,
-               stats.text_sha256.substr(0, 16), stats.n_sample_tiles);
-    fmt::print("{}\n\n| layer | KV heads | norm of K | norm of V | damage of K (nats) | damage of V (nats) |\n|---|---|---|---|---|---|\n",
-               stats.probe_bits <= 0 ? std::string("no damage probes") : fmt::format("damage: KL added when one side of one layer goes from {} to {} bits, everything else at {} bits (KL {:.5f})", stats.base_bits, stats.probe_bits, stats.base_bits, stats.base_kl));
-    const auto damage = [](double kl) { return kl > LayerProbe::kNotMeasured ? fmt::format("{:.5f}", kl) : std::string("-"); };
+    fmt::print("statistics of {} ({})\nfingerprint {}\n{} tokens of text {}, {} sample tiles per head\n",
+               stats.model_name, stats.architecture, stats.fingerprint, stats.n_tokens, stats.text_sha256.substr(0, 16),
+               stats.n_sample_tiles);
+    fmt::print(
+        "{}\n\n| layer | KV heads | norm of K | norm of V | damage of K (nats) | damage of V (nats) "
+        "|\n|---|---|---|---|---|---|\n",
+        stats.probe_bits <= 0 ? std::string("no damage probes")
+                              : fmt::format("damage: KL added when one side of one layer goes from {} to {} bits, "
+                                            "everything else at {} bits (KL {:.5f})",
+                                            stats.base_bits, stats.probe_bits, stats.base_bits, stats.base_kl));
+    const auto damage = [](double kl) {
+        return kl > LayerProbe::kNotMeasured ? fmt::format("{:.5f}", kl) : std::string("-");
+    };
     for (const LayerStats& layer : stats.layers) {
-        fmt::print("| {} | {} | {:.3f} | {:.3f} | {} | {} |\n", layer.shape.layer, layer.heads.size(), mean_of(layer, &HeadStats::key_norm), mean_of(layer, &HeadStats::value_norm),
+        fmt::print("| {} | {} | {:.3f} | {:.3f} | {} | {} |\n", layer.shape.layer, layer.heads.size(),
+                   mean_of(layer, &HeadStats::key_norm), mean_of(layer, &HeadStats::value_norm),
                    damage(layer.probe.key_kl), damage(layer.probe.value_kl));
     }
 }
@@ -100,7 +137,8 @@ void run_inspect(const InspectFlags& flags) {
     if (type == "kvaq-plan" || file.has_prefix("kvaq.plan.")) return inspect_plan(flags.file, flags.json);
     if (type == "kvaq-stats" || file.has_prefix("kvaq.stats.")) return inspect_stats(flags.file, flags.json);
     if (file.has("general.architecture") && !file.has_prefix("kvaq.")) return inspect_model(flags.file, flags.json);
-    throw Error(ErrorCode::kInvalidArgument, "nothing kvaq knows is in this file", "a plan, statistics or a model", "'" + flags.file + "' of type '" + type + "'");
+    throw Error(ErrorCode::kInvalidArgument, "nothing kvaq knows is in this file", "a plan, statistics or a model",
+                "'" + flags.file + "' of type '" + type + "'");
 }
 
 }  // namespace

@@ -52,7 +52,8 @@ fs::path find_program(const std::string& name) {
     for (const fs::path& folder : folders) {
         if (is_program(folder / name)) return folder / name;
     }
-    throw Error(ErrorCode::kNotFound, "llama.cpp's program is not installed", name, "nothing of that name in PATH or " KVAQ_LLAMA_BIN_DIR,
+    throw Error(ErrorCode::kNotFound, "llama.cpp's program is not installed", name,
+                "nothing of that name in PATH or " KVAQ_LLAMA_BIN_DIR,
                 "Set KVAQ_LLAMA_BIN to the folder that holds it");
 }
 
@@ -70,9 +71,11 @@ std::string library_path() {
 bool is_launch_verb(const std::string& verb) { return programs().contains(verb); }
 
 std::string launch_help() {
-    std::string text = "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [the program's own flags]):\n";
+    std::string text =
+        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [the program's own flags]):\n";
     for (const auto& [verb, program] : programs()) {
-        text += "  " + verb + std::string(28 - verb.size(), ' ') + (program.name[0] != '\0' ? std::string(program.name) + ": " : "") + program.what + "\n";
+        text += "  " + verb + std::string(28 - verb.size(), ' ') +
+                (program.name[0] != '\0' ? std::string(program.name) + ": " : "") + program.what + "\n";
     }
     return text;
 }
@@ -84,7 +87,9 @@ void launch(const std::vector<std::string>& args) {
     bool own_flags = true;  // up to "--" for exec; everywhere for the others
     for (size_t i = 1; i < args.size(); ++i) {
         if (own_flags && args[i] == "--plan") {
-            if (i + 1 == args.size()) throw Error(ErrorCode::kInvalidArgument, "--plan needs a value", "a preset (k4v2) or a *.plan.gguf file", "nothing");
+            if (i + 1 == args.size())
+                throw Error(ErrorCode::kInvalidArgument, "--plan needs a value",
+                            "a preset (k4v2) or a *.plan.gguf file", "nothing");
             plan = args[++i];
         } else if (own_flags && args[i].rfind("--plan=", 0) == 0) {
             plan = args[i].substr(7);
@@ -94,7 +99,8 @@ void launch(const std::vector<std::string>& args) {
             std::fputs("usage: kvaq exec --plan PRESET|FILE -- PROGRAM ARGS...\n", stdout);
             std::exit(0);
         } else if (verb == "exec" && own_flags && rest.empty() && args[i].rfind("-", 0) == 0) {
-            throw Error(ErrorCode::kInvalidArgument, "unknown flag of kvaq exec", "--plan PRESET|FILE -- PROGRAM ARGS...", args[i]);
+            throw Error(ErrorCode::kInvalidArgument, "unknown flag of kvaq exec",
+                        "--plan PRESET|FILE -- PROGRAM ARGS...", args[i]);
         } else {
             rest.push_back(args[i]);
         }
@@ -103,14 +109,17 @@ void launch(const std::vector<std::string>& args) {
     if (!plan && !help_only) {
         const char* env = std::getenv("KVAQ_PLAN");
         if (env == nullptr || *env == '\0') {
-            throw Error(ErrorCode::kInvalidArgument, "no plan given", "--plan PRESET|FILE", "nothing",
-                        "Try --plan k4v4-rot, or make a plan with: kvaq plan -m MODEL --budget 3.25bits -o MODEL.plan.gguf");
+            throw Error(
+                ErrorCode::kInvalidArgument, "no plan given", "--plan PRESET|FILE", "nothing",
+                "Try --plan k4v4-rot, or make a plan with: kvaq plan -m MODEL --budget 3.25bits -o MODEL.plan.gguf");
         }
         plan = env;
     }
     if (plan) (void)plan_factory(*plan);  // a wrong name or file is said here, in one line
     if (verb == "exec") {
-        if (rest.empty()) throw Error(ErrorCode::kInvalidArgument, "no program given", "kvaq exec --plan P -- PROGRAM ARGS...", "nothing");
+        if (rest.empty())
+            throw Error(ErrorCode::kInvalidArgument, "no program given", "kvaq exec --plan P -- PROGRAM ARGS...",
+                        "nothing");
     } else {
         rest.insert(rest.begin(), programs().at(verb).name);
     }
@@ -119,7 +128,8 @@ void launch(const std::vector<std::string>& args) {
         const std::string value = fs::exists(*plan) ? fs::absolute(*plan).string() : *plan;
         setenv("KVAQ_PLAN", value.c_str(), 1);
         const char* preload = std::getenv("LD_PRELOAD");
-        const std::string libraries = library_path() + (preload != nullptr && *preload != '\0' ? std::string(":") + preload : "");
+        const std::string libraries =
+            library_path() + (preload != nullptr && *preload != '\0' ? std::string(":") + preload : "");
         setenv("LD_PRELOAD", libraries.c_str(), 1);
     }
     std::vector<char*> argv;
@@ -127,7 +137,8 @@ void launch(const std::vector<std::string>& args) {
     for (std::string& arg : rest) argv.push_back(arg.data());
     argv.push_back(nullptr);
     execv(program.c_str(), argv.data());
-    throw Error(ErrorCode::kNotFound, "cannot start " + program.string(), "an executable program", std::strerror(errno));
+    throw Error(ErrorCode::kNotFound, "cannot start " + program.string(), "an executable program",
+                std::strerror(errno));
 }
 
 }  // namespace kvaq

@@ -19,9 +19,13 @@ int run(int argc, char** argv) {
     if (!args.empty() && kvaq::is_launch_verb(args[0])) kvaq::launch(args);
 
     if (!args.empty() && args[0].rfind("-", 0) != 0) {
-        const std::vector<std::string> verbs = {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "version"};
+        const std::vector<std::string> verbs = {"calibrate", "analyze", "plan",   "estimate", "eval",
+                                                "inspect",   "import",  "export", "version"};
         if (std::find(verbs.begin(), verbs.end(), args[0]) == verbs.end()) {
-            return fail("unknown verb: wanted calibrate, analyze, plan, estimate, eval, inspect, import, export, run, chat, serve, perplexity, bench, exec or version, found '" + args[0] + "'");
+            return fail(
+                "unknown verb: wanted calibrate, analyze, plan, estimate, eval, inspect, import, export, run, chat, "
+                "serve, perplexity, bench, exec or version, found '" +
+                args[0] + "'");
         }
     }
     CLI::App app{"kvaq: the KV cache of llama.cpp programs, packed to a plan of bits per layer, side and head", "kvaq"};
@@ -41,7 +45,8 @@ int run(int argc, char** argv) {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-        return fail(std::string(error.what()) + " (see kvaq" + (args.empty() || args[0].rfind("-", 0) == 0 ? "" : " " + args[0]) + " --help)");
+        return fail(std::string(error.what()) + " (see kvaq" +
+                    (args.empty() || args[0].rfind("-", 0) == 0 ? "" : " " + args[0]) + " --help)");
     }
     return 0;
 }

@@ -52,7 +52,7 @@ double mean_bits(const LayerPlan& layer, Side side) {
 /// A plan with what is known of it.
 struct Made {
     Plan plan;
-    std::string worst;       ///< where most of the predicted damage is; may be empty
+    std::string worst;  ///< where most of the predicted damage is; may be empty
     double same_top = -1;
     bool measured = false;
     std::string check_line;  ///< what the check found; may be empty
@@ -64,25 +64,33 @@ void print_plan(const Made& made, size_t n_ctx) {
     double key = 0;
     double value = 0;
     for (const LayerPlan& layer : plan.layers) {
-        fmt::print("| {} | {:.2f} | {:.2f} |\n", layer.shape.layer, mean_bits(layer, Side::kKey), mean_bits(layer, Side::kValue));
+        fmt::print("| {} | {:.2f} | {:.2f} |\n", layer.shape.layer, mean_bits(layer, Side::kKey),
+                   mean_bits(layer, Side::kValue));
         key += mean_bits(layer, Side::kKey);
         value += mean_bits(layer, Side::kValue);
     }
     const auto n = static_cast<double>(plan.layers.size());
     const CacheBytes bytes = cache_bytes(plan, n_ctx);
-    fmt::print("\nmean code bits: K {:.2f}, V {:.2f} (ratio {:.2f})\n{:.2f} effective bits and {:.1f} MiB at {} tokens, {:.0f} bytes per further token\n", key / n, value / n, key / value,
-               bytes.effective_bits, static_cast<double>(bytes.total) / (1024 * 1024), n_ctx, bytes_per_token(plan));
+    fmt::print(
+        "\nmean code bits: K {:.2f}, V {:.2f} (ratio {:.2f})\n{:.2f} effective bits and {:.1f} MiB at {} tokens, "
+        "{:.0f} bytes per further token\n",
+        key / n, value / n, key / value, bytes.effective_bits, static_cast<double>(bytes.total) / (1024 * 1024), n_ctx,
+        bytes_per_token(plan));
     fmt::print("in f16: the first {} and the newest {} tokens\n", plan.sinks, plan.window);
     if (!made.check_line.empty()) fmt::print("{}\n", made.check_line);
     if (plan.predicted_kl < 0) return;
-    fmt::print("verdict: {} ({} KL {:.4f} nats per token{}{})\n", to_string(verdict_of(plan.predicted_kl, made.same_top)), made.measured ? "measured" : "predicted", plan.predicted_kl,
-               made.same_top < 0 ? "" : fmt::format(", same top token {:.1f} %", 100 * made.same_top), made.worst.empty() ? "" : "; " + made.worst);
+    fmt::print("verdict: {} ({} KL {:.4f} nats per token{}{})\n",
+               to_string(verdict_of(plan.predicted_kl, made.same_top)), made.measured ? "measured" : "predicted",
+               plan.predicted_kl,
+               made.same_top < 0 ? "" : fmt::format(", same top token {:.1f} %", 100 * made.same_top),
+               made.worst.empty() ? "" : "; " + made.worst);
     if (!made.measured) fmt::print("not measured: add --check or -f TEXT, or run kvaq eval\n");
 }
 
 ModelStats stats_of(const PlanFlags& flags) {
     if (flags.stats.empty()) {
-        throw Error(ErrorCode::kInvalidArgument, "this policy needs statistics", "--stats FILE", "nothing", "Make them with: kvaq calibrate -m " + flags.model + " -f TEXT -o MODEL.stats.gguf");
+        throw Error(ErrorCode::kInvalidArgument, "this policy needs statistics", "--stats FILE", "nothing",
+                    "Make them with: kvaq calibrate -m " + flags.model + " -f TEXT -o MODEL.stats.gguf");
     }
     return read_stats_of(flags.stats, flags.model, model_fingerprint(flags.model));
 }
@@ -93,12 +101,17 @@ std::string worst_place(const DamageModel& model, const Plan& plan) {
     for (const double d : damages) sum += d;
     const auto worst = static_cast<size_t>(std::max_element(damages.begin(), damages.end()) - damages.begin());
     if (!(sum > 0)) return "";
-    return fmt::format("worst place: {} of layer {}, {:.0f} % of the damage", worst % 2 == 0 ? "keys" : "values", plan.layers[worst / 2].shape.layer, 100 * damages[worst] / sum);
+    return fmt::format("worst place: {} of layer {}, {:.0f} % of the damage", worst % 2 == 0 ? "keys" : "values",
+                       plan.layers[worst / 2].shape.layer, 100 * damages[worst] / sum);
 }
 
 std::unique_ptr<Prober> prober_of(const PlanFlags& flags, llama_model* model) {
-    const std::vector<llama_token> tokens = flags.text.empty() ? tokenize_text(model, calibration_text(), "the built-in text") : tokenize_file(model, flags.text);
-    return std::make_unique<Prober>(model, probe_chunks(model, tokens, tokens.size(), flags.check_chunks, flags.check_ctx), flags.n_threads, HandlerFactory{});
+    const std::vector<llama_token> tokens = flags.text.empty()
+                                                ? tokenize_text(model, calibration_text(), "the built-in text")
+                                                : tokenize_file(model, flags.text);
+    return std::make_unique<Prober>(model,
+                                    probe_chunks(model, tokens, tokens.size(), flags.check_chunks, flags.check_ctx),
+                                    flags.n_threads, HandlerFactory{});
 }
 
 /// Measures a plan that no damage model stands behind.
@@ -106,14 +119,18 @@ void measure(const PlanFlags& flags, Made& made) {
     const ModelPtr model = load_model(flags.model);
     const ProbeResult found = prober_of(flags, model.get())->measure(made.plan);
     made.plan.predicted_kl = found.kl.value;
-    made.plan.measured_how = "measured on " + std::to_string(found.n_tokens) + " tokens of " + (flags.text.empty() ? "the built-in text" : flags.text);
+    made.plan.measured_how = "measured on " + std::to_string(found.n_tokens) + " tokens of " +
+                             (flags.text.empty() ? "the built-in text" : flags.text);
     made.same_top = found.same_top;
     made.measured = true;
 }
 
 Made make_measured(const PlanFlags& flags) {
-    if (flags.budget.empty()) throw Error(ErrorCode::kInvalidArgument, "no budget given", "--budget 3.25bits, 700B/token or 512MiB@32768", "nothing");
-    const PlanRequest request{.budget = parse_budget(flags.budget), .n_ctx = flags.n_ctx, .window = flags.window, .sinks = flags.sinks};
+    if (flags.budget.empty())
+        throw Error(ErrorCode::kInvalidArgument, "no budget given", "--budget 3.25bits, 700B/token or 512MiB@32768",
+                    "nothing");
+    const PlanRequest request{
+        .budget = parse_budget(flags.budget), .n_ctx = flags.n_ctx, .window = flags.window, .sinks = flags.sinks};
     const ModelStats stats = stats_of(flags);
     DamageModel damage(stats, flags.policy == "measured" ? CodecFamily::kTransform : CodecFamily::kAffine);
     Made made;
@@ -126,13 +143,17 @@ Made make_measured(const PlanFlags& flags) {
     const ModelPtr model = load_model(flags.model);
     const std::unique_ptr<Prober> prober = prober_of(flags, model.get());
     Progress progress("check");
-    CheckedPlan checked = check_and_repair(damage, request, *prober, flags.refine < 0 ? 1 : static_cast<size_t>(flags.refine), flags.refine > 0,
-                                           [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
+    CheckedPlan checked = check_and_repair(
+        damage, request, *prober, flags.refine < 0 ? 1 : static_cast<size_t>(flags.refine), flags.refine > 0,
+        [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
     made.worst = worst_place(damage, checked.plan);
     made.same_top = checked.measured.same_top;
     made.measured = true;
-    made.check_line = fmt::format("predicted KL {:.4f}, measured {:.4f}{}", checked.predicted, checked.first_kl,
-                                  checked.rounds == 0 ? std::string() : fmt::format("; after {} repair{}: {:.4f}", checked.rounds, checked.rounds == 1 ? "" : "s", checked.measured.kl.value));
+    made.check_line =
+        fmt::format("predicted KL {:.4f}, measured {:.4f}{}", checked.predicted, checked.first_kl,
+                    checked.rounds == 0 ? std::string()
+                                        : fmt::format("; after {} repair{}: {:.4f}", checked.rounds,
+                                                      checked.rounds == 1 ? "" : "s", checked.measured.kl.value));
     made.plan = std::move(checked.plan);
     return made;
 }
@@ -147,18 +168,28 @@ Made make_plan(const PlanFlags& flags) {
         made.plan.fingerprint = shape.fingerprint;
     } else if (is_norm_policy(flags.policy)) {
         std::vector<std::string> warnings;
-        made.plan = norm_policy_plan({.policy = flags.policy, .model = flags.model, .stats = flags.stats, .window = std::max(0, flags.window), .sinks = flags.sinks}, warnings);
+        made.plan = norm_policy_plan({.policy = flags.policy,
+                                      .model = flags.model,
+                                      .stats = flags.stats,
+                                      .window = std::max(0, flags.window),
+                                      .sinks = flags.sinks},
+                                     warnings);
         for (const std::string& warning : warnings) fmt::print(stderr, "kvaq: warning: {}\n", warning);
     } else if (flags.policy.rfind("transform:", 0) == 0) {
         double key = -1;
         double value = -1;
-        if (std::sscanf(flags.policy.c_str(), "transform:k%lfv%lf", &key, &value) != 2 || !(key >= 0) || !(value >= 0)) {
-            throw Error(ErrorCode::kInvalidArgument, "unreadable policy", "transform:k<bits>v<bits>, e.g. transform:k4v2.5", "'" + flags.policy + "'");
+        if (std::sscanf(flags.policy.c_str(), "transform:k%lfv%lf", &key, &value) != 2 || !(key >= 0) ||
+            !(value >= 0)) {
+            throw Error(ErrorCode::kInvalidArgument, "unreadable policy",
+                        "transform:k<bits>v<bits>, e.g. transform:k4v2.5", "'" + flags.policy + "'");
         }
         const ModelStats stats = stats_of(flags);
         made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, std::max(0, flags.window), flags.sinks);
     } else {
-        throw Error(ErrorCode::kInvalidArgument, "unknown policy", "measured, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]", "'" + flags.policy + "'");
+        throw Error(ErrorCode::kInvalidArgument, "unknown policy",
+                    "measured, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, "
+                    "norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]",
+                    "'" + flags.policy + "'");
     }
     if (!flags.text.empty() || flags.check) measure(flags, made);
     return made;
@@ -169,10 +200,19 @@ void run_plan(const PlanFlags& flags) {
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
     if (flags.frontier) {
-        if (flags.text.empty()) throw Error(ErrorCode::kInvalidArgument, "a frontier is measured", "-f TEXT, which is not the calibration text", "no text");
+        if (flags.text.empty())
+            throw Error(ErrorCode::kInvalidArgument, "a frontier is measured",
+                        "-f TEXT, which is not the calibration text", "no text");
         const ModelStats stats = stats_of(flags);
-        run_frontier({.model = flags.model, .text = flags.text, .out = flags.frontier_out, .stats = stats, .n_ctx = flags.check_ctx, .n_chunks = flags.check_chunks,
-                      .window = flags.window, .sinks = flags.sinks, .n_threads = flags.n_threads});
+        run_frontier({.model = flags.model,
+                      .text = flags.text,
+                      .out = flags.frontier_out,
+                      .stats = stats,
+                      .n_ctx = flags.check_ctx,
+                      .n_chunks = flags.check_chunks,
+                      .window = flags.window,
+                      .sinks = flags.sinks,
+                      .n_threads = flags.n_threads});
         return;
     }
     const Made made = make_plan(flags);
@@ -189,19 +229,40 @@ void add_plan(CLI::App& app) {
     CLI::App* verb = app.add_subcommand("plan", "bits for every layer, side and head under a budget");
     verb->add_option("-m,--model", flags->model, "GGUF model")->required();
     verb->add_option("--stats", flags->stats, "statistics of kvaq calibrate");
-    verb->add_option("--budget", flags->budget, "3.25bits (per element, everything counted), 700B/token or 512MiB@32768");
-    verb->add_option("--policy", flags->policy, "measured (fitted transform codecs), measured-affine (no fitted tables), transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]: the paper's allocator on weight norms, or on cache norms with --stats")->capture_default_str();
-    verb->add_option("-f,--file", flags->text, "text to measure the plan on (its end): a joint check, with repairs where the prediction fails by more than 30 %");
+    verb->add_option("--budget", flags->budget,
+                     "3.25bits (per element, everything counted), 700B/token or 512MiB@32768");
+    verb->add_option("--policy", flags->policy,
+                     "measured (fitted transform codecs), measured-affine (no fitted tables), "
+                     "transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] "
+                     "or spectral[:...]: the paper's allocator on weight norms, or on cache norms with --stats")
+        ->capture_default_str();
+    verb->add_option("-f,--file", flags->text,
+                     "text to measure the plan on (its end): a joint check, with repairs where the prediction fails by "
+                     "more than 30 %");
     verb->add_flag("--check", flags->check, "the same on the end of the built-in text");
-    verb->add_option("--check-ctx", flags->check_ctx, "tokens per chunk of the check")->check(CLI::Range(16, 1 << 20))->capture_default_str();
-    verb->add_option("--check-chunks", flags->check_chunks, "chunks of the check")->check(CLI::Range(1, 1 << 10))->capture_default_str();
-    verb->add_option("--refine", flags->refine, "rounds of measured repair (9 measurements each), even where the prediction holds; 0: none")->check(CLI::Range(0, 16));
-    verb->add_flag("--frontier", flags->frontier, "measure KL against bits for 8 budgets beside uniform plans, the paper's allocators and llama.cpp's types");
+    verb->add_option("--check-ctx", flags->check_ctx, "tokens per chunk of the check")
+        ->check(CLI::Range(16, 1 << 20))
+        ->capture_default_str();
+    verb->add_option("--check-chunks", flags->check_chunks, "chunks of the check")
+        ->check(CLI::Range(1, 1 << 10))
+        ->capture_default_str();
+    verb->add_option("--refine", flags->refine,
+                     "rounds of measured repair (9 measurements each), even where the prediction holds; 0: none")
+        ->check(CLI::Range(0, 16));
+    verb->add_flag(
+        "--frontier", flags->frontier,
+        "measure KL against bits for 8 budgets beside uniform plans, the paper's allocators and llama.cpp's types");
     verb->add_option("--frontier-out", flags->frontier_out, "writes <this>.md, .json and .svg")->capture_default_str();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write");
-    verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")->check(CLI::PositiveNumber)->capture_default_str();
-    verb->add_option("--window", flags->window, "newest tokens kept in f16 (measured policies: chosen by what calibration measured; others: 0)")->check(CLI::NonNegativeNumber);
-    verb->add_option("--sinks", flags->sinks, "first tokens kept in f16")->check(CLI::NonNegativeNumber)->capture_default_str();
+    verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    verb->add_option("--window", flags->window,
+                     "newest tokens kept in f16 (measured policies: chosen by what calibration measured; others: 0)")
+        ->check(CLI::NonNegativeNumber);
+    verb->add_option("--sinks", flags->sinks, "first tokens kept in f16")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
     verb->add_option("-t,--threads", flags->n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");
     verb->callback([flags] { run_plan(*flags); });

@@ -4,7 +4,6 @@
 // thrown (main.cc prints them and exits with 1).
 
 #include <CLI/CLI.hpp>
-
 #include <optional>
 #include <string>
 #include <vector>

@@ -23,18 +23,22 @@ constexpr size_t kBatch = 512;
 constexpr int32_t kProbeSinks = 4;
 constexpr size_t kMaxTokens = size_t{1} << 31;
 constexpr double kBaseBits = 3;
-constexpr double kProbeBits = 1;     // low enough to stand out
+constexpr double kProbeBits = 1;  // low enough to stand out
 constexpr double kNotMeasured = -1;
 constexpr size_t kProbesPerSave = 10;
 constexpr std::array kJointBits = {1.0, 2.0, 3.0, 4.0};
 constexpr std::array kJointWindows = {32, 64, 128, 256};
 
 void check(const CalibrateRequest& request) {
-    const bool probes_fit = !request.probes || (request.probe_ctx >= 16 && request.probe_chunks >= 1 && request.probe_chunks < kMaxTokens / request.probe_ctx &&
-                                                request.joint_ctx >= 16 && request.joint_chunks < kMaxTokens / request.joint_ctx);
+    const bool probes_fit =
+        !request.probes || (request.probe_ctx >= 16 && request.probe_chunks >= 1 &&
+                            request.probe_chunks < kMaxTokens / request.probe_ctx && request.joint_ctx >= 16 &&
+                            request.joint_chunks < kMaxTokens / request.joint_ctx);
     if (request.n_ctx < 16 || request.n_ctx > kMaxTokens || request.n_chunks < 1 || !probes_fit) {
-        throw Error(ErrorCode::kInvalidArgument, "nothing to measure", "-c of at least 16, --chunks and --probe-chunks of at least 1",
-                    "-c " + std::to_string(request.n_ctx) + " --chunks " + std::to_string(request.n_chunks) + " --probe-chunks " + std::to_string(request.probe_chunks),
+        throw Error(ErrorCode::kInvalidArgument, "nothing to measure",
+                    "-c of at least 16, --chunks and --probe-chunks of at least 1",
+                    "-c " + std::to_string(request.n_ctx) + " --chunks " + std::to_string(request.n_chunks) +
+                        " --probe-chunks " + std::to_string(request.probe_chunks),
                     "--no-probes leaves the probes out");
     }
 }
@@ -42,8 +46,9 @@ void check(const CalibrateRequest& request) {
 /// One calibration: what it has and what it has yet to do.
 class Calibration {
   public:
-    Calibration(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress, std::optional<ModelStats> started,
-                const std::function<void(const ModelStats&)>& save)
+    Calibration(const CalibrateRequest& request,
+                const std::function<void(size_t, size_t, const std::string&)>& progress,
+                std::optional<ModelStats> started, const std::function<void(const ModelStats&)>& save)
         : request_(request), progress_(progress), save_(save), started_(std::move(started)) {}
 
     ModelStats run() {
@@ -51,19 +56,25 @@ class Calibration {
         model_ = load_model(request_.model);
         shape_ = model_shape_of(model_.get());
         const std::vector<std::byte> file = request_.text.empty() ? std::vector<std::byte>() : read_file(request_.text);
-        const std::string_view text = request_.text.empty() ? calibration_text() : std::string_view(reinterpret_cast<const char*>(file.data()), file.size());
+        const std::string_view text = request_.text.empty()
+                                          ? calibration_text()
+                                          : std::string_view(reinterpret_cast<const char*>(file.data()), file.size());
         const std::string text_sha256 = sha256_hex(std::as_bytes(std::span(text)));
         tokens_ = tokenize_text(model_.get(), text, request_.text.empty() ? "the built-in text" : request_.text);
         n_chunks_ = std::min(request_.n_chunks, tokens_.size() / request_.n_ctx);
         size_t needed = request_.n_ctx;
-        if (request_.probes) needed = std::max({needed, request_.probe_ctx * request_.probe_chunks, request_.joint_ctx * request_.joint_chunks});
+        if (request_.probes)
+            needed = std::max(
+                {needed, request_.probe_ctx * request_.probe_chunks, request_.joint_ctx * request_.joint_chunks});
         if (n_chunks_ == 0 || tokens_.size() < needed) {
-            throw Error(ErrorCode::kInvalidArgument, "the calibration text is too short", "at least " + std::to_string(needed) + " tokens",
-                        std::to_string(tokens_.size()) + " tokens", "Use a longer text or a smaller -c");
+            throw Error(ErrorCode::kInvalidArgument, "the calibration text is too short",
+                        "at least " + std::to_string(needed) + " tokens", std::to_string(tokens_.size()) + " tokens",
+                        "Use a longer text or a smaller -c");
         }
         const size_t n_joint = request_.probes && request_.joint_chunks > 0 ? 1 + joint_probes().size() : 0;
         total_ = n_chunks_ + (request_.probes ? 1 + 2 * shape_.layers.size() : 0) + n_joint;
-        if (started_ && started_->settings == request_.settings() && started_->text_sha256 == text_sha256 && started_->fingerprint == shape_.fingerprint) {
+        if (started_ && started_->settings == request_.settings() && started_->text_sha256 == text_sha256 &&
+            started_->fingerprint == shape_.fingerprint) {
             stats_ = std::move(*started_);
             done_ = n_chunks_;
             progress_(done_, total_, "statistics (from the interrupted run)");
@@ -98,14 +109,22 @@ class Calibration {
 
     void collect() {
         StatsCollector* collector = nullptr;
-        const HandlerFactory collecting = [&](const ModelShape& s, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
-            auto made = std::make_unique<StatsCollector>(s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options), request_.n_sample_tiles);
+        const HandlerFactory collecting = [&](const ModelShape& s,
+                                              const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
+            auto made = std::make_unique<StatsCollector>(
+                s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options), request_.n_sample_tiles);
             collector = made.get();
             return made;
         };
-        const ContextPtr ctx = make_context(model_.get(), {.n_ctx = static_cast<uint32_t>(request_.n_ctx), .n_batch = kBatch, .n_seq_max = 1, .n_threads = request_.n_threads}, collecting);
+        const ContextPtr ctx = make_context(model_.get(),
+                                            {.n_ctx = static_cast<uint32_t>(request_.n_ctx),
+                                             .n_batch = kBatch,
+                                             .n_seq_max = 1,
+                                             .n_threads = request_.n_threads},
+                                            collecting);
         for (size_t i = 0; i < n_chunks_; ++i) {
-            decode_chunk(ctx.get(), chunk_of(model_.get(), tokens_, i, request_.n_ctx), kBatch, request_.n_ctx - 1, [](size_t, std::span<const float>) {});
+            decode_chunk(ctx.get(), chunk_of(model_.get(), tokens_, i, request_.n_ctx), kBatch, request_.n_ctx - 1,
+                         [](size_t, std::span<const float>) {});
             step("statistics", false);
         }
         stats_ = collector->stats();
@@ -119,7 +138,10 @@ class Calibration {
     }
 
     void probe_layers() {
-        Prober prober(model_.get(), probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.probe_chunks, request_.probe_ctx), request_.n_threads, {});
+        Prober prober(
+            model_.get(),
+            probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.probe_chunks, request_.probe_ctx),
+            request_.n_threads, {});
         const Plan base = uniform_transform_plan(stats_, fits_, kBaseBits, kBaseBits, 0, kProbeSinks);
         if (stats_.base_kl < 0) stats_.base_kl = std::max(0.0, prober.measure(base).kl.value);
         step("base", true);
@@ -130,7 +152,8 @@ class Calibration {
                 Plan plan = base;
                 for (HeadPlan& head : plan.layers[l].heads) {
                     const FittedTransform& fitted = fits_[next++];
-                    (side == Side::kKey ? head.key : head.value).transform = make_transform_codec(fitted.fit, rung_at(fitted, kProbeBits).unit_bits);
+                    (side == Side::kKey ? head.key : head.value).transform =
+                        make_transform_codec(fitted.fit, rung_at(fitted, kProbeBits).unit_bits);
                 }
                 const bool missing = kl <= LayerProbe::kNotMeasured;
                 if (missing) kl = prober.measure(plan).kl.value - stats_.base_kl;
@@ -140,7 +163,10 @@ class Calibration {
     }
 
     void probe_jointly() {
-        Prober prober(model_.get(), probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.joint_chunks, request_.joint_ctx), request_.n_threads, {});
+        Prober prober(
+            model_.get(),
+            probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.joint_chunks, request_.joint_ctx),
+            request_.n_threads, {});
         if (stats_.joint_floor < 0) stats_.joint_floor = std::max(0.0, prober.measure(f16_plan()).kl.value);
         step("joint floor", true);
         const std::vector<JointProbe> wanted = joint_probes();
@@ -148,20 +174,27 @@ class Calibration {
             JointProbe probe = wanted[i];
             const bool missing = i >= stats_.joint.size();
             if (missing) {
-                probe.kl = prober.measure(uniform_transform_plan(stats_, fits_, probe.key_bits, probe.value_bits, probe.window, kProbeSinks)).kl.value;
+                probe.kl = prober
+                               .measure(uniform_transform_plan(stats_, fits_, probe.key_bits, probe.value_bits,
+                                                               probe.window, kProbeSinks))
+                               .kl.value;
                 stats_.joint.push_back(probe);
             }
-            step("all layers at " + std::to_string(static_cast<int>(std::min(probe.key_bits, probe.value_bits))) + " bits", missing);
+            step("all layers at " + std::to_string(static_cast<int>(std::min(probe.key_bits, probe.value_bits))) +
+                     " bits",
+                 missing);
         }
     }
 
     [[nodiscard]] std::vector<JointProbe> joint_probes() const {
         std::vector<JointProbe> probes;
         for (const double bits : kJointBits) {
-            for (const auto& [key, value] : {std::pair(bits, 16.0), std::pair(16.0, bits), std::pair(bits, bits)}) probes.push_back({.key_bits = key, .value_bits = value});
+            for (const auto& [key, value] : {std::pair(bits, 16.0), std::pair(16.0, bits), std::pair(bits, bits)})
+                probes.push_back({.key_bits = key, .value_bits = value});
         }
         for (const int32_t window : kJointWindows) {
-            if (static_cast<size_t>(window) * 4 <= request_.joint_ctx) probes.push_back({.key_bits = kBaseBits, .value_bits = kBaseBits, .window = window});
+            if (static_cast<size_t>(window) * 4 <= request_.joint_ctx)
+                probes.push_back({.key_bits = kBaseBits, .value_bits = kBaseBits, .window = window});
         }
         return probes;
     }
@@ -197,13 +230,17 @@ void CalibrateRequest::set(Effort effort) noexcept {
 
 std::string CalibrateRequest::settings() const {
     const auto product = [](size_t a, size_t b) { return std::to_string(a) + "x" + std::to_string(b); };
-    std::string words = "statistics " + product(n_chunks, n_ctx) + " tokens, " + std::to_string(n_sample_tiles) + " sample tiles";
-    if (probes) words += ", layer probes " + product(probe_chunks, probe_ctx) + ", joint probes " + product(joint_chunks, joint_ctx);
+    std::string words =
+        "statistics " + product(n_chunks, n_ctx) + " tokens, " + std::to_string(n_sample_tiles) + " sample tiles";
+    if (probes)
+        words +=
+            ", layer probes " + product(probe_chunks, probe_ctx) + ", joint probes " + product(joint_chunks, joint_ctx);
     return words;
 }
 
-ModelStats calibrate(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress, std::optional<ModelStats> started,
-                     const std::function<void(const ModelStats&)>& save) {
+ModelStats calibrate(const CalibrateRequest& request,
+                     const std::function<void(size_t, size_t, const std::string&)>& progress,
+                     std::optional<ModelStats> started, const std::function<void(const ModelStats&)>& save) {
     return Calibration(request, progress, std::move(started), save).run();
 }
 

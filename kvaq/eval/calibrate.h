@@ -14,14 +14,15 @@ enum class Effort { kQuick, kNormal, kThorough };
 
 struct CalibrateRequest {
     std::string model;
-    std::string text;           ///< a file; empty: calibration_text()
-    size_t n_ctx = 2048;        ///< tokens per chunk of the statistics
-    size_t n_chunks = 8;        ///< at most this many; fewer if the text ends
+    std::string text;            ///< a file; empty: calibration_text()
+    size_t n_ctx = 2048;         ///< tokens per chunk of the statistics
+    size_t n_chunks = 8;         ///< at most this many; fewer if the text ends
     size_t n_sample_tiles = 24;  ///< per head
-    size_t probe_ctx = 512;     ///< tokens per chunk of a layer's probe; its second half is scored; from the text after the statistics' chunks
+    size_t probe_ctx =
+        512;  ///< tokens per chunk of a layer's probe; its second half is scored; from the text after the statistics' chunks
     size_t probe_chunks = 2;
-    size_t joint_ctx = 2048;    ///< likewise of a joint probe
-    size_t joint_chunks = 1;    ///< 0: no joint probes
+    size_t joint_ctx = 2048;  ///< likewise of a joint probe
+    size_t joint_chunks = 1;  ///< 0: no joint probes
     bool probes = true;
     int32_t n_threads = 2;
 
@@ -38,7 +39,9 @@ struct CalibrateRequest {
 ///   started   what an earlier call with the same settings left behind: what it measured is not measured again
 ///   save      called now and then with everything so far, so that the work can go on after an interruption
 /// Throws Error: bad model or text, a text of less than one chunk.
-[[nodiscard]] ModelStats calibrate(const CalibrateRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress,
-                                   std::optional<ModelStats> started = std::nullopt, const std::function<void(const ModelStats&)>& save = {});
+[[nodiscard]] ModelStats calibrate(const CalibrateRequest& request,
+                                   const std::function<void(size_t, size_t, const std::string&)>& progress,
+                                   std::optional<ModelStats> started = std::nullopt,
+                                   const std::function<void(const ModelStats&)>& save = {});
 
 }  // namespace kvaq

@@ -19,6 +19,8 @@ extern const char kvaq_calibration_text_end[];    // NOLINT(readability-identifi
 
 namespace kvaq {
 
-std::string_view calibration_text() noexcept { return {kvaq_calibration_text_begin, static_cast<size_t>(kvaq_calibration_text_end - kvaq_calibration_text_begin)}; }
+std::string_view calibration_text() noexcept {
+    return {kvaq_calibration_text_begin, static_cast<size_t>(kvaq_calibration_text_end - kvaq_calibration_text_begin)};
+}
 
 }  // namespace kvaq

@@ -18,10 +18,12 @@ namespace {
 constexpr size_t kControlBatch = 3;
 
 ggml_type cache_type(const std::string& name) {
-    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_1, GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1}) {
+    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0,
+                                 GGML_TYPE_Q4_1, GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1}) {
         if (name == ggml_type_name(type)) return type;
     }
-    throw Error(ErrorCode::kInvalidArgument, "unknown llama.cpp cache type", "f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1", "'" + name + "'");
+    throw Error(ErrorCode::kInvalidArgument, "unknown llama.cpp cache type",
+                "f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1", "'" + name + "'");
 }
 
 /// One row while it is being measured.
@@ -43,31 +45,38 @@ class Comparison {
         for (const Plan& plan : request_.made) factories.push_back(serve_plan(plan));
         model_ = load_model(request_.model);
         result_.shape = model_shape_of(model_.get());
-        for (const HandlerFactory& factory : factories) (void)factory(result_.shape, {.n_seq_max = 1, .n_ctx = 1, .max_batch_tokens = 1});  // does it fit?
+        for (const HandlerFactory& factory : factories)
+            (void)factory(result_.shape, {.n_seq_max = 1, .n_ctx = 1, .max_batch_tokens = 1});  // does it fit?
         result_.text_sha256 = sha256_hex(read_file(request_.text));
         tokens_ = tokenize_file(model_.get(), request_.text);
         result_.n_text_tokens = tokens_.size();
         if (tokens_.size() < request_.n_ctx * request_.n_chunks) {
             throw Error(ErrorCode::kInvalidArgument, "the text is too short",
-                        fmt::format("{} chunks of {} tokens = {} tokens", request_.n_chunks, request_.n_ctx, request_.n_ctx * request_.n_chunks),
+                        fmt::format("{} chunks of {} tokens = {} tokens", request_.n_chunks, request_.n_ctx,
+                                    request_.n_ctx * request_.n_chunks),
                         fmt::format("{} tokens", tokens_.size()), "Use fewer --chunks, a smaller -c or a longer text");
         }
-        add("f16 (llama.cpp)", "reference", llama_cache_bytes(result_.shape, "f16", request_.n_ctx), request_.n_batch, GGML_TYPE_F16, {});
+        add("f16 (llama.cpp)", "reference", llama_cache_bytes(result_.shape, "f16", request_.n_ctx), request_.n_batch,
+            GGML_TYPE_F16, {});
         if (request_.control) {
-            add(fmt::format("f16, batches of {}", kControlBatch), "control", runners_[0].row.bytes, kControlBatch, GGML_TYPE_F16, {});
+            add(fmt::format("f16, batches of {}", kControlBatch), "control", runners_[0].row.bytes, kControlBatch,
+                GGML_TYPE_F16, {});
         }
         for (const std::string& type : request_.types) {
-            add(type + " (llama.cpp)", "llama.cpp", llama_cache_bytes(result_.shape, type, request_.n_ctx), request_.n_batch, cache_type(type), {});
+            add(type + " (llama.cpp)", "llama.cpp", llama_cache_bytes(result_.shape, type, request_.n_ctx),
+                request_.n_batch, cache_type(type), {});
         }
         for (size_t i = 0; i < factories.size(); ++i) {
-            add(i < request_.plans.size() ? request_.plans[i] : request_.made[i - request_.plans.size()].name, "plan", 0, request_.n_batch, GGML_TYPE_F16, factories[i]);
+            add(i < request_.plans.size() ? request_.plans[i] : request_.made[i - request_.plans.size()].name, "plan",
+                0, request_.n_batch, GGML_TYPE_F16, factories[i]);
             Runner& runner = runners_.back();
             const KvCache* cache = cache_of(runner.ctx.get());
             KVAQ_CHECK(cache != nullptr);
             runner.row.bytes = cache_bytes(cache->plan(), request_.n_ctx).total;
             runner.row.name = cache->plan().name;
         }
-        const auto n_elements = static_cast<double>(cache_bytes(make_uniform_plan(parse_preset("f16"), result_.shape), request_.n_ctx).elements);
+        const auto n_elements = static_cast<double>(
+            cache_bytes(make_uniform_plan(parse_preset("f16"), result_.shape), request_.n_ctx).elements);
         for (size_t chunk = 0; chunk < request_.n_chunks; ++chunk) run_chunk(chunk);
         for (Runner& runner : runners_) {
             runner.row.effective_bits = 8.0 * static_cast<double>(runner.row.bytes) / n_elements;
@@ -78,7 +87,8 @@ class Comparison {
     }
 
   private:
-    void add(const std::string& name, const std::string& kind, size_t bytes, size_t n_batch, ggml_type type, HandlerFactory factory) {
+    void add(const std::string& name, const std::string& kind, size_t bytes, size_t n_batch, ggml_type type,
+             HandlerFactory factory) {
         Runner runner;
         runner.row.name = name;
         runner.row.kind = kind;
@@ -109,7 +119,8 @@ class Comparison {
         const size_t n_slice = std::max<size_t>(1, n_held / request_.n_batch) * request_.n_batch;
         const size_t unscored = first / request_.n_batch * request_.n_batch;
         for (size_t begin = 0; begin < request_.n_ctx;) {
-            const size_t end = n_held >= n_scored ? request_.n_ctx : std::min(request_.n_ctx, (begin == 0 ? unscored : begin) + n_slice);
+            const size_t end = n_held >= n_scored ? request_.n_ctx
+                                                  : std::min(request_.n_ctx, (begin == 0 ? unscored : begin) + n_slice);
             run_slice(index, chunk, begin, end);
             begin = end;
         }
@@ -126,19 +137,22 @@ class Comparison {
         for (size_t r = 0; r < runners_.size(); ++r) {
             Runner& runner = runners_[r];
             std::vector<TokenScore>& scores = runner.row.chunks.back();
-            runner.row.seconds += decode_part(runner.ctx.get(), chunk, begin, end, runner.n_batch, first, [&](size_t position, std::span<const float> logits) {
-                if (position + 1 >= chunk.size()) return;
-                const size_t i = position - base;
-                const std::span<float> reference(&reference_[i * n_vocab], n_vocab);
-                const std::span<float> log_q = r == 0 ? reference : std::span<float>(own);
-                const size_t top = log_softmax(logits, log_q);
-                if (r == 0) reference_top_[i] = top;
-                TokenScore& score = scores[position - first];
-                score.nll = -static_cast<double>(log_q[static_cast<size_t>(chunk[position + 1])]);
-                score.kl = r == 0 ? 0.0 : kl_divergence(reference, log_q);
-                score.same_top = top == reference_top_[i];
-            });
-            if (end == request_.n_ctx) progress_(index * runners_.size() + r + 1, request_.n_chunks * runners_.size(), runner.row.name);
+            runner.row.seconds +=
+                decode_part(runner.ctx.get(), chunk, begin, end, runner.n_batch, first,
+                            [&](size_t position, std::span<const float> logits) {
+                                if (position + 1 >= chunk.size()) return;
+                                const size_t i = position - base;
+                                const std::span<float> reference(&reference_[i * n_vocab], n_vocab);
+                                const std::span<float> log_q = r == 0 ? reference : std::span<float>(own);
+                                const size_t top = log_softmax(logits, log_q);
+                                if (r == 0) reference_top_[i] = top;
+                                TokenScore& score = scores[position - first];
+                                score.nll = -static_cast<double>(log_q[static_cast<size_t>(chunk[position + 1])]);
+                                score.kl = r == 0 ? 0.0 : kl_divergence(reference, log_q);
+                                score.same_top = top == reference_top_[i];
+                            });
+            if (end == request_.n_ctx)
+                progress_(index * runners_.size() + r + 1, request_.n_chunks * runners_.size(), runner.row.name);
         }
     }
 
@@ -154,10 +168,13 @@ class Comparison {
 
 }  // namespace
 
-CompareResult compare(const CompareRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress) {
+CompareResult compare(const CompareRequest& request,
+                      const std::function<void(size_t, size_t, const std::string&)>& progress) {
     constexpr size_t kMax = size_t{1} << 31;  // n_ctx * n_chunks must not wrap around
-    if (request.n_ctx < 16 || request.n_ctx > kMax || request.n_chunks < 1 || request.n_chunks > kMax || request.n_batch < 1) {
-        throw Error(ErrorCode::kInvalidArgument, "nothing to evaluate", "-c of 16 to 2^31, --chunks of 1 to 2^31 and -b of at least 1",
+    if (request.n_ctx < 16 || request.n_ctx > kMax || request.n_chunks < 1 || request.n_chunks > kMax ||
+        request.n_batch < 1) {
+        throw Error(ErrorCode::kInvalidArgument, "nothing to evaluate",
+                    "-c of 16 to 2^31, --chunks of 1 to 2^31 and -b of at least 1",
                     fmt::format("-c {} --chunks {} -b {}", request.n_ctx, request.n_chunks, request.n_batch));
     }
     return Comparison(request, progress).run();
@@ -165,15 +182,18 @@ CompareResult compare(const CompareRequest& request, const std::function<void(si
 
 std::string to_markdown(const CompareRequest& request, const CompareResult& result) {
     std::string text = fmt::format(
-        "| cache | bits/element | MiB at {} | PPL | mean KL (nats) | median KL | 99 % KL | same top token |\n|---|---|---|---|---|---|---|---|\n", request.n_ctx);
+        "| cache | bits/element | MiB at {} | PPL | mean KL (nats) | median KL | 99 % KL | same top token "
+        "|\n|---|---|---|---|---|---|---|---|\n",
+        request.n_ctx);
     for (const CompareRow& row : result.rows) {
         const ScoreSummary& s = row.summary;
         const bool reference = row.kind == "reference";
-        text += fmt::format("| {} | {:.2f} | {:.1f} | {:.4f} ± {:.4f} | {} | {} | {} | {} |\n", row.name, row.effective_bits,
-                            static_cast<double>(row.bytes) / (1024 * 1024), s.perplexity.value, s.perplexity.error,
-                            reference ? "reference" : fmt::format("{:.5f} ± {:.5f}", s.mean_kl.value, s.mean_kl.error),
-                            reference ? "" : fmt::format("{:.5f}", s.median_kl), reference ? "" : fmt::format("{:.4f}", s.kl_99),
-                            reference ? "" : fmt::format("{:.2f} ± {:.2f} %", 100 * s.same_top.value, 100 * s.same_top.error));
+        text += fmt::format(
+            "| {} | {:.2f} | {:.1f} | {:.4f} ± {:.4f} | {} | {} | {} | {} |\n", row.name, row.effective_bits,
+            static_cast<double>(row.bytes) / (1024 * 1024), s.perplexity.value, s.perplexity.error,
+            reference ? "reference" : fmt::format("{:.5f} ± {:.5f}", s.mean_kl.value, s.mean_kl.error),
+            reference ? "" : fmt::format("{:.5f}", s.median_kl), reference ? "" : fmt::format("{:.4f}", s.kl_99),
+            reference ? "" : fmt::format("{:.2f} ± {:.2f} %", 100 * s.same_top.value, 100 * s.same_top.error));
     }
     return text;
 }
@@ -183,7 +203,10 @@ std::string to_json(const CompareRequest& request, const CompareResult& result, 
     json["schema_version"] = 1;
     json["kind"] = "kvaq.eval";
     json["command"] = command;
-    json["model"] = {{"path", request.model}, {"name", result.shape.name}, {"architecture", result.shape.architecture}, {"fingerprint", result.shape.fingerprint}};
+    json["model"] = {{"path", request.model},
+                     {"name", result.shape.name},
+                     {"architecture", result.shape.architecture},
+                     {"fingerprint", result.shape.fingerprint}};
     json["text"] = {{"path", request.text}, {"sha256", result.text_sha256}, {"tokens", result.n_text_tokens}};
     json["n_ctx"] = request.n_ctx;
     json["n_chunks"] = request.n_chunks;

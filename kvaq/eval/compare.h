@@ -21,17 +21,18 @@ struct CompareRequest {
     size_t n_ctx = 4096;
     size_t n_chunks = 4;
     size_t n_batch = 512;
-    size_t max_reference_bytes = size_t{2} << 30;  ///< of reference log-probabilities held at a time; a chunk is scored in slices
+    size_t max_reference_bytes = size_t{2}
+                                 << 30;  ///< of reference log-probabilities held at a time; a chunk is scored in slices
     int32_t n_threads = 2;
     bool control = true;  ///< also f16 against itself with micro-batches of 3 tokens: the floor of any comparison
 };
 
 struct CompareRow {
     std::string name;
-    std::string kind;            ///< "reference", "control", "plan", "llama.cpp"
-    double effective_bits = 0;   ///< 8 * bytes / elements at n_ctx, everything counted
-    size_t bytes = 0;            ///< of the cache at n_ctx
-    double seconds = 0;          ///< llama.cpp's decode of all chunks, scoring not counted (for information: rows run in turn)
+    std::string kind;           ///< "reference", "control", "plan", "llama.cpp"
+    double effective_bits = 0;  ///< 8 * bytes / elements at n_ctx, everything counted
+    size_t bytes = 0;           ///< of the cache at n_ctx
+    double seconds = 0;  ///< llama.cpp's decode of all chunks, scoring not counted (for information: rows run in turn)
     std::vector<std::vector<TokenScore>> chunks;  ///< scored: the second half of each chunk
     ScoreSummary summary;
 };
@@ -45,11 +46,13 @@ struct CompareResult {
 
 /// progress(done, total, what) is called after every decoded chunk. Throws Error: bad model, text or plan, or a text with fewer
 /// tokens than n_ctx * n_chunks.
-[[nodiscard]] CompareResult compare(const CompareRequest& request, const std::function<void(size_t, size_t, const std::string&)>& progress);
+[[nodiscard]] CompareResult compare(const CompareRequest& request,
+                                    const std::function<void(size_t, size_t, const std::string&)>& progress);
 
 /// Markdown table of the rows, with units and standard errors.
 [[nodiscard]] std::string to_markdown(const CompareRequest& request, const CompareResult& result);
 /// JSON of everything, schema_version 1. `command` is how to make it again.
-[[nodiscard]] std::string to_json(const CompareRequest& request, const CompareResult& result, const std::string& command);
+[[nodiscard]] std::string to_json(const CompareRequest& request, const CompareResult& result,
+                                  const std::string& command);
 
 }  // namespace kvaq

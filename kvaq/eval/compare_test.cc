@@ -149,9 +149,13 @@ TEST(Calibrate, CountsEveryTokenFindsWhatOneBitCostsAndGoesOnWhereItStopped) {
     struct Stop {};
     std::optional<ModelStats> saved;
     const auto save = [&](const ModelStats& so_far) { saved = so_far; };
-    EXPECT_THROW((void)calibrate(request, [&](size_t done, size_t, const std::string&) {
-        if (done == 30) throw Stop();
-    }, std::nullopt, save), Stop);
+    EXPECT_THROW((void)calibrate(
+                     request,
+                     [&](size_t done, size_t, const std::string&) {
+                         if (done == 30) throw Stop();
+                     },
+                     std::nullopt, save),
+                 Stop);
     ASSERT_TRUE(saved.has_value());
     const double before = saved->layers[3].probe.key_kl;
     EXPECT_GT(before, LayerProbe::kNotMeasured);
@@ -160,15 +164,18 @@ TEST(Calibrate, CountsEveryTokenFindsWhatOneBitCostsAndGoesOnWhereItStopped) {
     size_t last = 0;
     size_t total = 0;
     std::string first;
-    const ModelStats stats = calibrate(request, [&](size_t done, size_t of, const std::string& what) {
-        if (last == 0) {
-            first = what;
-        } else {
-            EXPECT_EQ(done, last + 1);
-        }
-        last = done;
-        total = of;
-    }, saved);
+    const ModelStats stats = calibrate(
+        request,
+        [&](size_t done, size_t of, const std::string& what) {
+            if (last == 0) {
+                first = what;
+            } else {
+                EXPECT_EQ(done, last + 1);
+            }
+            last = done;
+            total = of;
+        },
+        saved);
     EXPECT_NE(first.find("interrupted"), std::string::npos) << first;
     EXPECT_EQ(stats.layers[3].probe.key_kl, before);
     EXPECT_EQ(last, total);
@@ -178,14 +185,16 @@ TEST(Calibrate, CountsEveryTokenFindsWhatOneBitCostsAndGoesOnWhereItStopped) {
     for (const LayerStats& layer : stats.layers) {
         ASSERT_EQ(layer.heads.size(), 3U);
         worst = std::max({worst, layer.probe.key_kl, layer.probe.value_kl});
-        EXPECT_TRUE(layer.probe.complete() && std::isfinite(layer.probe.key_kl) && std::isfinite(layer.probe.value_kl)) << layer.shape.layer;  // measured, and not NaN
+        EXPECT_TRUE(layer.probe.complete() && std::isfinite(layer.probe.key_kl) && std::isfinite(layer.probe.value_kl))
+            << layer.shape.layer;  // measured, and not NaN
         for (const HeadStats& head : layer.heads) {
             EXPECT_GT(head.key_norm(), 0.0);
             EXPECT_TRUE(std::isfinite(head.value_norm()));
         }
     }
     EXPECT_GT(worst, 0.05 * stats.base_kl) << "one layer at 1 bit is felt";
-    EXPECT_EQ(stats.joint.size(), 13U) << "four numbers of bits for keys, values and both; one window fits in 128 tokens";
+    EXPECT_EQ(stats.joint.size(), 13U)
+        << "four numbers of bits for keys, values and both; one window fits in 128 tokens";
     EXPECT_LT(stats.joint_floor, stats.joint[11].kl) << "all layers at 4 bits";
     EXPECT_LT(stats.joint[11].kl, stats.joint[2].kl) << "all layers at 1 bit";
 }
@@ -212,7 +221,10 @@ TEST(Session, DecodingInPartsGivesTheLogitsOfAWholeChunk) {
     const std::vector<llama_token> chunk = chunk_of(model.get(), tokens, 0, 96);
     const ContextPtr ctx = make_context(model.get(), {.n_ctx = 96, .n_batch = 32}, {});
     std::vector<std::vector<float>> whole;
-    EXPECT_GT(decode_chunk(ctx.get(), chunk, 32, 90, [&](size_t, std::span<const float> logits) { whole.emplace_back(logits.begin(), logits.end()); }), 0.0);
+    EXPECT_GT(
+        decode_chunk(ctx.get(), chunk, 32, 90,
+                     [&](size_t, std::span<const float> logits) { whole.emplace_back(logits.begin(), logits.end()); }),
+        0.0);
     ASSERT_EQ(whole.size(), 6U);
     std::vector<size_t> positions;
     llama_memory_clear(llama_get_memory(ctx.get()), true);

@@ -83,7 +83,9 @@ ScoreSummary summarize(std::span<const std::vector<TokenScore>> chunks) {
     }
     KVAQ_CHECK(!kl.empty());
     const auto n = static_cast<double>(kl.size());
-    const auto error_of_mean = [n](double mean, double squares) { return n > 1 ? std::sqrt(std::max(0.0, squares / n - mean * mean) / (n - 1)) : 0.0; };
+    const auto error_of_mean = [n](double mean, double squares) {
+        return n > 1 ? std::sqrt(std::max(0.0, squares / n - mean * mean) / (n - 1)) : 0.0;
+    };
     summary.n_tokens = kl.size();
     const double mean_nll = nll / n;
     summary.perplexity.value = std::exp(mean_nll);
@@ -91,7 +93,8 @@ ScoreSummary summarize(std::span<const std::vector<TokenScore>> chunks) {
     double sum = 0;
     for (const double x : kl) sum += x;
     summary.mean_kl.value = sum / n;
-    summary.mean_kl.error = chunk_kl.size() >= 2 ? bootstrap_error(chunk_kl, chunk_tokens) : error_of_mean(summary.mean_kl.value, kl_squares);
+    summary.mean_kl.error = chunk_kl.size() >= 2 ? bootstrap_error(chunk_kl, chunk_tokens)
+                                                 : error_of_mean(summary.mean_kl.value, kl_squares);
     std::sort(kl.begin(), kl.end());
     summary.median_kl = quantile(kl, 0.5);
     summary.kl_99 = quantile(kl, 0.99);

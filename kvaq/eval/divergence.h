@@ -16,8 +16,8 @@ size_t log_softmax(std::span<const float> logits, std::span<float> out) noexcept
 
 /// What one row of an evaluation says of one scored token.
 struct TokenScore {
-    double nll = 0;      ///< -log q(next token), nats
-    double kl = 0;       ///< KL(reference || row), nats
+    double nll = 0;  ///< -log q(next token), nats
+    double kl = 0;   ///< KL(reference || row), nats
     bool same_top = false;
 };
 
@@ -28,12 +28,12 @@ struct Estimate {
 
 struct ScoreSummary {
     size_t n_tokens = 0;
-    Estimate perplexity;     ///< exp(mean nll), error by the delta method over tokens
-    Estimate mean_kl;        ///< error: bootstrap over chunks (1000 resamples) when there are at least 2, else over tokens
+    Estimate perplexity;  ///< exp(mean nll), error by the delta method over tokens
+    Estimate mean_kl;     ///< error: bootstrap over chunks (1000 resamples) when there are at least 2, else over tokens
     double median_kl = 0;
-    double kl_99 = 0;        ///< 99th percentile
+    double kl_99 = 0;  ///< 99th percentile
     double max_kl = 0;
-    Estimate same_top;       ///< share of tokens with the reference's top token, binomial error
+    Estimate same_top;  ///< share of tokens with the reference's top token, binomial error
 };
 
 /// chunks[i] holds the scores of chunk i. Deterministic (the bootstrap's seed is fixed). At least one token.
@@ -43,6 +43,7 @@ struct ScoreSummary {
 [[nodiscard]] double quantile(std::span<const double> sorted, double q) noexcept;
 
 /// Standard error of the mean of `values` weighted by `weights`, by resampling entries with replacement.
-[[nodiscard]] double bootstrap_error(std::span<const double> values, std::span<const double> weights, uint32_t seed = 1);
+[[nodiscard]] double bootstrap_error(std::span<const double> values, std::span<const double> weights,
+                                     uint32_t seed = 1);
 
 }  // namespace kvaq

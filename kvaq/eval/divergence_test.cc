@@ -22,7 +22,8 @@ TEST(Divergence, LogSoftmaxAndKlEqualHandComputedValues) {
 
 TEST(Divergence, SummaryEqualsHandComputedValues) {
     // nll 1, 2, 3, 2: mean 2, PPL e^2; variance of the mean ((1+0+1+0)/4)/3 = 1/6
-    const std::vector<std::vector<TokenScore>> chunks = {{{1, 0.1, true}, {2, 0.2, false}}, {{3, 0.3, true}, {2, 0.0, true}}};
+    const std::vector<std::vector<TokenScore>> chunks = {{{1, 0.1, true}, {2, 0.2, false}},
+                                                         {{3, 0.3, true}, {2, 0.0, true}}};
     const ScoreSummary s = summarize(chunks);
     EXPECT_EQ(s.n_tokens, 4U);
     EXPECT_NEAR(s.perplexity.value, std::exp(2.0), 1e-9);

@@ -10,7 +10,7 @@
 namespace kvaq {
 namespace {
 
-constexpr size_t kRuns = 4;         ///< of layers
+constexpr size_t kRuns = 4;  ///< of layers
 constexpr double kTolerance = 0.3;
 constexpr double kLessBits = 1.0;
 constexpr double kMostCorrection = 4.0;
@@ -25,7 +25,8 @@ Plan lowered(const DamageModel& model, Plan plan, size_t run, Side side) {
         CodecSpec& codec = side == Side::kKey ? head.key : head.value;
         const double wanted = nominal_bits(codec) - kLessBits;
         const auto distance = [&](const CodecSpec& c) { return std::abs(nominal_bits(c) - wanted); };
-        codec = *std::min_element(slot.codecs.begin(), slot.codecs.end(), [&](const CodecSpec& a, const CodecSpec& b) { return distance(a) < distance(b); });
+        codec = *std::min_element(slot.codecs.begin(), slot.codecs.end(),
+                                  [&](const CodecSpec& a, const CodecSpec& b) { return distance(a) < distance(b); });
     }
     return plan;
 }
@@ -43,8 +44,8 @@ double predicted_kl(const DamageModel& model, const Plan& plan) {
 
 }  // namespace
 
-CheckedPlan check_and_repair(DamageModel& model, const PlanRequest& request, Prober& prober, size_t max_rounds, bool always,
-                             const std::function<void(size_t, size_t, const std::string&)>& progress) {
+CheckedPlan check_and_repair(DamageModel& model, const PlanRequest& request, Prober& prober, size_t max_rounds,
+                             bool always, const std::function<void(size_t, size_t, const std::string&)>& progress) {
     CheckedPlan checked;
     Plan plan = solve_plan(model, request);
     ProbeResult measured = prober.measure(plan);
@@ -65,8 +66,11 @@ CheckedPlan check_and_repair(DamageModel& model, const PlanRequest& request, Pro
                 const Plan less = lowered(model, plan, run, side);
                 const double found = prober.measure(less).kl.value - measured.kl.value;
                 const double expected = predicted_kl(model, less) - plan.predicted_kl;
-                corrections.push_back(expected > 0 ? std::clamp(found / expected, 1 / kMostCorrection, kMostCorrection) : 1.0);
-                progress(++done, 1 + max_rounds * per_round, "layers in part " + std::to_string(run + 1) + " of " + std::to_string(kRuns) + ", " + to_string(side) + ": x" + number(corrections.back()));
+                corrections.push_back(expected > 0 ? std::clamp(found / expected, 1 / kMostCorrection, kMostCorrection)
+                                                   : 1.0);
+                progress(++done, 1 + max_rounds * per_round,
+                         "layers in part " + std::to_string(run + 1) + " of " + std::to_string(kRuns) + ", " +
+                             to_string(side) + ": x" + number(corrections.back()));
             }
         }
         for (size_t layer = 0; layer < n_layers; ++layer) {
@@ -84,7 +88,8 @@ CheckedPlan check_and_repair(DamageModel& model, const PlanRequest& request, Pro
         }
     }
     checked.plan.predicted_kl = checked.measured.kl.value;
-    checked.plan.measured_how = "measured together on " + std::to_string(checked.measured.n_tokens) + " tokens; " + checked.plan.measured_how;
+    checked.plan.measured_how =
+        "measured together on " + std::to_string(checked.measured.n_tokens) + " tokens; " + checked.plan.measured_how;
     return checked;
 }
 

@@ -15,10 +15,13 @@ constexpr size_t kBatch = 512;
 }  // namespace
 
 HandlerFactory serve_plan(const Plan& plan) {
-    return [plan](const ModelShape&, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> { return make_kv_cache(plan, options); };
+    return [plan](const ModelShape&, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
+        return make_kv_cache(plan, options);
+    };
 }
 
-Prober::Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks, int32_t n_threads, HandlerFactory reference)
+Prober::Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks, int32_t n_threads,
+               HandlerFactory reference)
     : model_(model), chunks_(std::move(chunks)), n_threads_(n_threads) {
     KVAQ_CHECK(!chunks_.empty());
     const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_)));
@@ -34,9 +37,13 @@ template <typename Visit>
 void Prober::decode(HandlerFactory factory, const Visit& visit) {
     const size_t n_ctx = chunks_[0].size();
     const size_t first = n_ctx / 2;
-    const ContextPtr ctx = make_context(model_, {.n_ctx = static_cast<uint32_t>(n_ctx), .n_batch = kBatch, .n_seq_max = 1, .n_threads = n_threads_}, std::move(factory));
+    const ContextPtr ctx = make_context(
+        model_, {.n_ctx = static_cast<uint32_t>(n_ctx), .n_batch = kBatch, .n_seq_max = 1, .n_threads = n_threads_},
+        std::move(factory));
     for (size_t i = 0; i < chunks_.size(); ++i) {
-        decode_chunk(ctx.get(), chunks_[i], kBatch, first, [&](size_t position, std::span<const float> logits) { visit(i * (n_ctx - first) + position - first, logits); });
+        decode_chunk(ctx.get(), chunks_[i], kBatch, first, [&](size_t position, std::span<const float> logits) {
+            visit(i * (n_ctx - first) + position - first, logits);
+        });
     }
 }
 
@@ -54,9 +61,11 @@ ProbeResult Prober::measure(const Plan& plan) {
     return {.kl = summary.mean_kl, .same_top = summary.same_top.value, .n_tokens = summary.n_tokens};
 }
 
-std::vector<std::vector<llama_token>> probe_chunks(const llama_model* model, std::span<const llama_token> tokens, size_t first, size_t n, size_t n_ctx) {
+std::vector<std::vector<llama_token>> probe_chunks(const llama_model* model, std::span<const llama_token> tokens,
+                                                   size_t first, size_t n, size_t n_ctx) {
     if (tokens.size() / n_ctx < n) {
-        throw Error(ErrorCode::kInvalidArgument, "the text is too short", "at least " + std::to_string(n * n_ctx) + " tokens", std::to_string(tokens.size()) + " tokens",
+        throw Error(ErrorCode::kInvalidArgument, "the text is too short",
+                    "at least " + std::to_string(n * n_ctx) + " tokens", std::to_string(tokens.size()) + " tokens",
                     "Use a longer text, fewer chunks or smaller ones");
     }
     const std::span<const llama_token> rest = tokens.subspan(std::min(first, tokens.size() - n * n_ctx));

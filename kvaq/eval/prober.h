@@ -13,7 +13,7 @@
 namespace kvaq {
 
 struct ProbeResult {
-    Estimate kl;        ///< nats per token; error: over chunks by bootstrap if there are at least 2, else over tokens
+    Estimate kl;  ///< nats per token; error: over chunks by bootstrap if there are at least 2, else over tokens
     double same_top = 0;
     size_t n_tokens = 0;  ///< scored: the second half of every chunk
 };
@@ -25,7 +25,8 @@ struct ProbeResult {
 class Prober {
   public:
     /// chunks: of equal length. reference: empty = plain llama.cpp with its f16 cache. Decodes them once.
-    Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks, int32_t n_threads, HandlerFactory reference);
+    Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks, int32_t n_threads,
+           HandlerFactory reference);
 
     [[nodiscard]] ProbeResult measure(const Plan& plan);
 
@@ -42,6 +43,8 @@ class Prober {
 
 /// n chunks of n_ctx tokens from token `first` on; when the text ends before, they are moved back (and may then overlap what comes before `first`).
 /// Throws Error kInvalidArgument when the text is shorter than they are.
-[[nodiscard]] std::vector<std::vector<llama_token>> probe_chunks(const llama_model* model, std::span<const llama_token> tokens, size_t first, size_t n, size_t n_ctx);
+[[nodiscard]] std::vector<std::vector<llama_token>> probe_chunks(const llama_model* model,
+                                                                 std::span<const llama_token> tokens, size_t first,
+                                                                 size_t n, size_t n_ctx);
 
 }  // namespace kvaq

@@ -22,7 +22,8 @@ void quiet_llama(bool verbose) {
         [](ggml_log_level level, const char* text, void*) {
             thread_local ggml_log_level last = GGML_LOG_LEVEL_NONE;
             if (level != GGML_LOG_LEVEL_CONT) last = level;
-            if (last != GGML_LOG_LEVEL_ERROR || std::strncmp(text, "gguf_init_", 10) == 0) return;  // GgufReader says it with the file's name
+            if (last != GGML_LOG_LEVEL_ERROR || std::strncmp(text, "gguf_init_", 10) == 0)
+                return;  // GgufReader says it with the file's name
             std::fputs(text, stderr);
         },
         nullptr);
@@ -33,21 +34,25 @@ ModelPtr load_model(const std::string& path) {
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = 0;
     ModelPtr model(llama_model_load_from_file(path.c_str(), params));
-    if (model == nullptr) throw Error(ErrorCode::kCorrupt, "llama.cpp cannot load the model", "a GGUF model it supports", path);
+    if (model == nullptr)
+        throw Error(ErrorCode::kCorrupt, "llama.cpp cannot load the model", "a GGUF model it supports", path);
     return model;
 }
 
 std::vector<llama_token> tokenize_text(const llama_model* model, std::string_view text, const std::string& name) {
     const llama_vocab* vocab = llama_model_get_vocab(model);
     if (text.size() > static_cast<size_t>(std::numeric_limits<int32_t>::max()) - 8) {
-        throw Error(ErrorCode::kInvalidArgument, "the text is too long", "less than 2 GiB", std::to_string(text.size()) + " bytes in '" + name + "'");
+        throw Error(ErrorCode::kInvalidArgument, "the text is too long", "less than 2 GiB",
+                    std::to_string(text.size()) + " bytes in '" + name + "'");
     }
     const bool add_bos = llama_vocab_get_add_bos(vocab);
     std::vector<llama_token> tokens(text.size() + 8);
-    const int32_t n = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), tokens.data(), static_cast<int32_t>(tokens.size()), add_bos, false);
+    const int32_t n = llama_tokenize(vocab, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
+                                     static_cast<int32_t>(tokens.size()), add_bos, false);
     if (n < 0) throw Error(ErrorCode::kCorrupt, "cannot tokenize the text", "a text file", name);
     tokens.resize(static_cast<size_t>(n));
-    if (add_bos && llama_vocab_get_add_eos(vocab) && !tokens.empty()) tokens.pop_back();  // the text does not end its own chunks
+    if (add_bos && llama_vocab_get_add_eos(vocab) && !tokens.empty())
+        tokens.pop_back();  // the text does not end its own chunks
     return tokens;
 }
 
@@ -71,13 +76,15 @@ ContextPtr make_context(llama_model* model, const ContextOptions& options, Handl
     attach(std::move(factory));
     ContextPtr ctx(llama_init_from_model(model, params));
     if (ctx == nullptr) {
-        throw Error(ErrorCode::kInvalidArgument, "llama.cpp could not make a context", "context " + std::to_string(options.n_ctx) + ", cache type " + ggml_type_name(options.cache_type),
+        throw Error(ErrorCode::kInvalidArgument, "llama.cpp could not make a context",
+                    "context " + std::to_string(options.n_ctx) + ", cache type " + ggml_type_name(options.cache_type),
                     "a failure (see above)");
     }
     return ctx;
 }
 
-std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llama_token> tokens, size_t index, size_t n_ctx) {
+std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llama_token> tokens, size_t index,
+                                  size_t n_ctx) {
     const auto part = tokens.subspan(index * n_ctx, n_ctx);
     std::vector<llama_token> chunk(part.begin(), part.end());
     const llama_vocab* vocab = llama_model_get_vocab(model);
@@ -85,12 +92,13 @@ std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llam
     return chunk;
 }
 
-double decode_part(llama_context* ctx, std::span<const llama_token> chunk, size_t begin, size_t end, size_t n_batch, size_t first_scored,
-                   const std::function<void(size_t, std::span<const float>)>& visit) {
+double decode_part(llama_context* ctx, std::span<const llama_token> chunk, size_t begin, size_t end, size_t n_batch,
+                   size_t first_scored, const std::function<void(size_t, std::span<const float>)>& visit) {
     KVAQ_CHECK(n_batch > 0 && begin <= end && end <= chunk.size());
     const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))));
     llama_batch batch = llama_batch_init(static_cast<int32_t>(n_batch), 0, 1);
-    const std::unique_ptr<llama_batch, void (*)(llama_batch*)> guard(&batch, [](llama_batch* b) { llama_batch_free(*b); });
+    const std::unique_ptr<llama_batch, void (*)(llama_batch*)> guard(&batch,
+                                                                     [](llama_batch* b) { llama_batch_free(*b); });
     double seconds = 0;
     for (size_t first = begin; first < end; first += n_batch) {
         const size_t n = std::min(n_batch, end - first);

@@ -29,16 +29,17 @@ void quiet_llama(bool verbose);
 [[nodiscard]] ModelPtr load_model(const std::string& path);
 
 /// Tokens of a whole text, as llama-perplexity makes them: BOS first where the model adds one. `name` is what an error calls the text.
-[[nodiscard]] std::vector<llama_token> tokenize_text(const llama_model* model, std::string_view text, const std::string& name);
+[[nodiscard]] std::vector<llama_token> tokenize_text(const llama_model* model, std::string_view text,
+                                                     const std::string& name);
 /// The same of a file. Throws Error kNotFound when it is missing.
 [[nodiscard]] std::vector<llama_token> tokenize_file(const llama_model* model, const std::string& path);
 
 struct ContextOptions {
     uint32_t n_ctx = 0;
-    uint32_t n_batch = 512;    ///< micro-batch as well
+    uint32_t n_batch = 512;  ///< micro-batch as well
     uint32_t n_seq_max = 1;
     int32_t n_threads = 2;
-    bool flash_attention = true;  ///< plain llama.cpp only; a plan needs it
+    bool flash_attention = true;           ///< plain llama.cpp only; a plan needs it
     ggml_type cache_type = GGML_TYPE_F16;  ///< llama.cpp's own cache, when no factory serves the context
 };
 
@@ -46,13 +47,14 @@ struct ContextOptions {
 [[nodiscard]] ContextPtr make_context(llama_model* model, const ContextOptions& options, HandlerFactory factory);
 
 /// Chunk `index` of n_ctx tokens as llama-perplexity cuts them: the first token is BOS where the model adds one.
-[[nodiscard]] std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llama_token> tokens, size_t index, size_t n_ctx);
+[[nodiscard]] std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llama_token> tokens,
+                                                size_t index, size_t n_ctx);
 
 /// Decodes positions [begin, end) of a chunk in batches and calls visit(position, logits) for those >= first_scored; the memory
 /// must hold the positions before `begin` and nothing else. Returns the seconds that llama.cpp took, visits not counted.
 /// Throws Error if llama.cpp fails.
-double decode_part(llama_context* ctx, std::span<const llama_token> chunk, size_t begin, size_t end, size_t n_batch, size_t first_scored,
-                   const std::function<void(size_t, std::span<const float>)>& visit);
+double decode_part(llama_context* ctx, std::span<const llama_token> chunk, size_t begin, size_t end, size_t n_batch,
+                   size_t first_scored, const std::function<void(size_t, std::span<const float>)>& visit);
 
 /// decode_part over a whole chunk, from an empty memory.
 double decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t n_batch, size_t first_scored,

@@ -74,13 +74,16 @@ HandlerFactory plan_factory(const std::string& preset_or_file) {
     };
     if (is_preset(preset_or_file)) {
         const Preset preset = parse_preset(preset_or_file);
-        return [=](const ModelShape& shape, const KvCacheOptions& options) { return make(make_uniform_plan(preset, shape), options); };
+        return [=](const ModelShape& shape, const KvCacheOptions& options) {
+            return make(make_uniform_plan(preset, shape), options);
+        };
     }
     if (!std::filesystem::exists(preset_or_file)) {
         if (preset_or_file.find('/') == std::string::npos && !preset_or_file.ends_with(".gguf")) {
             (void)parse_preset(preset_or_file);  // says which part of the name is unknown and what is allowed
         }
-        throw Error(ErrorCode::kNotFound, "no such plan", "a *.plan.gguf file or a preset such as k4v2 or k4v4-rot", "'" + preset_or_file + "'",
+        throw Error(ErrorCode::kNotFound, "no such plan", "a *.plan.gguf file or a preset such as k4v2 or k4v4-rot",
+                    "'" + preset_or_file + "'",
                     "Make one with: kvaq plan -m MODEL --budget 3.25bits -o MODEL.plan.gguf");
     }
     const Plan plan = read_plan(preset_or_file);
@@ -124,12 +127,13 @@ ModelShape model_shape_of(const llama_model* model) {
     const std::lock_guard lock(s.mutex);
     const auto found = s.models.find(model);
     if (found == s.models.end()) {
-        throw Error(ErrorCode::kUnsupported, "the model was not loaded from a file by name, so its shape is unknown", "llama_model_load_from_file",
-                    "another way of loading", "Load the model from a GGUF path");
+        throw Error(ErrorCode::kUnsupported, "the model was not loaded from a file by name, so its shape is unknown",
+                    "llama_model_load_from_file", "another way of loading", "Load the model from a GGUF path");
     }
-    if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model) || llama_model_is_diffusion(model) || llama_model_has_encoder(model)) {
-        throw Error(ErrorCode::kUnsupported, "recurrent, hybrid, diffusion and encoder models are not served", "a decoder with attention layers only",
-                    found->second.path, "Start without a plan");
+    if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model) || llama_model_is_diffusion(model) ||
+        llama_model_has_encoder(model)) {
+        throw Error(ErrorCode::kUnsupported, "recurrent, hybrid, diffusion and encoder models are not served",
+                    "a decoder with attention layers only", found->second.path, "Start without a plan");
     }
     if (!found->second.shape) {
         ModelShape shape = read_model_shape(found->second.path);

@@ -22,8 +22,8 @@ std::string split_part_path(const std::string& first, int64_t index, int64_t cou
     std::snprintf(suffix, sizeof(suffix), "-%05d-of-%05d.gguf", 1, static_cast<int>(count));
     const std::string old = suffix;
     if (first.size() < old.size() || first.compare(first.size() - old.size(), old.size(), old) != 0) {
-        throw Error(ErrorCode::kInvalidArgument, "model '" + first + "' is split, but not named so", "a name that ends in " + old,
-                    first, "Give the first part under its own name");
+        throw Error(ErrorCode::kInvalidArgument, "model '" + first + "' is split, but not named so",
+                    "a name that ends in " + old, first, "Give the first part under its own name");
     }
     std::snprintf(suffix, sizeof(suffix), "-%05d-of-%05d.gguf", static_cast<int>(index + 1), static_cast<int>(count));
     return first.substr(0, first.size() - old.size()) + suffix;

@@ -22,20 +22,37 @@ bool int_at(const void* data, gguf_type type, size_t i, int64_t& out) {
         return value;
     };
     switch (type) {
-        case GGUF_TYPE_UINT8: out = load(uint8_t{}); return true;
-        case GGUF_TYPE_INT8: out = load(int8_t{}); return true;
-        case GGUF_TYPE_UINT16: out = load(uint16_t{}); return true;
-        case GGUF_TYPE_INT16: out = load(int16_t{}); return true;
-        case GGUF_TYPE_UINT32: out = load(uint32_t{}); return true;
-        case GGUF_TYPE_INT32: out = load(int32_t{}); return true;
-        case GGUF_TYPE_INT64: out = load(int64_t{}); return true;
-        case GGUF_TYPE_BOOL: out = load(int8_t{}) != 0 ? 1 : 0; return true;
+        case GGUF_TYPE_UINT8:
+            out = load(uint8_t{});
+            return true;
+        case GGUF_TYPE_INT8:
+            out = load(int8_t{});
+            return true;
+        case GGUF_TYPE_UINT16:
+            out = load(uint16_t{});
+            return true;
+        case GGUF_TYPE_INT16:
+            out = load(int16_t{});
+            return true;
+        case GGUF_TYPE_UINT32:
+            out = load(uint32_t{});
+            return true;
+        case GGUF_TYPE_INT32:
+            out = load(int32_t{});
+            return true;
+        case GGUF_TYPE_INT64:
+            out = load(int64_t{});
+            return true;
+        case GGUF_TYPE_BOOL:
+            out = load(int8_t{}) != 0 ? 1 : 0;
+            return true;
         case GGUF_TYPE_UINT64: {
             const uint64_t value = load(uint64_t{});
             out = static_cast<int64_t>(value);
             return value <= static_cast<uint64_t>(INT64_MAX);
         }
-        default: return false;
+        default:
+            return false;
     }
 }
 
@@ -69,8 +86,8 @@ GgufReader::GgufReader(const std::string& path, std::string what) : path_(path),
     ctx_.reset(gguf_init_from_file(path.c_str(), {.no_alloc = true, .ctx = nullptr}));
     if (!ctx_) {
         throw Error(ErrorCode::kCorrupt, what_ + " '" + path + "' has a damaged or truncated header",
-                    "a whole GGUF header of version 2 or 3", std::to_string(size) + " bytes that end or go wrong inside it",
-                    "Fetch or make the file again");
+                    "a whole GGUF header of version 2 or 3",
+                    std::to_string(size) + " bytes that end or go wrong inside it", "Fetch or make the file again");
     }
     header_bytes_ = gguf_get_data_offset(ctx_.get());
     const int64_t n_tensors = gguf_get_n_tensors(ctx_.get());
@@ -86,7 +103,8 @@ GgufReader::GgufReader(const std::string& path, std::string what) : path_(path),
         for (int d = 0; d < GGML_MAX_DIMS; ++d) {
             tensor.elements *= static_cast<uint64_t>(gguf_get_tensor_ne(ctx_.get(), i)[d]);
         }
-        if (tensor.offset > UINT64_MAX - tensor.bytes) corrupt("tensor " + tensor.name + " is impossibly large", "", "");
+        if (tensor.offset > UINT64_MAX - tensor.bytes)
+            corrupt("tensor " + tensor.name + " is impossibly large", "", "");
         wanted = std::max(wanted, tensor.offset + tensor.bytes);
         tensors_.push_back(std::move(tensor));
     }
@@ -119,7 +137,8 @@ std::optional<int64_t> GgufReader::find_int(const std::string& key, int64_t low,
     if (i < 0) return std::nullopt;
     const gguf_type type = gguf_get_kv_type(ctx_.get(), i);
     int64_t value = 0;
-    if (type == GGUF_TYPE_ARRAY || type == GGUF_TYPE_STRING || !int_at(gguf_get_val_data(ctx_.get(), i), type, 0, value)) {
+    if (type == GGUF_TYPE_ARRAY || type == GGUF_TYPE_STRING ||
+        !int_at(gguf_get_val_data(ctx_.get(), i), type, 0, value)) {
         corrupt("key " + key, "an integer", gguf_type_name(type));
     }
     if (value < low || value > high) corrupt("key " + key, range(low, high), std::to_string(value));
@@ -247,7 +266,8 @@ std::vector<uint16_t> GgufReader::read_f16_bits(const std::string& name, uint64_
 std::vector<std::byte> GgufReader::read_bytes(const std::string& name, uint64_t max_bytes) const {
     const Tensor* tensor = find_tensor(name);
     if (tensor == nullptr) corrupt("tensor " + name, "bytes", "nothing");
-    if (tensor->elements > max_bytes) corrupt("tensor " + name, "at most " + std::to_string(max_bytes) + " bytes", std::to_string(tensor->elements));
+    if (tensor->elements > max_bytes)
+        corrupt("tensor " + name, "at most " + std::to_string(max_bytes) + " bytes", std::to_string(tensor->elements));
     return read_tensor<std::byte>(name, tensor->elements, GGML_TYPE_I8);
 }
 
@@ -297,7 +317,9 @@ void GgufWriter::add_tensor(const std::string& name, std::span<const float> data
 void GgufWriter::add_tensor(const std::string& name, std::span<const double> data) {
     add(name, GGML_TYPE_F64, std::as_bytes(data), data.size());
 }
-void GgufWriter::add_tensor_bytes(const std::string& name, std::span<const std::byte> data) { add(name, GGML_TYPE_I8, data, data.size()); }
+void GgufWriter::add_tensor_bytes(const std::string& name, std::span<const std::byte> data) {
+    add(name, GGML_TYPE_I8, data, data.size());
+}
 void GgufWriter::add_tensor_f16(const std::string& name, std::span<const uint16_t> data) {
     add(name, GGML_TYPE_F16, std::as_bytes(data), data.size());
 }

@@ -37,7 +37,8 @@ class GgufReader {
     [[nodiscard]] std::optional<std::string> find_string(const std::string& key) const;
     [[nodiscard]] std::optional<bool> find_bool(const std::string& key) const;
     /// Arrays of any integer type or of bool.
-    [[nodiscard]] std::optional<std::vector<int64_t>> find_ints(const std::string& key, int64_t low, int64_t high) const;
+    [[nodiscard]] std::optional<std::vector<int64_t>> find_ints(const std::string& key, int64_t low,
+                                                                int64_t high) const;
 
     // The same for keys that must be there.
     [[nodiscard]] int64_t get_int(const std::string& key, int64_t low, int64_t high) const;
@@ -45,14 +46,15 @@ class GgufReader {
     [[nodiscard]] std::string get_string(const std::string& key) const;
     [[nodiscard]] std::vector<std::string> get_strings(const std::string& key) const;
     /// n < 0: any length
-    [[nodiscard]] std::vector<int64_t> get_ints(const std::string& key, int64_t low, int64_t high, int64_t n = -1) const;
+    [[nodiscard]] std::vector<int64_t> get_ints(const std::string& key, int64_t low, int64_t high,
+                                                int64_t n = -1) const;
 
     struct Tensor {
         std::string name;
         uint64_t offset = 0;  ///< from the file's start
         uint64_t bytes = 0;
         uint64_t elements = 0;
-        int32_t type = 0;     ///< ggml_type
+        int32_t type = 0;  ///< ggml_type
     };
     [[nodiscard]] const std::vector<Tensor>& tensors() const noexcept { return tensors_; }
     /// Bytes before the first tensor's data.

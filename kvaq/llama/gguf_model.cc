@@ -22,11 +22,11 @@ constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 /// architecture that is not listed ignores the sliding_window key there, and so here.
 struct SlidingRule {
     std::string_view architecture;
-    int64_t period = 0;         ///< every period-th layer is full; 0: the pattern must be an array in the file
-    bool dense_first = false;   ///< the full layer is the first of its period, not the last
-    int64_t default_window = 0; ///< where the key is missing
-    int64_t fixed_window = 0;   ///< > 0: taken whatever the key says (0 in the key still means none)
-    int64_t only_layers = 0;    ///< > 0: sliding only in a model of that many layers
+    int64_t period = 0;          ///< every period-th layer is full; 0: the pattern must be an array in the file
+    bool dense_first = false;    ///< the full layer is the first of its period, not the last
+    int64_t default_window = 0;  ///< where the key is missing
+    int64_t fixed_window = 0;    ///< > 0: taken whatever the key says (0 in the key still means none)
+    int64_t only_layers = 0;     ///< > 0: sliding only in a model of that many layers
 };
 constexpr std::array kSlidingRules = {
     SlidingRule{"afmoe", 4},
@@ -62,8 +62,9 @@ const std::vector<Refusal>& refusals() {
     static const std::vector<Refusal> list = {
         {"recurrent state instead of a K/V cache", {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}},
         {"hybrid: recurrent state beside the K/V cache",
-         {"jamba", "falcon-h1", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "qwen3next",
-          "kimi-linear", "kimi-k3", "bailingmoe3", "glm5-next", "qwen35", "qwen35moe", "qwen4exp", "minimax-01"}},
+         {"jamba", "falcon-h1", "plamo2", "granitehybrid", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe",
+          "qwen3next", "kimi-linear", "kimi-k3", "bailingmoe3", "glm5-next", "qwen35", "qwen35moe", "qwen4exp",
+          "minimax-01"}},
         {"encoder or embedding model without a K/V cache",
          {"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
           "gemma-embedding", "llama-embed", "t5encoder", "clip", "wavtokenizer-dec"}},
@@ -82,23 +83,28 @@ const std::vector<Refusal>& refusals() {
 /// Architectures of the pinned llama.cpp (src/llama-arch.cpp) that keep an ordinary K/V cache. A newer one is refused: its
 /// cache may hold something else.
 constexpr auto kServed = std::to_array<std::string_view>({
-    "afmoe", "apertus", "arcee", "arctic", "baichuan", "bailingmoe", "bailingmoe2", "bitnet", "bloom", "chameleon",
-    "chatglm", "codeshell", "cogvlm", "cohere2", "cohere2moe", "command-r", "dbrx", "deci", "deepseek", "deepseek2",
-    "deepseek2-ocr", "dots1", "ernie4_5", "ernie4_5-moe", "exaone", "exaone-moe", "exaone4", "falcon", "gemma",
-    "gemma2", "gemma3", "gemma3n", "gemma4", "glm4", "glm4moe", "gpt-oss", "gpt2", "gptj", "gptneox", "granite",
-    "granite_swa", "granitemoe", "grok", "grovemoe", "hrm_text", "hunyuan-dense", "hunyuan-moe", "hunyuan_vl",
-    "hy_v3", "hy_v4", "internlm2", "jais", "jais2", "laguna", "llama", "llama4", "maincoder", "maple", "mellum",
-    "mimo2", "minicpm", "minicpm3", "minimax-m2", "mistral3", "mpt", "muse-glimmer", "nanbeige", "nemotron", "olmo",
-    "olmo2", "olmoe", "openelm", "orion", "paddleocr", "pangu-embedded", "phi2", "phi3", "phimoe", "plamo", "plamo3",
-    "plm", "qwen", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "refact", "seed_oss",
-    "smallthinker", "smollm3", "spark2_5", "stablelm", "starcoder", "starcoder2", "step35", "talkie", "xverse",
+    "afmoe",        "apertus",   "arcee",        "arctic",        "baichuan",       "bailingmoe",  "bailingmoe2",
+    "bitnet",       "bloom",     "chameleon",    "chatglm",       "codeshell",      "cogvlm",      "cohere2",
+    "cohere2moe",   "command-r", "dbrx",         "deci",          "deepseek",       "deepseek2",   "deepseek2-ocr",
+    "dots1",        "ernie4_5",  "ernie4_5-moe", "exaone",        "exaone-moe",     "exaone4",     "falcon",
+    "gemma",        "gemma2",    "gemma3",       "gemma3n",       "gemma4",         "glm4",        "glm4moe",
+    "gpt-oss",      "gpt2",      "gptj",         "gptneox",       "granite",        "granite_swa", "granitemoe",
+    "grok",         "grovemoe",  "hrm_text",     "hunyuan-dense", "hunyuan-moe",    "hunyuan_vl",  "hy_v3",
+    "hy_v4",        "internlm2", "jais",         "jais2",         "laguna",         "llama",       "llama4",
+    "maincoder",    "maple",     "mellum",       "mimo2",         "minicpm",        "minicpm3",    "minimax-m2",
+    "mistral3",     "mpt",       "muse-glimmer", "nanbeige",      "nemotron",       "olmo",        "olmo2",
+    "olmoe",        "openelm",   "orion",        "paddleocr",     "pangu-embedded", "phi2",        "phi3",
+    "phimoe",       "plamo",     "plamo3",       "plm",           "qwen",           "qwen2",       "qwen2moe",
+    "qwen2vl",      "qwen3",     "qwen3moe",     "qwen3vl",       "qwen3vlmoe",     "refact",      "seed_oss",
+    "smallthinker", "smollm3",   "spark2_5",     "stablelm",      "starcoder",      "starcoder2",  "step35",
+    "talkie",       "xverse",
 });
 
 [[noreturn]] void refuse(const GgufReader& file, const std::string& architecture, std::string_view reason) {
-    throw Error(ErrorCode::kUnsupported,
-                "model '" + file.path() + "': architecture " + architecture + " is not supported: " + std::string(reason),
-                "a decoder whose layers keep K and V per head", "",
-                "Run it with plain llama.cpp");
+    throw Error(
+        ErrorCode::kUnsupported,
+        "model '" + file.path() + "': architecture " + architecture + " is not supported: " + std::string(reason),
+        "a decoder whose layers keep K and V per head", "", "Run it with plain llama.cpp");
 }
 
 class Shape {
@@ -160,7 +166,8 @@ class Shape {
         if (!file_.is_array(k)) return std::vector<int64_t>(n_layers, *file_.find_int(k, 0, kMaxHeads));
         std::vector<int64_t> values = *file_.find_ints(k, 0, kMaxHeads);
         if (values.size() != n_layers) {
-            file_.corrupt("key " + k, std::to_string(n_layers) + " entries, one a layer", std::to_string(values.size()));
+            file_.corrupt("key " + k, std::to_string(n_layers) + " entries, one a layer",
+                          std::to_string(values.size()));
         }
         return values;
     }
@@ -221,8 +228,8 @@ class Shape {
             n_owners = std::min(n_layers, static_cast<size_t>(n_all - n_shared));
         }
         // Looped models run the same blocks several times, each time with a cache of their own.
-        const auto n_loops = static_cast<size_t>(
-            arch_ == "nanbeige" ? file_.find_int(key("num_loops"), 1, kMaxLayers).value_or(1) : 1);
+        const auto n_loops =
+            static_cast<size_t>(arch_ == "nanbeige" ? file_.find_int(key("num_loops"), 1, kMaxLayers).value_or(1) : 1);
         if (n_loops * n_layers > static_cast<size_t>(kMaxLayers)) {
             file_.corrupt("key " + key("num_loops"), "at most 512 layers in all", std::to_string(n_loops * n_layers));
         }

@@ -24,7 +24,8 @@ class GgufModel : public testing::Test {
     [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
     /// Without atomic_write's fsync: thousands of broken files are written.
     static void put(const std::string& path, std::span<const std::byte> bytes) {
-        std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        std::ofstream(path, std::ios::binary)
+            .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     }
 
     /// A model file's header with the keys every language model has; `more` adds or overrides.
@@ -87,8 +88,10 @@ TEST_F(GgufModel, ReadsHeadsPerLayerAndSkipsLayersWithoutAttention) {
         file.set("deci.attention.key_length", uint32_t{128});
     });
     ASSERT_EQ(shape.layers.size(), 2U);
-    EXPECT_EQ(shape.layers[0], (LayerShape{.layer = 0, .n_heads = 8, .n_kv_heads = 2, .head_dim_k = 128, .head_dim_v = 64}));
-    EXPECT_EQ(shape.layers[1], (LayerShape{.layer = 3, .n_heads = 4, .n_kv_heads = 4, .head_dim_k = 128, .head_dim_v = 64}));
+    EXPECT_EQ(shape.layers[0],
+              (LayerShape{.layer = 0, .n_heads = 8, .n_kv_heads = 2, .head_dim_k = 128, .head_dim_v = 64}));
+    EXPECT_EQ(shape.layers[1],
+              (LayerShape{.layer = 3, .n_heads = 4, .n_kv_heads = 4, .head_dim_k = 128, .head_dim_v = 64}));
 }
 
 TEST_F(GgufModel, KnowsTheSlidingPatternOfEachArchitecture) {
@@ -107,21 +110,24 @@ TEST_F(GgufModel, KnowsTheSlidingPatternOfEachArchitecture) {
     EXPECT_EQ(shape_of("llama4", 4).layers[0].sliding_window, 8192);
     EXPECT_EQ(shape_of("gemma2", 4).layers[0].sliding_window, 4096);
     EXPECT_EQ(shape_of("gemma3", 6, window("gemma3")).layers[0].sliding_window, 512);
-    EXPECT_EQ(windows(shape_of("gemma3", 4, [&](GgufWriter& file) {
-                  window("gemma3")(file);
-                  file.set("gemma3.attention.sliding_window_pattern", uint32_t{2});
-              })), "sFsF");
-    EXPECT_EQ(windows(shape_of("mimo2", 4, [&](GgufWriter& file) {
-                  window("mimo2")(file);
-                  file.set("mimo2.attention.sliding_window_pattern", std::vector<int32_t>{0, 1, 1, 0});
-              })), "FssF");
+    EXPECT_EQ(windows(shape_of("gemma3", 4,
+                               [&](GgufWriter& file) {
+                                   window("gemma3")(file);
+                                   file.set("gemma3.attention.sliding_window_pattern", uint32_t{2});
+                               })),
+              "sFsF");
+    EXPECT_EQ(windows(shape_of("mimo2", 4,
+                               [&](GgufWriter& file) {
+                                   window("mimo2")(file);
+                                   file.set("mimo2.attention.sliding_window_pattern", std::vector<int32_t>{0, 1, 1, 0});
+                               })),
+              "FssF");
     EXPECT_EQ(code_of([&] { (void)shape_of("mimo2", 4, window("mimo2")); }), ErrorCode::kCorrupt);
 }
 
 TEST_F(GgufModel, ListsOnlyLayersThatOwnACache) {
-    const ModelShape gemma3n = shape_of("gemma3n", 30, [](GgufWriter& file) {
-        file.set("gemma3n.attention.sliding_window", uint32_t{512});
-    });
+    const ModelShape gemma3n =
+        shape_of("gemma3n", 30, [](GgufWriter& file) { file.set("gemma3n.attention.sliding_window", uint32_t{512}); });
     EXPECT_EQ(gemma3n.layers.size(), 20U);
     const ModelShape gemma4 = shape_of("gemma4", 6, [](GgufWriter& file) {
         file.set("gemma4.attention.sliding_window", uint32_t{512});
@@ -133,11 +139,11 @@ TEST_F(GgufModel, ListsOnlyLayersThatOwnACache) {
     ASSERT_EQ(gemma4.layers.size(), 4U);
     EXPECT_EQ(gemma4.layers[0].head_dim_k, 256U);
     EXPECT_EQ(gemma4.layers[2].head_dim_k, 512U);
-    const ModelShape mtp = shape_of("glm4moe", 5, [](GgufWriter& file) {
-        file.set("glm4moe.nextn_predict_layers", uint32_t{1});
-    });
+    const ModelShape mtp =
+        shape_of("glm4moe", 5, [](GgufWriter& file) { file.set("glm4moe.nextn_predict_layers", uint32_t{1}); });
     EXPECT_EQ(mtp.layers.size(), 4U);
-    const ModelShape looped = shape_of("nanbeige", 3, [](GgufWriter& file) { file.set("nanbeige.num_loops", uint32_t{2}); });
+    const ModelShape looped =
+        shape_of("nanbeige", 3, [](GgufWriter& file) { file.set("nanbeige.num_loops", uint32_t{2}); });
     EXPECT_EQ(looped.layers.size(), 6U);
     EXPECT_EQ(looped.layers[5].layer, 5);
 }
@@ -157,7 +163,8 @@ TEST_F(GgufModel, RefusesByNameWhatHasNoPlainCache) {
     EXPECT_TRUE(refused("t5", nothing));
     EXPECT_TRUE(refused("llada", nothing));
     EXPECT_TRUE(refused("made-up-arch", nothing));
-    EXPECT_TRUE(refused("deepseek2", [](GgufWriter& file) { file.set("deepseek2.attention.kv_lora_rank", uint32_t{512}); }));
+    EXPECT_TRUE(
+        refused("deepseek2", [](GgufWriter& file) { file.set("deepseek2.attention.kv_lora_rank", uint32_t{512}); }));
     EXPECT_NE(what.find("MLA"), std::string::npos);
     EXPECT_TRUE(refused("llama", [](GgufWriter& file) { file.set("llama.ssm.state_size", uint32_t{16}); }));
     EXPECT_TRUE(refused("llama", [](GgufWriter& file) { file.set("llama.attention.key_length", uint32_t{60}); }));
@@ -170,7 +177,8 @@ TEST_F(GgufModel, SaysHowManyBytesATruncatedFileLacks) {
     std::vector<std::byte> bytes = read_file(path("m.gguf"));
     const size_t full = bytes.size();
     std::string what;
-    for (const size_t cut : {full - 4000, size_t{700}, size_t{300}, size_t{100}, size_t{20}, size_t{5}, size_t{3}, size_t{0}}) {
+    for (const size_t cut :
+         {full - 4000, size_t{700}, size_t{300}, size_t{100}, size_t{20}, size_t{5}, size_t{3}, size_t{0}}) {
         atomic_write(path("cut.gguf"), std::span(bytes).first(cut));
         EXPECT_EQ(code_of([&] { (void)read_model_shape(path("cut.gguf")); }, &what), ErrorCode::kCorrupt) << cut;
         EXPECT_NE(what.find(std::to_string(cut) + " bytes"), std::string::npos) << what;

@@ -60,14 +60,19 @@ std::string why_not(const ServedContext& context, const ggml_tensor* node, int32
     const ggml_tensor* k = node->src[1];
     const ggml_tensor* v = node->src[2];
     const std::string name = "attention of layer " + std::to_string(layer);
-    if (layer < 0) return "an attention node does not read llama.cpp's K/V cache (tensor '" + std::string(k->name) + "'): this architecture is not served";
+    if (layer < 0)
+        return "an attention node does not read llama.cpp's K/V cache (tensor '" + std::string(k->name) +
+               "'): this architecture is not served";
     const LayerShape* shape = shape_of(context, layer);
     if (shape == nullptr) return name + " is not in the plan's model shape: this architecture is not served";
-    if (k->type != GGML_TYPE_F16 || v->type != GGML_TYPE_F16 || q->type != GGML_TYPE_F32) return name + ": wanted f32 queries and f16 keys and values";
-    if (!on_host(k) || !on_host(v)) return name + " runs on a device: GPU layers are not served yet. Use -ngl 0 -nkvo, or leave the plan out";
+    if (k->type != GGML_TYPE_F16 || v->type != GGML_TYPE_F16 || q->type != GGML_TYPE_F32)
+        return name + ": wanted f32 queries and f16 keys and values";
+    if (!on_host(k) || !on_host(v))
+        return name + " runs on a device: GPU layers are not served yet. Use -ngl 0 -nkvo, or leave the plan out";
     const auto differs = [](int64_t a, size_t b) { return a != static_cast<int64_t>(b); };
-    if (differs(q->ne[0], shape->head_dim_k) || differs(q->ne[2], shape->n_heads) || differs(k->ne[2], shape->n_kv_heads) ||
-        differs(v->ne[0], shape->head_dim_v) || q->ne[3] != 1 || k->nb[0] != sizeof(float16) || v->nb[0] != sizeof(float16)) {
+    if (differs(q->ne[0], shape->head_dim_k) || differs(q->ne[2], shape->n_heads) ||
+        differs(k->ne[2], shape->n_kv_heads) || differs(v->ne[0], shape->head_dim_v) || q->ne[3] != 1 ||
+        k->nb[0] != sizeof(float16) || v->nb[0] != sizeof(float16)) {
         return name + ": head counts or sizes differ from the model's metadata";
     }
     return "";
@@ -126,7 +131,8 @@ void prepare_node(ServedContext& context, ggml_tensor* node) {
         std::memcpy(node->op_params, &params, sizeof params);
     }
     if (context.first_layer < 0) context.first_layer = served->layer;
-    if (context.micro_end == context.micro_first || (served->layer == context.first_layer && context.appended.contains(served->layer))) {
+    if (context.micro_end == context.micro_first ||
+        (served->layer == context.first_layer && context.appended.contains(served->layer))) {
         begin_micro_batch(context, static_cast<size_t>(node->src[0]->ne[1]));
     }
     if (static_cast<size_t>(node->src[0]->ne[1]) != context.micro_end - context.micro_first) {
@@ -137,7 +143,8 @@ void prepare_node(ServedContext& context, ggml_tensor* node) {
     if (node->src[3] == nullptr) context.fail(-1, "an attention node has no mask: this architecture is not served");
 }
 
-bool visible(const ServedContext& context, const LayerShape& shape, const PendingToken& query, const PendingToken& key) {
+bool visible(const ServedContext& context, const LayerShape& shape, const PendingToken& query,
+             const PendingToken& key) {
     bool same_sequence = false;
     for (const int32_t s : key.seq_ids) same_sequence = same_sequence || s == query.seq_ids[0];
     if (!same_sequence || key.pos > query.pos) return false;
@@ -151,17 +158,21 @@ bool visible(const ServedContext& context, const LayerShape& shape, const Pendin
 void check_mask(ServedContext& context, const ggml_tensor* mask, const LayerShape& shape) {
     constexpr uint16_t kMinusInf = 0xFC00;
     const size_t n = context.micro_end - context.micro_first;
-    if (mask->type != GGML_TYPE_F16 || static_cast<size_t>(mask->ne[0]) < context.micro_end || static_cast<size_t>(mask->ne[1]) < n) {
+    if (mask->type != GGML_TYPE_F16 || static_cast<size_t>(mask->ne[0]) < context.micro_end ||
+        static_cast<size_t>(mask->ne[1]) < n) {
         context.fail(-2, "llama.cpp's attention mask has an unexpected shape: this architecture is not served");
         return;
     }
     for (size_t i = 0; i < n; ++i) {
-        const auto* row = reinterpret_cast<const uint16_t*>(static_cast<const char*>(mask->data) + i * mask->nb[1]) + context.micro_first;
+        const auto* row = reinterpret_cast<const uint16_t*>(static_cast<const char*>(mask->data) + i * mask->nb[1]) +
+                          context.micro_first;
         const PendingToken& query = context.tokens[context.micro_first + i];
         for (size_t j = 0; j < n; ++j) {
-            if ((row[j] != kMinusInf) == visible(context, shape, query, context.tokens[context.micro_first + j])) continue;
-            context.fail(-2, "llama.cpp's attention mask of layer " + std::to_string(shape.layer) + " differs from the rule we serve (token " +
-                                 std::to_string(i) + " and " + std::to_string(j) + " of the micro-batch): please report this model");
+            if ((row[j] != kMinusInf) == visible(context, shape, query, context.tokens[context.micro_first + j]))
+                continue;
+            context.fail(-2, "llama.cpp's attention mask of layer " + std::to_string(shape.layer) +
+                                 " differs from the rule we serve (token " + std::to_string(i) + " and " +
+                                 std::to_string(j) + " of the micro-batch): please report this model");
             return;
         }
     }
@@ -197,10 +208,10 @@ void run_node(ggml_tensor* node, int index, int size, void* user_data) {
     call.layer = served.layer;
     call.n_tokens = static_cast<size_t>(q->ne[1]);
     call.q = {static_cast<const float*>(q->data), q->nb[1] / sizeof(float), q->nb[2] / sizeof(float)};
-    call.k = {reinterpret_cast<const float16*>(static_cast<const char*>(k->data) + context.micro_first * k->nb[1]), k->nb[1] / sizeof(float16),
-              k->nb[2] / sizeof(float16)};
-    call.v = {reinterpret_cast<const float16*>(static_cast<const char*>(v->data) + context.micro_first * v->nb[1]), v->nb[1] / sizeof(float16),
-              v->nb[2] / sizeof(float16)};
+    call.k = {reinterpret_cast<const float16*>(static_cast<const char*>(k->data) + context.micro_first * k->nb[1]),
+              k->nb[1] / sizeof(float16), k->nb[2] / sizeof(float16)};
+    call.v = {reinterpret_cast<const float16*>(static_cast<const char*>(v->data) + context.micro_first * v->nb[1]),
+              v->nb[1] / sizeof(float16), v->nb[2] / sizeof(float16)};
     call.append = served.append;
     call.rule = {.scale = served.scale,
                  .softcap = served.softcap,

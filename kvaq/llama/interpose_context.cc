@@ -25,27 +25,32 @@ std::string metadata(const llama_model* model, const std::string& key) {
 
 /// Refuses, by name, what would be served wrongly. The model itself is checked by model_shape_of.
 void check_params(const llama_model* model, const llama_context_params& params, const ModelShape& shape) {
-    const auto refuse = [](const std::string& fact, const std::string& wanted, const std::string& found, const std::string& hint) {
+    const auto refuse = [](const std::string& fact, const std::string& wanted, const std::string& found,
+                           const std::string& hint) {
         throw Error(ErrorCode::kUnsupported, fact, wanted, found, hint);
     };
     if (params.type_k != GGML_TYPE_F16 || params.type_v != GGML_TYPE_F16) {
         refuse("both a K/V plan and llama.cpp's own cache types were asked for", "-ctk f16 -ctv f16 (the default)",
-               std::string("-ctk ") + ggml_type_name(params.type_k) + " -ctv " + ggml_type_name(params.type_v), "Leave out -ctk and -ctv");
+               std::string("-ctk ") + ggml_type_name(params.type_k) + " -ctv " + ggml_type_name(params.type_v),
+               "Leave out -ctk and -ctv");
     }
     if (params.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_DISABLED) {
         refuse("the plan's cache needs flash attention", "-fa on or auto", "-fa off", "Leave out -fa off");
     }
     if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT || params.ctx_other != nullptr) {
-        refuse("contexts that share another one's cache (MTP) are not served yet", "", "", "Start without MTP speculation");
+        refuse("contexts that share another one's cache (MTP) are not served yet", "", "",
+               "Start without MTP speculation");
     }
     if (params.attention_type == LLAMA_ATTENTION_TYPE_NON_CAUSAL) {
         refuse("non-causal attention is not served", "causal attention", "non-causal", "");
     }
-    if (params.embeddings && params.pooling_type != LLAMA_POOLING_TYPE_NONE && params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED) {
+    if (params.embeddings && params.pooling_type != LLAMA_POOLING_TYPE_NONE &&
+        params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED) {
         refuse("embedding contexts are not served: they keep no cache", "", "", "Start without a plan");
     }
     if (metadata(model, shape.architecture + ".rope.scaling.type") == "longrope") {
-        refuse("LongRoPE models are not served: their factors depend on llama.cpp's own cache size", "", shape.architecture, "Start without a plan");
+        refuse("LongRoPE models are not served: their factors depend on llama.cpp's own cache size", "",
+               shape.architecture, "Start without a plan");
     }
 }
 
@@ -60,20 +65,24 @@ void print_start(const ServedContext& context, const llama_context_params& own) 
     const Plan& plan = context.cache->plan();
     const CacheBytes bytes = cache_bytes(plan, context.n_ctx);
     size_t token_bytes = 0;
-    for (const LayerShape& layer : context.shape.layers) token_bytes += layer.n_kv_heads * (layer.head_dim_k + layer.head_dim_v) * 2;
+    for (const LayerShape& layer : context.shape.layers)
+        token_bytes += layer.n_kv_heads * (layer.head_dim_k + layer.head_dim_v) * 2;
     const size_t n_own = (own.n_ctx + 255) / 256 * 256;
     std::fprintf(stderr, "kvaq: plan %s, window %d, sinks %d\n", plan.name.c_str(), plan.window, plan.sinks);
     for (const std::string& line : context.cache->describe()) std::fprintf(stderr, "kvaq: %s\n", line.c_str());
-    std::fprintf(stderr, "kvaq: %s for a full context of %u tokens, %.2f bits per element (f16: %s); llama.cpp's own cache keeps one batch: %s\n",
-                 mebibytes(bytes.total).c_str(), context.n_ctx, bytes.effective_bits, mebibytes(token_bytes * context.n_ctx).c_str(),
-                 mebibytes(token_bytes * n_own).c_str());
+    std::fprintf(stderr,
+                 "kvaq: %s for a full context of %u tokens, %.2f bits per element (f16: %s); llama.cpp's own cache "
+                 "keeps one batch: %s\n",
+                 mebibytes(bytes.total).c_str(), context.n_ctx, bytes.effective_bits,
+                 mebibytes(token_bytes * context.n_ctx).c_str(), mebibytes(token_bytes * n_own).c_str());
 }
 
 llama_context* serve(llama_model* model, llama_context_params params, const HandlerFactory& factory) {
     const std::string version = KVAQ_REAL(llama_version)();
     if (version.rfind(KVAQ_LLAMA_VERSION, 0) != 0) {
-        throw Error(ErrorCode::kMismatch, "this llama.cpp does not fit", KVAQ_LLAMA_VERSION, version,
-                    "Use the llama.cpp that scripts/bootstrap.sh builds, or rebuild kvaq against yours (-DKVAQ_LLAMA_DIR=)");
+        throw Error(
+            ErrorCode::kMismatch, "this llama.cpp does not fit", KVAQ_LLAMA_VERSION, version,
+            "Use the llama.cpp that scripts/bootstrap.sh builds, or rebuild kvaq against yours (-DKVAQ_LLAMA_DIR=)");
     }
     const bool measure_only = is_measure_only(model);
     auto context = std::make_unique<ServedContext>();
@@ -106,7 +115,9 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
 
     const uint32_t n_batch = std::min(asked, params.n_batch);
     const uint32_t n_ubatch = std::min(n_batch, params.n_ubatch == 0 ? params.n_batch : params.n_ubatch);
-    context->handler = factory(context->shape, {.n_seq_max = n_seq_max, .n_ctx = context->n_ctx, .max_batch_tokens = n_ubatch, .keep_sliding = true});
+    context->handler =
+        factory(context->shape,
+                {.n_seq_max = n_seq_max, .n_ctx = context->n_ctx, .max_batch_tokens = n_ubatch, .keep_sliding = true});
     context->cache = dynamic_cast<KvCache*>(context->handler.get());
     print_start(*context, own);
     llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);
@@ -120,8 +131,9 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
 void print_end(const ServedContext& context) {
     if (context.cache == nullptr || !plans_announced()) return;
     const CacheUse use = context.cache->use();
-    std::fprintf(stderr, "kvaq: at exit: %zu tokens cached, %s packed, %s f16, %s reserved\n", use.n_tokens, mebibytes(use.packed).c_str(),
-                 mebibytes(use.open + use.sinks).c_str(), mebibytes(use.allocated).c_str());
+    std::fprintf(stderr, "kvaq: at exit: %zu tokens cached, %s packed, %s f16, %s reserved\n", use.n_tokens,
+                 mebibytes(use.packed).c_str(), mebibytes(use.open + use.sinks).c_str(),
+                 mebibytes(use.allocated).c_str());
 }
 
 }  // namespace
@@ -137,7 +149,9 @@ llama_model* llama_model_load_from_file(const char* path, llama_model_params par
     return model;
 }
 
-llama_model* llama_load_model_from_file(const char* path, llama_model_params params) { return llama_model_load_from_file(path, params); }
+llama_model* llama_load_model_from_file(const char* path, llama_model_params params) {
+    return llama_model_load_from_file(path, params);
+}
 
 llama_model* llama_model_load_from_splits(const char** paths, size_t n_paths, llama_model_params params) {
     llama_model* model = KVAQ_REAL(llama_model_load_from_splits)(paths, n_paths, params);
@@ -167,7 +181,9 @@ llama_context* llama_init_from_model(llama_model* model, llama_context_params pa
     }
 }
 
-llama_context* llama_new_context_with_model(llama_model* model, llama_context_params params) { return llama_init_from_model(model, params); }
+llama_context* llama_new_context_with_model(llama_model* model, llama_context_params params) {
+    return llama_init_from_model(model, params);
+}
 
 void llama_free(llama_context* ctx) {
     const std::unique_ptr<ServedContext> context = Registry::instance().remove(ctx);

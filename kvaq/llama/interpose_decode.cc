@@ -46,11 +46,13 @@ bool positions_continue(ServedContext& context) {
     for (const PendingToken& token : context.tokens) {
         for (const int32_t s : token.seq_ids) {
             if (s < 0 || static_cast<size_t>(s) >= next.size()) {
-                print_error("invalid sequence id in the batch: wanted 0.." + std::to_string(next.size() - 1) + ", found " + std::to_string(s));
+                print_error("invalid sequence id in the batch: wanted 0.." + std::to_string(next.size() - 1) +
+                            ", found " + std::to_string(s));
                 return false;
             }
             if (token.pos != next[static_cast<size_t>(s)]) {
-                print_error("the tokens of sequence " + std::to_string(s) + " in the batch do not continue the cache: wanted position " +
+                print_error("the tokens of sequence " + std::to_string(s) +
+                            " in the batch do not continue the cache: wanted position " +
                             std::to_string(next[static_cast<size_t>(s)]) + ", found " + std::to_string(token.pos));
                 return false;
             }
@@ -85,8 +87,9 @@ int32_t serve_decode(ServedContext& context, Decode decode) {
     int32_t result = decode();
     context.decoding = false;
     if (result == 0 && !context.failed.load() && context.appended.size() != context.shape.layers.size()) {
-        context.fail(-2, "llama.cpp computed attention for " + std::to_string(context.appended.size()) + " layers, the model has " +
-                             std::to_string(context.shape.layers.size()) + ": this architecture is not served");
+        context.fail(-2, "llama.cpp computed attention for " + std::to_string(context.appended.size()) +
+                             " layers, the model has " + std::to_string(context.shape.layers.size()) +
+                             ": this architecture is not served");
     }
     if (result == 0 && !context.failed.load()) {
         context.handler->end();
@@ -100,7 +103,8 @@ int32_t serve_decode(ServedContext& context, Decode decode) {
         if (!context.failure.empty()) print_error(context.failure);
     }
     if (result != 2) {  // 2 = aborted: finished micro-batches stay, as in llama.cpp
-        for (size_t s = 0; s < before.size(); ++s) (void)context.handler->seq_rm(static_cast<int32_t>(s), before[s], -1);
+        for (size_t s = 0; s < before.size(); ++s)
+            (void)context.handler->seq_rm(static_cast<int32_t>(s), before[s], -1);
     }
     return result;
 }
@@ -137,7 +141,8 @@ int32_t llama_batch_ext_add(llama_batch_ext* batch, llama_seq_id seq_id) {
 int32_t llama_batch_ext_add_token(llama_batch_ext* batch, llama_seq_id seq_id, llama_token id) {
     const int32_t index = KVAQ_REAL(llama_batch_ext_add_token)(batch, seq_id, id);
     // -2 (bad token id) leaves an entry behind in llama.cpp's batch
-    if (index >= 0 || index == -2) BatchMirrors::instance().of(batch).push_back({.seq_ids = {seq_id}, .has_token = true});
+    if (index >= 0 || index == -2)
+        BatchMirrors::instance().of(batch).push_back({.seq_ids = {seq_id}, .has_token = true});
     return index;
 }
 

@@ -44,8 +44,10 @@ void llama_memory_seq_cp(llama_memory_t mem, llama_seq_id src, llama_seq_id dst,
     if (context == nullptr) {
         KVAQ_REAL(llama_memory_seq_cp)(mem, src, dst, p0, p1);
     } else if (!context->handler->seq_cp(src, dst, p0, p1)) {
-        poison(*context, "cannot copy sequence " + std::to_string(src) + " to " + std::to_string(dst) + ": wanted an empty target and a range from position 0, found [" +
-                             std::to_string(p0) + ", " + std::to_string(p1) + ") and " + std::to_string(context->handler->seq_pos_max(dst) + 1) + " tokens in the target");
+        poison(*context, "cannot copy sequence " + std::to_string(src) + " to " + std::to_string(dst) +
+                             ": wanted an empty target and a range from position 0, found [" + std::to_string(p0) +
+                             ", " + std::to_string(p1) + ") and " +
+                             std::to_string(context->handler->seq_pos_max(dst) + 1) + " tokens in the target");
     }
 }
 
@@ -63,7 +65,9 @@ void llama_memory_seq_add(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0,
     if (context == nullptr) {
         KVAQ_REAL(llama_memory_seq_add)(mem, seq_id, p0, p1, delta);
     } else if (delta != 0 && touches(*context, seq_id, p0, p1)) {
-        poison(*context, "context shift (K-shift) is not served by the packed cache; llama_memory_can_shift says so. Use a larger context (-c)");
+        poison(*context,
+               "context shift (K-shift) is not served by the packed cache; llama_memory_can_shift says so. Use a "
+               "larger context (-c)");
     }
 }
 
@@ -78,12 +82,14 @@ void llama_memory_seq_div(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0,
 
 llama_pos llama_memory_seq_pos_min(llama_memory_t mem, llama_seq_id seq_id) {
     const ServedContext* context = Registry::instance().find(mem);
-    return context != nullptr ? context->handler->seq_pos_min(seq_id) : KVAQ_REAL(llama_memory_seq_pos_min)(mem, seq_id);
+    return context != nullptr ? context->handler->seq_pos_min(seq_id)
+                              : KVAQ_REAL(llama_memory_seq_pos_min)(mem, seq_id);
 }
 
 llama_pos llama_memory_seq_pos_max(llama_memory_t mem, llama_seq_id seq_id) {
     const ServedContext* context = Registry::instance().find(mem);
-    return context != nullptr ? context->handler->seq_pos_max(seq_id) : KVAQ_REAL(llama_memory_seq_pos_max)(mem, seq_id);
+    return context != nullptr ? context->handler->seq_pos_max(seq_id)
+                              : KVAQ_REAL(llama_memory_seq_pos_max)(mem, seq_id);
 }
 
 bool llama_memory_can_shift(llama_memory_t mem) {

@@ -18,7 +18,9 @@ namespace {
 constexpr std::array<char, 8> kFileMagic = {'K', 'V', 'A', 'Q', 'S', 'L', 'T', '1'};
 
 bool refuse_whole_state() {
-    print_error("saving or restoring a whole context is not served by the packed cache; save its sequences (llama_state_seq_*) instead");
+    print_error(
+        "saving or restoring a whole context is not served by the packed cache; save its sequences (llama_state_seq_*) "
+        "instead");
     return false;
 }
 
@@ -37,7 +39,8 @@ size_t get_state(ServedContext& context, uint8_t* dst, size_t size, llama_seq_id
     if (cache == nullptr) return 0;
     const std::vector<std::byte> bytes = cache->save_sequence(seq);
     if (bytes.size() > size) {
-        print_error("the buffer for the sequence's state is too small: wanted " + std::to_string(bytes.size()) + " bytes, found " + std::to_string(size));
+        print_error("the buffer for the sequence's state is too small: wanted " + std::to_string(bytes.size()) +
+                    " bytes, found " + std::to_string(size));
         return 0;
     }
     std::memcpy(dst, bytes.data(), bytes.size());
@@ -61,23 +64,26 @@ size_t set_state(ServedContext& context, const uint8_t* src, size_t size, llama_
 
 using namespace kvaq;
 
-#define KVAQ_CONTEXT_OR(ctx, real_call)                                   \
-    ServedContext* context = Registry::instance().find(ctx);              \
+#define KVAQ_CONTEXT_OR(ctx, real_call)                      \
+    ServedContext* context = Registry::instance().find(ctx); \
     if (context == nullptr) return real_call
 
 extern "C" {
 
 size_t llama_state_seq_get_size_ext(llama_context* ctx, llama_seq_id seq_id, llama_state_seq_flags flags) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_get_size_ext)(ctx, seq_id, flags));
-    return state_size(*context, seq_id);  // also for partial states: sliding windows are kept whole, so a checkpoint is the sequence
+    return state_size(
+        *context, seq_id);  // also for partial states: sliding windows are kept whole, so a checkpoint is the sequence
 }
 
-size_t llama_state_seq_get_data_ext(llama_context* ctx, uint8_t* dst, size_t size, llama_seq_id seq_id, llama_state_seq_flags flags) {
+size_t llama_state_seq_get_data_ext(llama_context* ctx, uint8_t* dst, size_t size, llama_seq_id seq_id,
+                                    llama_state_seq_flags flags) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_get_data_ext)(ctx, dst, size, seq_id, flags));
     return get_state(*context, dst, size, seq_id);
 }
 
-size_t llama_state_seq_set_data_ext(llama_context* ctx, const uint8_t* src, size_t size, llama_seq_id seq_id, llama_state_seq_flags flags) {
+size_t llama_state_seq_set_data_ext(llama_context* ctx, const uint8_t* src, size_t size, llama_seq_id seq_id,
+                                    llama_state_seq_flags flags) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_set_data_ext)(ctx, src, size, seq_id, flags));
     return set_state(*context, src, size, seq_id);
 }
@@ -97,7 +103,8 @@ size_t llama_state_seq_set_data(llama_context* ctx, const uint8_t* src, size_t s
     return set_state(*context, src, size, seq_id);
 }
 
-size_t llama_state_seq_save_file(llama_context* ctx, const char* path, llama_seq_id seq_id, const llama_token* tokens, size_t n_tokens) {
+size_t llama_state_seq_save_file(llama_context* ctx, const char* path, llama_seq_id seq_id, const llama_token* tokens,
+                                 size_t n_tokens) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_save_file)(ctx, path, seq_id, tokens, n_tokens));
     KvCache* cache = cache_or_refuse(*context);
     if (cache == nullptr) return 0;
@@ -118,7 +125,8 @@ size_t llama_state_seq_save_file(llama_context* ctx, const char* path, llama_seq
     }
 }
 
-size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq_id seq_id, llama_token* tokens, size_t capacity, size_t* n_tokens_out) {
+size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq_id seq_id, llama_token* tokens,
+                                 size_t capacity, size_t* n_tokens_out) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_load_file)(ctx, path, seq_id, tokens, capacity, n_tokens_out));
     KvCache* cache = cache_or_refuse(*context);
     if (cache == nullptr) return 0;
@@ -126,18 +134,19 @@ size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq
         const std::vector<std::byte> file = read_file(path);
         uint64_t count = 0;
         if (file.size() < 16 || std::memcmp(file.data(), kFileMagic.data(), kFileMagic.size()) != 0) {
-            throw Error(ErrorCode::kCorrupt, std::string("cannot restore ") + path, "a slot file saved under a K/V plan", "another or empty file",
-                        "The slot is unchanged");
+            throw Error(ErrorCode::kCorrupt, std::string("cannot restore ") + path,
+                        "a slot file saved under a K/V plan", "another or empty file", "The slot is unchanged");
         }
         std::memcpy(&count, file.data() + 8, 8);
         if (count > (file.size() - 16) / sizeof(llama_token)) {
-            throw Error(ErrorCode::kCorrupt, std::string("cannot restore ") + path, std::to_string(count) + " tokens", std::to_string(file.size()) + " bytes in all",
-                        "The slot is unchanged");
+            throw Error(ErrorCode::kCorrupt, std::string("cannot restore ") + path, std::to_string(count) + " tokens",
+                        std::to_string(file.size()) + " bytes in all", "The slot is unchanged");
         }
         *n_tokens_out = count;
         if (tokens == nullptr) return file.size();
         if (count > capacity) {
-            throw Error(ErrorCode::kInvalidArgument, std::string("cannot restore ") + path, "room for " + std::to_string(count) + " tokens", std::to_string(capacity));
+            throw Error(ErrorCode::kInvalidArgument, std::string("cannot restore ") + path,
+                        "room for " + std::to_string(count) + " tokens", std::to_string(capacity));
         }
         cache->load_sequence(seq_id, std::span(file).subspan(16 + count * sizeof(llama_token)));
         std::memcpy(tokens, file.data() + 16, count * sizeof(llama_token));
@@ -163,7 +172,8 @@ size_t llama_state_set_data(llama_context* ctx, const uint8_t* src, size_t size)
     return refuse_whole_state() ? 1 : 0;
 }
 
-bool llama_state_load_file(llama_context* ctx, const char* path, llama_token* tokens, size_t capacity, size_t* n_tokens_out) {
+bool llama_state_load_file(llama_context* ctx, const char* path, llama_token* tokens, size_t capacity,
+                           size_t* n_tokens_out) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_load_file)(ctx, path, tokens, capacity, n_tokens_out));
     return refuse_whole_state();
 }
@@ -183,7 +193,8 @@ size_t llama_set_state_data(llama_context* ctx, const uint8_t* src) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_set_data)(ctx, src, SIZE_MAX));
     return refuse_whole_state() ? 1 : 0;
 }
-bool llama_load_session_file(llama_context* ctx, const char* path, llama_token* tokens, size_t capacity, size_t* n_tokens_out) {
+bool llama_load_session_file(llama_context* ctx, const char* path, llama_token* tokens, size_t capacity,
+                             size_t* n_tokens_out) {
     return llama_state_load_file(ctx, path, tokens, capacity, n_tokens_out);
 }
 bool llama_save_session_file(llama_context* ctx, const char* path, const llama_token* tokens, size_t n_tokens) {

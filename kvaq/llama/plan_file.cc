@@ -30,7 +30,8 @@ std::string key(const char* name) { return std::string("kvaq.plan.") + name; }
 std::string without_nul(const std::string& text) { return text.substr(0, text.find('\0')); }
 
 Plan with_plain_strings(Plan plan) {
-    for (std::string* text : {&plan.name, &plan.architecture, &plan.model_name, &plan.fingerprint, &plan.measured_how}) {
+    for (std::string* text :
+         {&plan.name, &plan.architecture, &plan.model_name, &plan.fingerprint, &plan.measured_how}) {
         *text = without_nul(*text);
     }
     return plan;
@@ -52,13 +53,17 @@ std::string text_of(const CodecSpec& spec, std::vector<const TransformFit*>& fit
     return text;
 }
 
-CodecSpec transform_from_text(const GgufReader& file, const std::string& text, std::vector<std::shared_ptr<const TransformFit>>& fits) {
+CodecSpec transform_from_text(const GgufReader& file, const std::string& text,
+                              std::vector<std::shared_ptr<const TransformFit>>& fits) {
     const size_t colon = text.find(':', 4);
     const std::string number = text.substr(4, colon == std::string::npos ? 0 : colon - 4);
-    if (number.empty() || number.size() > 6 || number.find_first_not_of("0123456789") != std::string::npos) file.corrupt("codec", "klt:<fit>:<bits>", "'" + text + "'");
+    if (number.empty() || number.size() > 6 || number.find_first_not_of("0123456789") != std::string::npos)
+        file.corrupt("codec", "klt:<fit>:<bits>", "'" + text + "'");
     const auto index = static_cast<size_t>(std::stoul(number));
     if (index > fits.size()) file.corrupt("codec", "fits in the order of their first use", "'" + text + "'");
-    if (index == fits.size()) fits.push_back(std::make_shared<const TransformFit>(parse_transform_fit(file.read_bytes(fit_tensor(index), kMaxFitBytes))));
+    if (index == fits.size())
+        fits.push_back(std::make_shared<const TransformFit>(
+            parse_transform_fit(file.read_bytes(fit_tensor(index), kMaxFitBytes))));
     std::vector<uint8_t> bits;
     for (const char c : text.substr(colon + 1)) bits.push_back(static_cast<uint8_t>(c - '0'));
     CodecSpec spec;
@@ -79,9 +84,11 @@ std::vector<CodecSpec> read_codecs(const GgufReader& file) {
     std::vector<std::shared_ptr<const TransformFit>> fits;
     for (const std::string& text : file.get_strings(key("codecs"))) {
         try {
-            codecs.push_back(text.rfind("klt:", 0) == 0 ? transform_from_text(file, text, fits) : codec_spec_from_string(text));
+            codecs.push_back(text.rfind("klt:", 0) == 0 ? transform_from_text(file, text, fits)
+                                                        : codec_spec_from_string(text));
         } catch (const Error& error) {
-            file.corrupt("codec " + std::to_string(codecs.size()), "a codec this version knows", "'" + text + "' (" + error.what() + ")");
+            file.corrupt("codec " + std::to_string(codecs.size()), "a codec this version knows",
+                         "'" + text + "' (" + error.what() + ")");
         }
     }
     return codecs;
@@ -98,7 +105,8 @@ std::vector<LayerPlan> read_layers(const GgufReader& file) {
     const std::vector<int64_t> kv_heads = file.get_ints(key("n_kv_heads"), 1, kMaxHeads, n);
     const std::vector<int64_t> dim_k = file.get_ints(key("head_dim_k"), 1, kMaxDim, n);
     const std::vector<int64_t> dim_v = file.get_ints(key("head_dim_v"), 1, kMaxDim, n);
-    const std::vector<int64_t> sliding = file.get_ints(key("sliding_window"), 0, std::numeric_limits<int32_t>::max(), n);
+    const std::vector<int64_t> sliding =
+        file.get_ints(key("sliding_window"), 0, std::numeric_limits<int32_t>::max(), n);
     int64_t n_all = 0;
     for (const int64_t count : kv_heads) n_all += count;
     const auto last = static_cast<int64_t>(codecs.size()) - 1;
@@ -108,9 +116,11 @@ std::vector<LayerPlan> read_layers(const GgufReader& file) {
     std::vector<LayerPlan> layers;
     size_t head = 0;
     for (size_t i = 0; i < layer.size(); ++i) {
-        if (i > 0 && layer[i] <= layer[i - 1]) file.corrupt("key " + key("layer"), "ascending numbers", std::to_string(layer[i]));
+        if (i > 0 && layer[i] <= layer[i - 1])
+            file.corrupt("key " + key("layer"), "ascending numbers", std::to_string(layer[i]));
         if (heads[i] % kv_heads[i] != 0) {
-            file.corrupt("layer " + std::to_string(layer[i]), "heads that the KV heads divide", std::to_string(heads[i]));
+            file.corrupt("layer " + std::to_string(layer[i]), "heads that the KV heads divide",
+                         std::to_string(heads[i]));
         }
         LayerPlan plan;
         plan.shape = {.layer = static_cast<int32_t>(layer[i]),

@@ -25,14 +25,20 @@ class PlanFile : public testing::Test {
     [[nodiscard]] std::string path(const std::string& name) const { return folder_ + "/" + name; }
     /// Without atomic_write's fsync: thousands of broken files are written.
     static void put(const std::string& path, std::span<const std::byte> bytes) {
-        std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        std::ofstream(path, std::ios::binary)
+            .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
     }
 
     static Plan mixed_plan() {
-        ModelShape shape{.architecture = "gemma3", .name = "tiny", .fingerprint = "", .n_ctx_train = 8192, .layers = {}};
+        ModelShape shape{
+            .architecture = "gemma3", .name = "tiny", .fingerprint = "", .n_ctx_train = 8192, .layers = {}};
         for (int32_t i = 0; i < 5; ++i) {
             if (i == 3) continue;  // a layer without a cache
-            shape.layers.push_back({.layer = i, .n_heads = 8, .n_kv_heads = i == 4 ? 1U : 4U, .head_dim_k = 64, .head_dim_v = 96,
+            shape.layers.push_back({.layer = i,
+                                    .n_heads = 8,
+                                    .n_kv_heads = i == 4 ? 1U : 4U,
+                                    .head_dim_k = 64,
+                                    .head_dim_v = 96,
                                     .sliding_window = i % 2 == 0 ? 512 : 0});
         }
         Plan plan = make_uniform_plan(parse_preset("k4v3-g32-rotk-w32-s4"), shape);
@@ -87,7 +93,8 @@ TEST_F(PlanFile, NoticesEveryFlippedByte) {
                 EXPECT_EQ(read_plan(path("broken.gguf")), plan) << "byte " << i << " changed the plan unnoticed";
                 ++n_unseen;
             } catch (const Error& error) {
-                EXPECT_TRUE(error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kMismatch) << error.what();
+                EXPECT_TRUE(error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kMismatch)
+                    << error.what();
             }
         }
     }

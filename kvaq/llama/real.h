@@ -14,8 +14,8 @@ namespace kvaq {
 }  // namespace kvaq
 
 /// KVAQ_REAL(llama_decode)(ctx, batch) calls the real function.
-#define KVAQ_REAL(name)                                                                                    \
-    ([]() noexcept {                                                                                       \
-        static const auto function = reinterpret_cast<decltype(&::name)>(::kvaq::real_symbol(#name));      \
-        return function;                                                                                   \
+#define KVAQ_REAL(name)                                                                               \
+    ([]() noexcept {                                                                                  \
+        static const auto function = reinterpret_cast<decltype(&::name)>(::kvaq::real_symbol(#name)); \
+        return function;                                                                              \
     }())

@@ -14,8 +14,10 @@ void* real_symbol(const char* name) noexcept {
         if (void* library = dlopen("libllama.so.0", RTLD_LAZY | RTLD_NOLOAD)) symbol = dlsym(library, name);
     }
     if (symbol == nullptr) {
-        std::fprintf(stderr, "kvaq: error: libllama has no function %s: wanted llama.cpp " KVAQ_LLAMA_VERSION
-                             ", found another version or none. Build llama.cpp from the pinned source (scripts/bootstrap.sh)\n", name);
+        std::fprintf(stderr,
+                     "kvaq: error: libllama has no function %s: wanted llama.cpp " KVAQ_LLAMA_VERSION
+                     ", found another version or none. Build llama.cpp from the pinned source (scripts/bootstrap.sh)\n",
+                     name);
         std::abort();
     }
     return symbol;

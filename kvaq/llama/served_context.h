@@ -2,6 +2,8 @@
 
 // PRIVATE header of kvaq/llama: everything we keep beside one llama_context.
 
+#include <llama.h>
+
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -11,8 +13,6 @@
 #include <string>
 #include <unordered_map>
 #include <vector>
-
-#include <llama.h>
 
 #include "kvaq/base/attention_call.h"
 #include "kvaq/base/model_shape.h"
@@ -44,7 +44,7 @@ struct ServedNode {
     ServedContext* context = nullptr;
     int32_t layer = -1;
     float scale = 1, max_bias = 0, softcap = 0;
-    bool append = true;      ///< of the micro-batch in progress
+    bool append = true;       ///< of the micro-batch in progress
     bool check_mask = false;  ///< first node with its mask in the micro-batch in progress
 };
 
@@ -63,17 +63,17 @@ struct ServedContext {
     // The batch in progress.
     bool decoding = false;
     std::vector<PendingToken> tokens;
-    size_t micro_first = 0;   ///< first token of the micro-batch in progress = its first cell in llama.cpp's cache
+    size_t micro_first = 0;  ///< first token of the micro-batch in progress = its first cell in llama.cpp's cache
     size_t micro_end = 0;
     bool micro_open = false;  ///< begin() was called and neither end() nor rollback()
     int32_t first_layer = -1;
-    std::set<int32_t> appended;         ///< layers of the micro-batch in progress
-    std::set<const void*> masks;        ///< masks already checked in it
+    std::set<int32_t> appended;   ///< layers of the micro-batch in progress
+    std::set<const void*> masks;  ///< masks already checked in it
     std::atomic<bool> failed{false};
     int32_t fail_code = 0;
-    std::string failure;    ///< guarded by failure_mutex
+    std::string failure;  ///< guarded by failure_mutex
     std::mutex failure_mutex;
-    std::string poisoned;   ///< why no batch may be decoded any more (until clear), empty = fine
+    std::string poisoned;  ///< why no batch may be decoded any more (until clear), empty = fine
 
     std::unordered_map<const ggml_tensor*, std::unique_ptr<ServedNode>> nodes;
     SpinBarrier barrier;

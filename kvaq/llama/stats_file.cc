@@ -25,7 +25,9 @@ std::string tensor(const LayerShape& layer, size_t head, const char* what) {
     return "l" + std::to_string(layer.layer) + ".h" + std::to_string(head) + "." + what;
 }
 
-std::span<const uint16_t> bits_of(const std::vector<float16>& values) { return {reinterpret_cast<const uint16_t*>(values.data()), values.size()}; }
+std::span<const uint16_t> bits_of(const std::vector<float16>& values) {
+    return {reinterpret_cast<const uint16_t*>(values.data()), values.size()};
+}
 
 }  // namespace
 
@@ -48,8 +50,9 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     std::vector<int32_t> shape;
     std::vector<double> probes;
     for (const LayerStats& layer : stats.layers) {
-        for (const size_t n : {static_cast<size_t>(layer.shape.layer), layer.shape.n_heads, layer.shape.n_kv_heads, layer.shape.head_dim_k, layer.shape.head_dim_v,
-                               static_cast<size_t>(layer.shape.sliding_window)}) {
+        for (const size_t n :
+             {static_cast<size_t>(layer.shape.layer), layer.shape.n_heads, layer.shape.n_kv_heads,
+              layer.shape.head_dim_k, layer.shape.head_dim_v, static_cast<size_t>(layer.shape.sliding_window)}) {
             shape.push_back(static_cast<int32_t>(n));
         }
         probes.push_back(layer.probe.key_kl);
@@ -58,7 +61,8 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     file.set(key("layers"), shape);
     file.add_tensor("probes", std::span<const double>(probes));
     std::vector<double> joint;
-    for (const JointProbe& probe : stats.joint) joint.insert(joint.end(), {probe.key_bits, probe.value_bits, static_cast<double>(probe.window), probe.kl});
+    for (const JointProbe& probe : stats.joint)
+        joint.insert(joint.end(), {probe.key_bits, probe.value_bits, static_cast<double>(probe.window), probe.kl});
     if (!joint.empty()) file.add_tensor("joint_probes", std::span<const double>(joint));
     for (const LayerStats& layer : stats.layers) {
         for (size_t h = 0; h < layer.heads.size(); ++h) {
@@ -80,11 +84,13 @@ ModelStats read_stats(const std::string& path) {
     const GgufReader file(path, "statistics file");
     const std::string type = file.find_string("general.type").value_or("");
     if (type != kType) {
-        throw Error(ErrorCode::kMismatch, "'" + path + "' is no statistics file", std::string("general.type ") + kType, "'" + type + "'", "Make one with: kvaq calibrate -m MODEL -f TEXT -o " + path);
+        throw Error(ErrorCode::kMismatch, "'" + path + "' is no statistics file", std::string("general.type ") + kType,
+                    "'" + type + "'", "Make one with: kvaq calibrate -m MODEL -f TEXT -o " + path);
     }
     const int64_t version = file.get_int(key("schema_version"), 0, UINT32_MAX);
     if (version != ModelStats::kSchemaVersion) {
-        throw Error(ErrorCode::kMismatch, "'" + path + "' has another schema version", std::to_string(ModelStats::kSchemaVersion), std::to_string(version), "Calibrate again");
+        throw Error(ErrorCode::kMismatch, "'" + path + "' has another schema version",
+                    std::to_string(ModelStats::kSchemaVersion), std::to_string(version), "Calibrate again");
     }
     ModelStats stats;
     stats.architecture = file.get_string(key("architecture"));
@@ -104,21 +110,28 @@ ModelStats read_stats(const std::string& path) {
         for (size_t i = 0; i < n_joint; ++i) {
             const double* field = &joint[4 * i];
             const auto within = [](double x, double most) { return x >= 0 && x <= most; };
-            if (!within(field[0], 16) || !within(field[1], 16) || !within(field[2], kMaxWindow) || !std::isfinite(field[3])) {
-                file.corrupt("joint probe " + std::to_string(i), "0 to 16 bits, a window of 0 to 2^20 and a finite KL", "others");
+            if (!within(field[0], 16) || !within(field[1], 16) || !within(field[2], kMaxWindow) ||
+                !std::isfinite(field[3])) {
+                file.corrupt("joint probe " + std::to_string(i), "0 to 16 bits, a window of 0 to 2^20 and a finite KL",
+                             "others");
             }
-            stats.joint.push_back({.key_bits = field[0], .value_bits = field[1], .window = static_cast<int32_t>(field[2]), .kl = field[3]});
+            stats.joint.push_back({.key_bits = field[0],
+                                   .value_bits = field[1],
+                                   .window = static_cast<int32_t>(field[2]),
+                                   .kl = field[3]});
         }
     }
     const std::vector<int64_t> shape = file.get_ints(key("layers"), 0, INT32_MAX);
     constexpr size_t kFields = 6;
     const size_t n_layers = shape.size() / kFields;
-    if (shape.size() % kFields != 0 || n_layers == 0 || n_layers > static_cast<size_t>(kMaxLayers)) file.corrupt("the list of layers", "6 numbers per layer", std::to_string(shape.size()));
+    if (shape.size() % kFields != 0 || n_layers == 0 || n_layers > static_cast<size_t>(kMaxLayers))
+        file.corrupt("the list of layers", "6 numbers per layer", std::to_string(shape.size()));
     const std::vector<double> probes = file.read_f64("probes", 2 * n_layers);
     for (size_t i = 0; i < n_layers; ++i) {
         const int64_t* field = &shape[i * kFields];
-        if (field[0] >= kMaxLayers || field[1] < 1 || field[1] > kMaxHeads * 64 || field[2] < 1 || field[2] > kMaxHeads || field[1] % field[2] != 0 || field[3] < 8 ||
-            field[3] > kMaxDim || field[4] < 8 || field[4] > kMaxDim) {
+        if (field[0] >= kMaxLayers || field[1] < 1 || field[1] > kMaxHeads * 64 || field[2] < 1 ||
+            field[2] > kMaxHeads || field[1] % field[2] != 0 || field[3] < 8 || field[3] > kMaxDim || field[4] < 8 ||
+            field[4] > kMaxDim) {
             file.corrupt("the shape of layer entry " + std::to_string(i), "sane head counts and sizes", "others");
         }
         LayerStats layer;
@@ -141,7 +154,9 @@ ModelStats read_stats(const std::string& path) {
             const auto tiles = [&](const char* what, size_t dim) {
                 std::vector<float16> values;
                 if (stats.n_sample_tiles == 0) return values;
-                for (const uint16_t bits : file.read_f16_bits(tensor(layer.shape, h, what), stats.n_sample_tiles * kTile * dim)) values.push_back(float16_from_bits(bits));
+                for (const uint16_t bits :
+                     file.read_f16_bits(tensor(layer.shape, h, what), stats.n_sample_tiles * kTile * dim))
+                    values.push_back(float16_from_bits(bits));
                 return values;
             };
             head.key_tiles = tiles("k_tiles", dk);
@@ -153,10 +168,12 @@ ModelStats read_stats(const std::string& path) {
     return stats;
 }
 
-ModelStats read_stats_of(const std::string& path, const std::string& model, const std::string& fingerprint, const std::string& hint) {
+ModelStats read_stats_of(const std::string& path, const std::string& model, const std::string& fingerprint,
+                         const std::string& hint) {
     ModelStats stats = read_stats(path);
     if (stats.fingerprint != fingerprint) {
-        throw Error(ErrorCode::kMismatch, "the statistics were made for another model", fingerprint.substr(0, 16) + " (" + model + ")",
+        throw Error(ErrorCode::kMismatch, "the statistics were made for another model",
+                    fingerprint.substr(0, 16) + " (" + model + ")",
                     stats.fingerprint.substr(0, 16) + " (" + stats.model_name + ")", hint);
     }
     return stats;

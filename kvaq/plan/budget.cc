@@ -16,13 +16,13 @@ constexpr size_t kMaxTokens = size_t{1} << 30;  // positions are int32_t; no lar
 /// Bytes of a layer's units, computed once per plan.
 struct LayerUnits {
     int32_t layer = 0;
-    size_t tile_key = 0;    ///< one sealed tile, all KV heads
+    size_t tile_key = 0;  ///< one sealed tile, all KV heads
     size_t tile_value = 0;
-    size_t page = 0;        ///< one f16 page
-    size_t sinks = 0;       ///< the f16 sink rows
+    size_t page = 0;   ///< one f16 page
+    size_t sinks = 0;  ///< the f16 sink rows
     size_t tables = 0;
-    size_t row = 0;         ///< elements of K and V per token
-    size_t sliding = 0;     ///< sliding window, 0 = none
+    size_t row = 0;      ///< elements of K and V per token
+    size_t sliding = 0;  ///< sliding window, 0 = none
 };
 
 std::vector<LayerUnits> layer_units(const Plan& plan) {
@@ -166,7 +166,8 @@ size_t llama_cache_bytes(const ModelShape& shape, const std::string& type, size_
         const size_t n_cells = window == 0 ? base : pad(std::min(base, window + n_ubatch), 256);
         for (const size_t row : {s.n_kv_heads * s.head_dim_k, s.n_kv_heads * s.head_dim_v}) {
             if (row % found->block != 0) {
-                throw Error(ErrorCode::kUnsupported, "llama.cpp cannot store layer " + std::to_string(s.layer) + " as " + type,
+                throw Error(ErrorCode::kUnsupported,
+                            "llama.cpp cannot store layer " + std::to_string(s.layer) + " as " + type,
                             "rows of a multiple of " + std::to_string(found->block) + " elements", std::to_string(row));
             }
             total += n_cells * (row / found->block) * found->bytes;

@@ -13,19 +13,20 @@ namespace kvaq {
 /// many tokens (tests hold them equal).
 struct LayerBytes {
     int32_t layer = 0;
-    size_t packed_key = 0;    ///< sealed tiles, all KV heads
+    size_t packed_key = 0;  ///< sealed tiles, all KV heads
     size_t packed_value = 0;
-    size_t open = 0;          ///< f16 pages: tokens of the window and of tiles not sealed yet
-    size_t sinks = 0;         ///< f16 copies of the sink tokens
-    size_t tables = 0;        ///< bases and codebooks of transform codecs, held once for all sequences
+    size_t open = 0;    ///< f16 pages: tokens of the window and of tiles not sealed yet
+    size_t sinks = 0;   ///< f16 copies of the sink tokens
+    size_t tables = 0;  ///< bases and codebooks of transform codecs, held once for all sequences
     [[nodiscard]] size_t total() const noexcept { return packed_key + packed_value + open + sinks + tables; }
 };
 
 struct CacheBytes {
     std::vector<LayerBytes> layers;
     size_t total = 0;
-    size_t elements = 0;         ///< K and V numbers a full-attention f16 cache of that context holds (SWA layers: their window)
-    double effective_bits = 0;   ///< 8 * total / elements
+    size_t elements =
+        0;  ///< K and V numbers a full-attention f16 cache of that context holds (SWA layers: their window)
+    double effective_bits = 0;  ///< 8 * total / elements
 };
 
 /// Exact bytes held for one sequence of n_tokens (no prefill scratch). Formula in docs/formats.md:
@@ -46,6 +47,7 @@ struct CacheBytes {
 /// Bytes of llama.cpp's own cache of a type ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "bf16", "f32") for comparison
 /// rows: n_cells per full layer (n_tokens padded to 256), window + ubatch padded to 256 for sliding layers.
 /// Throws Error kInvalidArgument (unknown type), kUnsupported (rows that are no multiple of the type's block of 32).
-[[nodiscard]] size_t llama_cache_bytes(const ModelShape& shape, const std::string& type, size_t n_tokens, size_t n_ubatch = 512);
+[[nodiscard]] size_t llama_cache_bytes(const ModelShape& shape, const std::string& type, size_t n_tokens,
+                                       size_t n_ubatch = 512);
 
 }  // namespace kvaq

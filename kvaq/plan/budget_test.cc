@@ -82,7 +82,8 @@ TEST(Budget, CountsByHand) {
 
 TEST(Budget, LongContextsCostBytesPerTokenAndSlidingLayersNothingMore) {
     const Plan plan = plan_of("k4v2", model(4, 512));
-    const double slope = static_cast<double>(cache_bytes(plan, 640000, false).total - cache_bytes(plan, 64000, false).total) / 576000;
+    const double slope =
+        static_cast<double>(cache_bytes(plan, 640000, false).total - cache_bytes(plan, 64000, false).total) / 576000;
     EXPECT_NEAR(slope, bytes_per_token(plan), 1e-9);
     EXPECT_GT(cache_bytes(plan, 64000, true).total, cache_bytes(plan, 64000, false).total);
 }

@@ -19,7 +19,8 @@ double leading_number(const std::string& text, std::string& rest) {
 }
 
 [[noreturn]] void bad_budget(const std::string& text) {
-    throw Error(ErrorCode::kInvalidArgument, "unreadable budget", "3.25bits, 700B/token or 512MiB@32768", "'" + text + "'");
+    throw Error(ErrorCode::kInvalidArgument, "unreadable budget", "3.25bits, 700B/token or 512MiB@32768",
+                "'" + text + "'");
 }
 
 }  // namespace
@@ -33,7 +34,8 @@ size_t parse_bytes(const std::string& text) {
     if (unit == "M" || unit == "MB" || unit == "MiB") factor = 1024.0 * 1024;
     if (unit == "G" || unit == "GB" || unit == "GiB") factor = 1024.0 * 1024 * 1024;
     if (std::isnan(value) || factor == 0 || value * factor > 1e18) {
-        throw Error(ErrorCode::kInvalidArgument, "unreadable size", "a number with B, KiB, MiB or GiB", "'" + text + "'");
+        throw Error(ErrorCode::kInvalidArgument, "unreadable size", "a number with B, KiB, MiB or GiB",
+                    "'" + text + "'");
     }
     return static_cast<size_t>(value * factor);
 }
@@ -44,14 +46,17 @@ Budget parse_budget(const std::string& text) {
     if (std::isnan(value)) bad_budget(text);
     if (rest == "bits" || rest == "bit") return {.unit = Budget::Unit::kEffectiveBits, .amount = value};
     if (const size_t slash = text.find("/token"); slash != std::string::npos && slash + 6 == text.size()) {
-        return {.unit = Budget::Unit::kBytesPerToken, .amount = static_cast<double>(parse_bytes(text.substr(0, slash)))};
+        return {.unit = Budget::Unit::kBytesPerToken,
+                .amount = static_cast<double>(parse_bytes(text.substr(0, slash)))};
     }
     const size_t at = text.find('@');
     if (at == std::string::npos) bad_budget(text);
     std::string tail;
     const double n_tokens = leading_number(text.substr(at + 1), tail);
     if (std::isnan(n_tokens) || !tail.empty() || n_tokens != std::floor(n_tokens) || n_tokens > 1e9) bad_budget(text);
-    return {.unit = Budget::Unit::kBytes, .amount = static_cast<double>(parse_bytes(text.substr(0, at))), .n_tokens = static_cast<size_t>(n_tokens)};
+    return {.unit = Budget::Unit::kBytes,
+            .amount = static_cast<double>(parse_bytes(text.substr(0, at))),
+            .n_tokens = static_cast<size_t>(n_tokens)};
 }
 
 }  // namespace kvaq

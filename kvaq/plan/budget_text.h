@@ -13,7 +13,7 @@ namespace kvaq {
 struct Budget {
     enum class Unit { kEffectiveBits, kBytesPerToken, kBytes };
     Unit unit = Unit::kEffectiveBits;
-    double amount = 0;   ///< bits per element, bytes per token, or bytes
+    double amount = 0;    ///< bits per element, bytes per token, or bytes
     size_t n_tokens = 0;  ///< kBytes: at this context ("512MiB@32768"); otherwise 0
 };
 

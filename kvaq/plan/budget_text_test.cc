@@ -18,7 +18,8 @@ TEST(BudgetText, ReadsTheThreeUnits) {
 }
 
 TEST(BudgetText, RefusesEverythingElse) {
-    for (const char* text : {"", "3.25", "bits", "-1bits", "0bits", "nanbits", "512MiB", "512MiB@", "512MiB@x", "512XiB@1024", "1e400bits", "3bits@100", "5B/tokens"}) {
+    for (const char* text : {"", "3.25", "bits", "-1bits", "0bits", "nanbits", "512MiB", "512MiB@", "512MiB@x",
+                             "512XiB@1024", "1e400bits", "3bits@100", "5B/tokens"}) {
         EXPECT_THROW((void)parse_budget(text), Error) << text;
     }
 }

@@ -13,7 +13,9 @@ namespace {
 constexpr size_t kTile = kDefaultTileTokens;
 constexpr double kLeastShare = 0.1;  ///< of the mean over a side: a probe that found nothing still costs something
 
-size_t dim_of(const HeadStats& head, Side side) { return side == Side::kKey ? head.key_mean.size() : head.value_mean.size(); }
+size_t dim_of(const HeadStats& head, Side side) {
+    return side == Side::kKey ? head.key_mean.size() : head.value_mean.size();
+}
 
 /// Codecs, bytes, and noise relative to the probe's; the noise of the probe itself goes into `share`.
 void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, const FittedTransform& fitted) {
@@ -26,7 +28,8 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, co
         codec_of_probe.transform = make_transform_codec(fitted.fit, probe.unit_bits);
         slot.share = codec_noise(head, slot.side, codec_of_probe, stats.n_sample_tiles);
         slot.codecs = candidate_codecs();
-        for (const CodecSpec& codec : slot.codecs) slot.noise.push_back(codec_noise(head, slot.side, codec, stats.n_sample_tiles));
+        for (const CodecSpec& codec : slot.codecs)
+            slot.noise.push_back(codec_noise(head, slot.side, codec, stats.n_sample_tiles));
     } else {
         for (TransformChoice& rung : transform_ladder(fitted)) {
             CodecSpec codec;
@@ -43,7 +46,8 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, co
 
 double codec_noise(const HeadStats& head, Side side, const CodecSpec& spec, size_t n_sample_tiles) {
     const size_t dim = side == Side::kKey ? head.key_mean.size() : head.value_mean.size();
-    const std::vector<float> errors = quantization_errors(spec, side, side == Side::kKey ? head.key_tiles : head.value_tiles, dim, kTile);
+    const std::vector<float> errors =
+        quantization_errors(spec, side, side == Side::kKey ? head.key_tiles : head.value_tiles, dim, kTile);
     const size_t n = n_sample_tiles * kTile;
     KVAQ_CHECK(errors.size() == n * dim);
     double sum = 0;
@@ -65,7 +69,8 @@ double codec_noise(const HeadStats& head, Side side, const CodecSpec& spec, size
 
 std::vector<CodecSpec> candidate_codecs() {
     std::vector<CodecSpec> codecs;
-    for (const CodeBits bits : {CodeBits::k1, CodeBits::k2, CodeBits::k3, CodeBits::k4, CodeBits::k5, CodeBits::k6, CodeBits::k8}) {
+    for (const CodeBits bits :
+         {CodeBits::k1, CodeBits::k2, CodeBits::k3, CodeBits::k4, CodeBits::k5, CodeBits::k6, CodeBits::k8}) {
         for (const uint16_t group : {uint16_t{32}, uint16_t{64}}) {
             for (const GroupAxis axis : {GroupAxis::kPerToken, GroupAxis::kPerChannel}) {
                 for (const Basis basis : {Basis::kIdentity, Basis::kHadamard}) {
@@ -80,13 +85,14 @@ std::vector<CodecSpec> candidate_codecs() {
 
 DamageModel::DamageModel(const ModelStats& stats, CodecFamily family) : stats_(stats), family_(family) {
     if (stats.probe_bits <= 0 || stats.n_sample_tiles == 0) {
-        throw Error(ErrorCode::kInvalidArgument, "the statistics hold no measured damage", "probes of every layer", "none",
-                    "Calibrate with a longer text and without --no-probes, or use --policy uniform:k4v4-rot");
+        throw Error(ErrorCode::kInvalidArgument, "the statistics hold no measured damage", "probes of every layer",
+                    "none", "Calibrate with a longer text and without --no-probes, or use --policy uniform:k4v4-rot");
     }
     bool complete = stats.base_kl >= 0 && stats.joint_floor >= 0;
     for (const LayerStats& layer : stats.layers) complete = complete && layer.probe.complete();
     if (!complete) {
-        throw Error(ErrorCode::kInvalidArgument, "the statistics are not complete", "a probe of every layer and side", "fewer", "Run the same kvaq calibrate command again: it goes on where it stopped");
+        throw Error(ErrorCode::kInvalidArgument, "the statistics are not complete", "a probe of every layer and side",
+                    "fewer", "Run the same kvaq calibrate command again: it goes on where it stopped");
     }
     const std::vector<FittedTransform> fits = fit_all(stats);
     for (size_t l = 0; l < stats.layers.size(); ++l) {
@@ -102,7 +108,8 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family) : stats_(s
     KVAQ_CHECK(fits.size() == slots_.size());
     std::atomic<size_t> next{0};
     const auto work = [&] {
-        for (size_t i = next.fetch_add(1); i < slots_.size(); i = next.fetch_add(1)) fill_slot(slots_[i], stats, family, fits[i]);
+        for (size_t i = next.fetch_add(1); i < slots_.size(); i = next.fetch_add(1))
+            fill_slot(slots_[i], stats, family, fits[i]);
     };
     {
         std::vector<std::jthread> helpers;
@@ -155,7 +162,8 @@ void DamageModel::set_curves(const std::vector<FittedTransform>& fits) {
         const double kl = probe.kl - stats_.joint_floor;
         if (kl < least || probe.window > 0 || (probe.key_bits < 16) == (probe.value_bits < 16)) continue;
         const bool key = probe.key_bits < 16;
-        points[key ? 0 : 1].emplace_back(noise_at(key ? Side::kKey : Side::kValue, key ? probe.key_bits : probe.value_bits), kl);
+        points[key ? 0 : 1].emplace_back(
+            noise_at(key ? Side::kKey : Side::kValue, key ? probe.key_bits : probe.value_bits), kl);
     }
     if (!points[0].empty()) key_curve_ = DamageCurve(points[0]);
     if (!points[1].empty()) value_curve_ = DamageCurve(points[1]);
@@ -163,12 +171,16 @@ void DamageModel::set_curves(const std::vector<FittedTransform>& fits) {
     for (const JointProbe& probe : stats_.joint) {
         const double kl = probe.kl - stats_.joint_floor;
         if (kl < least || probe.window > 0 || probe.key_bits >= 16 || probe.value_bits >= 16) continue;
-        both.emplace_back(key_curve_(noise_at(Side::kKey, probe.key_bits)) + value_curve_(noise_at(Side::kValue, probe.value_bits)), kl);
+        both.emplace_back(
+            key_curve_(noise_at(Side::kKey, probe.key_bits)) + value_curve_(noise_at(Side::kValue, probe.value_bits)),
+            kl);
     }
     if (!both.empty()) cross_ = DamageCurve(both);
     for (const JointProbe& probe : stats_.joint) {
         if (probe.window <= window_factors_.back().first) continue;
-        const auto bare = std::find_if(stats_.joint.begin(), stats_.joint.end(), [&](const JointProbe& p) { return p.window == 0 && p.key_bits == probe.key_bits && p.value_bits == probe.value_bits; });
+        const auto bare = std::find_if(stats_.joint.begin(), stats_.joint.end(), [&](const JointProbe& p) {
+            return p.window == 0 && p.key_bits == probe.key_bits && p.value_bits == probe.value_bits;
+        });
         if (bare == stats_.joint.end() || bare->kl - stats_.joint_floor < least) continue;
         const double factor = std::max(0.0, probe.kl - stats_.joint_floor) / (bare->kl - stats_.joint_floor);
         window_factors_.emplace_back(probe.window, std::clamp(factor, 0.1, window_factors_.back().second));

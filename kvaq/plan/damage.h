@@ -29,10 +29,10 @@ struct DamageSlot {
     size_t layer = 0;  ///< index in ModelStats::layers
     Side side = Side::kKey;
     size_t head = 0;
-    double share = 0;                 ///< of its side's damage; they sum to 1 over a side
+    double share = 0;  ///< of its side's damage; they sum to 1 over a side
     std::vector<CodecSpec> codecs;
-    std::vector<size_t> bytes;        ///< packed_bytes of a tile, by codec
-    std::vector<double> noise;        ///< of the codec / of the probe's codec, by codec
+    std::vector<size_t> bytes;  ///< packed_bytes of a tile, by codec
+    std::vector<double> noise;  ///< of the codec / of the probe's codec, by codec
 };
 
 /// Predicts the KL of a plan from what calibration measured.
@@ -47,12 +47,16 @@ class DamageModel {
     /// Throws Error kInvalidArgument when the statistics hold no probes or no sample tiles.
     DamageModel(const ModelStats& stats, CodecFamily family);
 
-    [[nodiscard]] const std::vector<DamageSlot>& slots() const noexcept { return slots_; }  ///< [layer][side][head] flattened
+    [[nodiscard]] const std::vector<DamageSlot>& slots() const noexcept {
+        return slots_;
+    }  ///< [layer][side][head] flattened
     [[nodiscard]] const ModelStats& stats() const noexcept { return stats_; }
     [[nodiscard]] CodecFamily family() const noexcept { return family_; }
     [[nodiscard]] double damage(const DamageSlot& slot, size_t codec) const noexcept;
     /// KL that eval would measure, of a plan with that window whose slots' damages sum to `sum`.
-    [[nodiscard]] double predict(double sum, int32_t window) const noexcept { return stats_.joint_floor + window_factor(window) * cross_(sum); }
+    [[nodiscard]] double predict(double sum, int32_t window) const noexcept {
+        return stats_.joint_floor + window_factor(window) * cross_(sum);
+    }
     /// What is left of the damage when the newest `window` tokens stay in f16, from the joint probes (a straight line in the window between those
     /// measured; beyond the last one, nothing more is gained).
     [[nodiscard]] double window_factor(int32_t window) const noexcept;

@@ -33,15 +33,20 @@ DamageCurve::DamageCurve(std::vector<std::pair<double, double>> points) {
 double DamageCurve::operator()(double noise) const noexcept {
     if (!(noise > 0)) return 0.0;
     const double x = std::log(noise);
-    const auto line = [](const std::pair<double, double>& a, const std::pair<double, double>& b) { return (b.second - a.second) / (b.first - a.first); };
+    const auto line = [](const std::pair<double, double>& a, const std::pair<double, double>& b) {
+        return (b.second - a.second) / (b.first - a.first);
+    };
     const size_t n = points_.size();
-    const auto above = static_cast<size_t>(std::upper_bound(points_.begin(), points_.end(), std::pair(x, 1e300)) - points_.begin());
+    const auto above =
+        static_cast<size_t>(std::upper_bound(points_.begin(), points_.end(), std::pair(x, 1e300)) - points_.begin());
     if (n >= 2 && above > 0 && above < n) {
         const auto& a = points_[above - 1];
         return std::exp(a.second + line(a, points_[above]) * (x - a.first));
     }
     const auto& end = above == 0 ? points_.front() : points_.back();
-    const double exponent = n < 2 ? 1.0 : above == 0 ? line(points_[0], points_[1]) : line(points_[n - 2], points_[n - 1]);
+    const double exponent = n < 2        ? 1.0
+                            : above == 0 ? line(points_[0], points_[1])
+                                         : line(points_[n - 2], points_[n - 1]);
     return std::exp(end.second + std::clamp(exponent, kLowEnd, kHighEnd) * (x - end.first));
 }
 

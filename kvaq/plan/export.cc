@@ -71,7 +71,9 @@ void common_losses(const Plan& plan, const std::string& program, bool layers_kep
     });
     if (channels) lost.emplace_back("groups along tokens (the axis is not part of this form)");
     if (rotated) lost.emplace_back("the rotation (it is not part of this form; some programs rotate on their own)");
-    if (fitted) lost.emplace_back("the transforms: bases, unequal bits per channel, codebooks and gains; only their mean bits are written");
+    if (fitted)
+        lost.emplace_back(
+            "the transforms: bases, unequal bits per channel, codebooks and gains; only their mean bits are written");
     if (plan.predicted_kl >= 0) lost.emplace_back("the predicted KL: it holds for this plan under kvaq only");
 }
 
@@ -188,7 +190,9 @@ int rounded_up(const CodecSpec& spec, std::span<const int> widths, std::set<std:
     for (size_t i = widths.size(); i-- > 0;) {
         if (widths[i] >= nominal) width = widths[i];
     }
-    if (width != nominal) changed.insert(fmt::format("{} -> {}", spec.transform != nullptr ? fmt::format("{:.4g}", nominal) : to_string(spec.bits), width));
+    if (width != nominal)
+        changed.insert(fmt::format(
+            "{} -> {}", spec.transform != nullptr ? fmt::format("{:.4g}", nominal) : to_string(spec.bits), width));
     return width;
 }
 

@@ -34,7 +34,8 @@ size_t table_bytes(const LayerPlan& layer) {
     size_t bytes = 0;
     for (const HeadPlan& head : layer.heads) {
         for (const CodecSpec* spec : {&head.key, &head.value}) {
-            if (spec->transform != nullptr && fits.insert(spec->transform->fit.get()).second) bytes += spec->transform->fit->bytes();
+            if (spec->transform != nullptr && fits.insert(spec->transform->fit.get()).second)
+                bytes += spec->transform->fit->bytes();
         }
     }
     return bytes;
@@ -47,7 +48,9 @@ CodecSpec lloyd_max_codec(const CodecSpec& bits, Side side, size_t dim) {
     CodecSpec spec;
     if (bits.bits == CodeBits::k16) return spec;
     const size_t unit = transform_unit(side);
-    spec.transform = make_transform_codec(gaussian_fit(side, dim), std::vector<uint8_t>((dim + unit - 1) / unit, static_cast<uint8_t>(nominal_bits(bits))));
+    spec.transform =
+        make_transform_codec(gaussian_fit(side, dim),
+                             std::vector<uint8_t>((dim + unit - 1) / unit, static_cast<uint8_t>(nominal_bits(bits))));
     return spec;
 }
 
@@ -68,16 +71,17 @@ Plan make_uniform_plan(const Preset& preset, const ModelShape& shape) {
     plan.layers.reserve(shape.layers.size());
     for (const LayerShape& layer : shape.layers) {
         if (preset.lloyd_max) {
-            const HeadPlan head{.key = lloyd_max_codec(preset.key, Side::kKey, layer.head_dim_k), .value = lloyd_max_codec(preset.value, Side::kValue, layer.head_dim_v)};
+            const HeadPlan head{.key = lloyd_max_codec(preset.key, Side::kKey, layer.head_dim_k),
+                                .value = lloyd_max_codec(preset.value, Side::kValue, layer.head_dim_v)};
             plan.layers.push_back({.shape = layer, .heads = std::vector<HeadPlan>(layer.n_kv_heads, head)});
             continue;
         }
         // Throws here, in plain words, when the codec cannot hold this head size.
         (void)packed_bytes(preset.key, Side::kKey, layer.head_dim_k, plan.tile_tokens);
         (void)packed_bytes(preset.value, Side::kValue, layer.head_dim_v, plan.tile_tokens);
-        plan.layers.push_back({.shape = layer,
-                               .heads = std::vector<HeadPlan>(layer.n_kv_heads,
-                                                              HeadPlan{.key = preset.key, .value = preset.value})});
+        plan.layers.push_back(
+            {.shape = layer,
+             .heads = std::vector<HeadPlan>(layer.n_kv_heads, HeadPlan{.key = preset.key, .value = preset.value})});
     }
     return plan;
 }
@@ -95,8 +99,7 @@ void check_plan_fits(const Plan& plan, const ModelShape& shape) {
         mismatch("architecture " + plan.architecture, "architecture " + shape.architecture);
     }
     if (plan.layers.size() != shape.layers.size()) {
-        mismatch(std::to_string(plan.layers.size()) + " layers with a K/V cache",
-                 std::to_string(shape.layers.size()));
+        mismatch(std::to_string(plan.layers.size()) + " layers with a K/V cache", std::to_string(shape.layers.size()));
     }
     for (size_t i = 0; i < plan.layers.size(); ++i) {
         const LayerPlan& layer = plan.layers[i];

@@ -23,7 +23,8 @@ nlohmann::ordered_json plan_fields(const Plan& plan) {
     out["layers"] = nlohmann::ordered_json::array();
     for (const LayerPlan& layer : plan.layers) {
         nlohmann::ordered_json heads = nlohmann::ordered_json::array();
-        for (const HeadPlan& head : layer.heads) heads.push_back({{"key", to_string(head.key)}, {"value", to_string(head.value)}});
+        for (const HeadPlan& head : layer.heads)
+            heads.push_back({{"key", to_string(head.key)}, {"value", to_string(head.value)}});
         out["layers"].push_back({{"layer", layer.shape.layer},
                                  {"n_heads", layer.shape.n_heads},
                                  {"n_kv_heads", layer.shape.n_kv_heads},

@@ -64,9 +64,9 @@ TEST(Preset, KnowsTheNamesOfLlamaCppsTypes) {
 }
 
 TEST(Preset, CanonicalNameParsesToTheSamePreset) {
-    for (const char* text :
-         {"k4v2", "k2v4-g32", "k8v4-gv32-rotk", "k16v4-gv128", "k4v16-rot", "k1v1.58-sym-rot-w8", "k3v5-s4-w0", "k6v8-hqq-kchan-g128",
-          "q5_0-s4-w128", "f16-w64", "k16v3-rotv-vchan-g32", "k4v4-rotk-rotv", "k3v3-g32-gv128", "k4v3-lm", "k16v2-lm-s4-w64", "k8v16-lm"}) {
+    for (const char* text : {"k4v2", "k2v4-g32", "k8v4-gv32-rotk", "k16v4-gv128", "k4v16-rot", "k1v1.58-sym-rot-w8",
+                             "k3v5-s4-w0", "k6v8-hqq-kchan-g128", "q5_0-s4-w128", "f16-w64", "k16v3-rotv-vchan-g32",
+                             "k4v4-rotk-rotv", "k3v3-g32-gv128", "k4v3-lm", "k16v2-lm-s4-w64", "k8v16-lm"}) {
         const Preset p = parse_preset(text);
         const Preset again = parse_preset(p.name);
         EXPECT_EQ(again.name, p.name) << text;
@@ -85,19 +85,46 @@ TEST(Preset, NamesTheUnknownPartAndWhatIsAllowed) {
     EXPECT_NE(error("k4v2-foo").find("-foo"), std::string::npos) << error("k4v2-foo");
     EXPECT_NE(error("k4v2-foo").find("-kchan"), std::string::npos);
     EXPECT_NE(error("iq4_nl").find("q4_0"), std::string::npos);
-    for (const char* text : {"", "k", "kv", "k4", "v4", "k4v", "k4v2-", "k4v2-g", "k4v2-g48", "k4v2-gk", "k4v2-w", "k4v2-w-1", "k4v2-s999",
-                             "k4v2-w99999999999999999999", "k4v2-sym-hqq", "k4v2-g32-g64", "k4v2-w1-w2", "q4_0-rot", "q4_0-g64", "k4v2 ",
-                             "k4v2-rotx", "k 4v2", "k4v2-lm-g32", "k4v2-lm-rot", "k4v1.58-lm", "q4_0-lm", "k4.0v2", "k4v2-hqq-quanto"}) {
+    for (const char* text : {"",
+                             "k",
+                             "kv",
+                             "k4",
+                             "v4",
+                             "k4v",
+                             "k4v2-",
+                             "k4v2-g",
+                             "k4v2-g48",
+                             "k4v2-gk",
+                             "k4v2-w",
+                             "k4v2-w-1",
+                             "k4v2-s999",
+                             "k4v2-w99999999999999999999",
+                             "k4v2-sym-hqq",
+                             "k4v2-g32-g64",
+                             "k4v2-w1-w2",
+                             "q4_0-rot",
+                             "q4_0-g64",
+                             "k4v2 ",
+                             "k4v2-rotx",
+                             "k 4v2",
+                             "k4v2-lm-g32",
+                             "k4v2-lm-rot",
+                             "k4v1.58-lm",
+                             "q4_0-lm",
+                             "k4.0v2",
+                             "k4v2-hqq-quanto"}) {
         EXPECT_EQ(error(text).substr(0, 2), "0 ") << text << ": " << error(text);
     }
 }
 
 TEST(Preset, IsToldFromAFileName) {
-    for (const char* text : {"k4v2", "K4V2-g32", "k7v2", "k1.58v2", "q8_0", "q4_0-w3", "f16", "F16-w32", "bf16", "iq4_nl", "q4_k"}) {
+    for (const char* text :
+         {"k4v2", "K4V2-g32", "k7v2", "k1.58v2", "q8_0", "q4_0-w3", "f16", "F16-w32", "bf16", "iq4_nl", "q4_k"}) {
         EXPECT_TRUE(is_preset(text)) << text;
     }
-    for (const char* text : {"", "k4v2.gguf", "./k4v2", "plans/k4v2", "k4v2.plan.gguf", "K4V2.GGUF", "my-plan", "kvplan", "k4", "q", "qwen_plan",
-                             "q8_0/plan", "f16.gguf", "f160", "key4value2", "c:\\k4v2", "q8_0longname"}) {
+    for (const char* text :
+         {"", "k4v2.gguf", "./k4v2", "plans/k4v2", "k4v2.plan.gguf", "K4V2.GGUF", "my-plan", "kvplan", "k4", "q",
+          "qwen_plan", "q8_0/plan", "f16.gguf", "f160", "key4value2", "c:\\k4v2", "q8_0longname"}) {
         EXPECT_FALSE(is_preset(text)) << text;
     }
 }

@@ -19,9 +19,9 @@ std::string number(double value) {
 /// A budget as bytes of sealed tiles.
 struct Room {
     size_t n_ctx = 0;
-    double bytes = 0;       ///< the budget, in bytes at n_ctx tokens
-    double fixed = 0;       ///< spent whatever the codecs are: pages in f16, sinks, tables
-    size_t n_pages = 0;     ///< sealed
+    double bytes = 0;    ///< the budget, in bytes at n_ctx tokens
+    double fixed = 0;    ///< spent whatever the codecs are: pages in f16, sinks, tables
+    size_t n_pages = 0;  ///< sealed
     double elements = 0;
     [[nodiscard]] size_t per_page() const {
         return bytes > fixed && n_pages > 0 ? static_cast<size_t>((bytes - fixed) / static_cast<double>(n_pages)) : 0;
@@ -40,17 +40,20 @@ Room room_of(const DamageModel& model, const PlanRequest& request, const Plan& p
     }
     for (const LayerPlan& layer : plan.layers) {
         for (const HeadPlan& head : layer.heads) {
-            page += packed_bytes(head.key, Side::kKey, layer.shape.head_dim_k, plan.tile_tokens) + packed_bytes(head.value, Side::kValue, layer.shape.head_dim_v, plan.tile_tokens);
+            page += packed_bytes(head.key, Side::kKey, layer.shape.head_dim_k, plan.tile_tokens) +
+                    packed_bytes(head.value, Side::kValue, layer.shape.head_dim_v, plan.tile_tokens);
         }
     }
     for (const DamageSlot& slot : model.slots()) {
-        if (slot.codecs[0].transform != nullptr) room.fixed += static_cast<double>(slot.codecs[0].transform->fit->bytes());
+        if (slot.codecs[0].transform != nullptr)
+            room.fixed += static_cast<double>(slot.codecs[0].transform->fit->bytes());
     }
     room.n_pages = packed / page;
     room.elements = static_cast<double>(all.elements);
     room.bytes = request.budget.amount;
     if (request.budget.unit == Budget::Unit::kEffectiveBits) room.bytes = request.budget.amount * room.elements / 8;
-    if (request.budget.unit == Budget::Unit::kBytesPerToken) room.bytes = request.budget.amount * static_cast<double>(room.n_ctx);
+    if (request.budget.unit == Budget::Unit::kBytesPerToken)
+        room.bytes = request.budget.amount * static_cast<double>(room.n_ctx);
     return room;
 }
 
@@ -74,7 +77,8 @@ ModelShape shape_of(const ModelStats& stats) {
     return shape;
 }
 
-Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTransform>& fits, double key_bits, double value_bits, int32_t window, int32_t sinks) {
+Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTransform>& fits, double key_bits,
+                            double value_bits, int32_t window, int32_t sinks) {
     Plan plan = empty_plan(stats, "f16", window, sinks);
     char name[64];
     std::snprintf(name, sizeof name, "transform k%.4gv%.4g", key_bits, value_bits);
@@ -85,7 +89,9 @@ Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTra
             const double bits = side == Side::kKey ? key_bits : value_bits;
             for (HeadPlan& head : layer.heads) {
                 const FittedTransform& fitted = fits[next++];
-                if (bits < 16) (side == Side::kKey ? head.key : head.value).transform = make_transform_codec(fitted.fit, rung_at(fitted, bits).unit_bits);
+                if (bits < 16)
+                    (side == Side::kKey ? head.key : head.value).transform =
+                        make_transform_codec(fitted.fit, rung_at(fitted, bits).unit_bits);
             }
         }
     }
@@ -102,15 +108,19 @@ Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
     std::vector<std::vector<Choice>> choices;
     for (const DamageSlot& slot : model.slots()) {
         std::vector<Choice>& own = choices.emplace_back();
-        for (size_t i = 0; i < slot.codecs.size(); ++i) own.push_back({.bytes = slot.bytes[i], .damage = model.damage(slot, i)});
+        for (size_t i = 0; i < slot.codecs.size(); ++i)
+            own.push_back({.bytes = slot.bytes[i], .damage = model.damage(slot, i)});
     }
     const std::vector<size_t> picked = solve_budget(choices, room.per_page());
     if (picked.empty()) {
         const double floor_bytes = room.fixed + static_cast<double>(room.n_pages * smallest_bytes(choices));
-        throw Error(ErrorCode::kBudgetTooSmall, "the budget is below this model's floor at " + std::to_string(room.n_ctx) + " tokens",
-                    "at least " + number(8 * floor_bytes / room.elements) + "bits (" + number(floor_bytes / (1024 * 1024)) + " MiB)",
+        throw Error(ErrorCode::kBudgetTooSmall,
+                    "the budget is below this model's floor at " + std::to_string(room.n_ctx) + " tokens",
+                    "at least " + number(8 * floor_bytes / room.elements) + "bits (" +
+                        number(floor_bytes / (1024 * 1024)) + " MiB)",
                     number(8 * room.bytes / room.elements) + "bits (" + number(room.bytes / (1024 * 1024)) + " MiB)",
-                    "The smallest plan keeps a window of " + std::to_string(request.window) + " tokens in f16; a longer context or --window 0 lowers the floor");
+                    "The smallest plan keeps a window of " + std::to_string(request.window) +
+                        " tokens in f16; a longer context or --window 0 lowers the floor");
     }
     double damage = 0;
     for (size_t i = 0; i < picked.size(); ++i) {
@@ -119,10 +129,13 @@ Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
         (slot.side == Side::kKey ? head.key : head.value) = slot.codecs[picked[i]];
         damage += choices[i][picked[i]].damage;
     }
-    plan.name = "measured " + number(cache_bytes(plan, room.n_ctx).effective_bits) + "bits@" + std::to_string(room.n_ctx);
+    plan.name =
+        "measured " + number(cache_bytes(plan, room.n_ctx).effective_bits) + "bits@" + std::to_string(room.n_ctx);
     plan.predicted_kl = model.predict(damage, plan.window);
-    plan.measured_how = "KL probes of every layer and side (" + number(stats.base_bits) + " to " + number(stats.probe_bits) + " bits) and " + std::to_string(stats.joint.size()) +
-                        " joint probes, by query-weighted noise; " + std::to_string(stats.n_tokens) + " calibration tokens, text sha256 " + stats.text_sha256.substr(0, 16);
+    plan.measured_how = "KL probes of every layer and side (" + number(stats.base_bits) + " to " +
+                        number(stats.probe_bits) + " bits) and " + std::to_string(stats.joint.size()) +
+                        " joint probes, by query-weighted noise; " + std::to_string(stats.n_tokens) +
+                        " calibration tokens, text sha256 " + stats.text_sha256.substr(0, 16);
     return plan;
 }
 
@@ -154,7 +167,8 @@ std::vector<double> damage_by_layer(const DamageModel& model, const Plan& plan) 
         const CodecSpec& codec = slot.side == Side::kKey ? head.key : head.value;
         const auto at = std::find(slot.codecs.begin(), slot.codecs.end(), codec);
         KVAQ_CHECK(at != slot.codecs.end());
-        sums[2 * slot.layer + (slot.side == Side::kKey ? 0 : 1)] += model.damage(slot, static_cast<size_t>(at - slot.codecs.begin()));
+        sums[2 * slot.layer + (slot.side == Side::kKey ? 0 : 1)] +=
+            model.damage(slot, static_cast<size_t>(at - slot.codecs.begin()));
     }
     return sums;
 }

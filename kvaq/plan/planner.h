@@ -11,10 +11,12 @@ namespace kvaq {
 
 struct PlanRequest {
     Budget budget;
-    size_t n_ctx = 8192;  ///< context at which a budget in bits or bytes per token is met (a budget "512MiB@32768" brings its own)
+    size_t n_ctx =
+        8192;  ///< context at which a budget in bits or bytes per token is met (a budget "512MiB@32768" brings its own)
     int32_t window = kBestWindow;  ///< newest tokens in f16
     int32_t sinks = 4;
-    static constexpr int32_t kBestWindow = -1;  ///< of the windows that calibration measured, the one of least predicted KL within the budget
+    static constexpr int32_t kBestWindow =
+        -1;  ///< of the windows that calibration measured, the one of least predicted KL within the budget
 };
 
 /// The plan of least predicted damage (kvaq/plan/damage.h) under a byte budget. Bytes are exact (packed_bytes): everything held at n_ctx tokens
@@ -28,7 +30,8 @@ struct PlanRequest {
 
 /// Fitted transform codecs with the same mean bits everywhere, e.g. 4 for keys and 2.5 for values (16: f16): per head the highest rung
 /// that does not exceed them. What the allocation over layers and heads is compared with, and what joint probes measure. `fits` of fit_all(stats).
-[[nodiscard]] Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTransform>& fits, double key_bits, double value_bits, int32_t window, int32_t sinks);
+[[nodiscard]] Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTransform>& fits,
+                                          double key_bits, double value_bits, int32_t window, int32_t sinks);
 
 /// The shape the statistics were made for.
 [[nodiscard]] ModelShape shape_of(const ModelStats& stats);

@@ -31,12 +31,19 @@ ModelStats sample_stats() {
     stats.joint_floor = 0.003;
     for (size_t l = 0; l < kLayers; ++l) {
         LayerStats layer;
-        layer.shape = {.layer = static_cast<int32_t>(l), .n_heads = 4, .n_kv_heads = 2, .head_dim_k = kDim, .head_dim_v = kDim, .sliding_window = 0};
-        for (unsigned h = 0; h < 2; ++h) layer.heads.push_back(correlated_head(kDim, static_cast<unsigned>(10 * l) + h));
+        layer.shape = {.layer = static_cast<int32_t>(l),
+                       .n_heads = 4,
+                       .n_kv_heads = 2,
+                       .head_dim_k = kDim,
+                       .head_dim_v = kDim,
+                       .sliding_window = 0};
+        for (unsigned h = 0; h < 2; ++h)
+            layer.heads.push_back(correlated_head(kDim, static_cast<unsigned>(10 * l) + h));
         layer.probe = {.key_kl = l == 1 ? 0.2 : 0.02, .value_kl = 0.01};
         stats.layers.push_back(std::move(layer));
     }
-    for (const auto& [bits, key, value] : {std::array{1.0, 1.2, 0.3}, std::array{2.0, 0.5, 0.1}, std::array{3.0, 0.18, 0.04}, std::array{4.0, 0.06, 0.015}}) {
+    for (const auto& [bits, key, value] : {std::array{1.0, 1.2, 0.3}, std::array{2.0, 0.5, 0.1},
+                                           std::array{3.0, 0.18, 0.04}, std::array{4.0, 0.06, 0.015}}) {
         stats.joint.push_back({.key_bits = bits, .value_bits = 16, .kl = stats.joint_floor + key});
         stats.joint.push_back({.key_bits = 16, .value_bits = bits, .kl = stats.joint_floor + value});
         stats.joint.push_back({.key_bits = bits, .value_bits = bits, .kl = stats.joint_floor + 1.2 * (key + value)});
@@ -44,11 +51,14 @@ ModelStats sample_stats() {
     return stats;
 }
 
-PlanRequest bits_of(double bits, size_t n_ctx = 32768) { return {.budget = {.unit = Budget::Unit::kEffectiveBits, .amount = bits, .n_tokens = 0}, .n_ctx = n_ctx}; }
+PlanRequest bits_of(double bits, size_t n_ctx = 32768) {
+    return {.budget = {.unit = Budget::Unit::kEffectiveBits, .amount = bits, .n_tokens = 0}, .n_ctx = n_ctx};
+}
 
 double mean_bits(const Plan& plan, size_t layer, Side side) {
     double sum = 0;
-    for (const HeadPlan& head : plan.layers[layer].heads) sum += nominal_bits(side == Side::kKey ? head.key : head.value);
+    for (const HeadPlan& head : plan.layers[layer].heads)
+        sum += nominal_bits(side == Side::kKey ? head.key : head.value);
     return sum / static_cast<double>(plan.layers[layer].heads.size());
 }
 
@@ -76,7 +86,8 @@ TEST(Planner, SpendsMoreWhereProbesFoundMoreDamage) {
     EXPECT_GT(mean_bits(plan, 1, Side::kKey), mean_bits(plan, 1, Side::kValue) + 0.5);
     const std::vector<double> damages = damage_by_layer(model, plan);
     ASSERT_EQ(damages.size(), 2 * kLayers);
-    EXPECT_NEAR(model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window), plan.predicted_kl, 1e-12);
+    EXPECT_NEAR(model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window), plan.predicted_kl,
+                1e-12);
 }
 
 TEST(Planner, PredictsWhatTheJointProbesMeasured) {
@@ -107,7 +118,8 @@ TEST(Planner, KeepsAWindowWhereItPays) {
     EXPECT_EQ(solve_plan(model, bits_of(3, 4096)).window, 64);
     EXPECT_EQ(solve_plan(model, bits_of(3, 131072)).window, 256) << "next to nothing there";
     EXPECT_EQ(solve_plan(model, bits_of(2, 1024)).window, 0) << "a quarter of the budget";
-    for (const size_t n_ctx : {1024U, 4096U, 131072U}) EXPECT_LE(cache_bytes(solve_plan(model, bits_of(3, n_ctx)), n_ctx).effective_bits, 3 + 1e-9);
+    for (const size_t n_ctx : {1024U, 4096U, 131072U})
+        EXPECT_LE(cache_bytes(solve_plan(model, bits_of(3, n_ctx)), n_ctx).effective_bits, 3 + 1e-9);
 }
 
 TEST(Planner, ACorrectedShareMovesBits) {

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cctype>
+#include <charconv>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -57,15 +57,24 @@ std::optional<CodeBits> parse_bits(std::string_view text) {
 
 std::string_view bits_text(CodeBits bits) {
     switch (bits) {
-        case CodeBits::k1: return "1";
-        case CodeBits::kTernary: return "1.58";
-        case CodeBits::k2: return "2";
-        case CodeBits::k3: return "3";
-        case CodeBits::k4: return "4";
-        case CodeBits::k5: return "5";
-        case CodeBits::k6: return "6";
-        case CodeBits::k8: return "8";
-        case CodeBits::k16: return "16";
+        case CodeBits::k1:
+            return "1";
+        case CodeBits::kTernary:
+            return "1.58";
+        case CodeBits::k2:
+            return "2";
+        case CodeBits::k3:
+            return "3";
+        case CodeBits::k4:
+            return "4";
+        case CodeBits::k5:
+            return "5";
+        case CodeBits::k6:
+            return "6";
+        case CodeBits::k8:
+            return "8";
+        case CodeBits::k16:
+            return "16";
     }
     return "?";
 }
@@ -207,10 +216,12 @@ class Parser {
         }
         if (preset_.lloyd_max) {
             for (const std::string& part : seen_) {
-                if (part != "lm" && part != "w" && part != "s") fail(text_, "suffix -" + part + " does not go with -lm (its codec is fixed)", "-w<n> or -s<n>", "");
+                if (part != "lm" && part != "w" && part != "s")
+                    fail(text_, "suffix -" + part + " does not go with -lm (its codec is fixed)", "-w<n> or -s<n>", "");
             }
             for (const CodecSpec* spec : {&preset_.key, &preset_.value}) {
-                if (spec->bits == CodeBits::kTernary) fail(text_, "bits of an -lm preset", "1, 2, 3, 4, 5, 6, 8 or 16", "1.58");
+                if (spec->bits == CodeBits::kTernary)
+                    fail(text_, "bits of an -lm preset", "1, 2, 3, 4, 5, 6, 8 or 16", "1.58");
             }
             preset_.lloyd_max = preset_.key.bits != CodeBits::k16 || preset_.value.bits != CodeBits::k16;
         }
@@ -277,7 +288,9 @@ Preset parse_preset(const std::string& text) { return Parser(text).parse(); }
 
 bool is_preset(const std::string& text) noexcept {
     if (text.find('/') != std::string::npos || text.find('\\') != std::string::npos) return false;
-    const auto at = [&](size_t i) { return i < text.size() ? static_cast<char>(std::tolower(static_cast<unsigned char>(text[i]))) : '\0'; };
+    const auto at = [&](size_t i) {
+        return i < text.size() ? static_cast<char>(std::tolower(static_cast<unsigned char>(text[i]))) : '\0';
+    };
     const auto matches = [&](size_t from, std::string_view what) {
         for (size_t i = 0; i < what.size(); ++i) {
             if (at(from + i) != what[i]) return false;

@@ -33,14 +33,16 @@ Stairs stairs_of(const std::vector<Choice>& choices) {
     for (const size_t i : order) {
         KVAQ_CHECK(std::isfinite(choices[i].damage));
         if (!stairs.empty() && choices[i].damage >= stairs.back().damage) continue;
-        stairs.push_back({.choice = i, .extra = choices[i].bytes - choices[order[0]].bytes, .damage = choices[i].damage});
+        stairs.push_back(
+            {.choice = i, .extra = choices[i].bytes - choices[order[0]].bytes, .damage = choices[i].damage});
     }
     return stairs;
 }
 
 /// The exact programme: for every slot a step at or above from[slot], at most `room` bytes beyond those of `from`, bytes
 /// counted in `unit`s, rounded up.
-std::vector<size_t> programme(const std::vector<Stairs>& slots, const std::vector<size_t>& from, size_t room, size_t unit) {
+std::vector<size_t> programme(const std::vector<Stairs>& slots, const std::vector<size_t>& from, size_t room,
+                              size_t unit) {
     const auto cost = [&](size_t s, size_t step) {
         return (slots[s][step].extra - slots[s][from[s]].extra + unit - 1) / unit;
     };
@@ -96,7 +98,8 @@ std::vector<size_t> hull_prefix(const std::vector<Stairs>& slots, size_t room, s
             at = best.step;
         }
     }
-    std::stable_sort(segments.begin(), segments.end(), [](const Segment& a, const Segment& b) { return a.slope > b.slope; });
+    std::stable_sort(segments.begin(), segments.end(),
+                     [](const Segment& a, const Segment& b) { return a.slope > b.slope; });
     std::vector<size_t> steps(slots.size(), 0);
     left = room;
     for (const Segment& segment : segments) {

@@ -81,7 +81,8 @@ void hqq_quantize(std::span<const double> x, size_t group_size, CodeBits bits, s
                 const double q = quantize(i, g);
                 const double r = x[i] - (q - z[g]) / s[g];
                 const double magnitude = std::fabs(r);
-                const double shrunk = magnitude > 0 ? std::max(magnitude - std::pow(magnitude, kP - 1) / kBeta, 0.0) : 0.0;
+                const double shrunk =
+                    magnitude > 0 ? std::max(magnitude - std::pow(magnitude, kP - 1) / kBeta, 0.0) : 0.0;
                 sum += q - (x[i] - std::copysign(shrunk, r)) * s[g];
                 error += magnitude;
             }

@@ -37,7 +37,8 @@ TEST(Affine, SymmetricEqualsTheRuleOfThePaper) {
     EXPECT_EQ(params.offset, symmetric_offset(CodeBits::k3) * params.scale);
     // 1 bit: levels -a, +a with a = mean|x| = 3; ternary: -4, 0, 4
     EXPECT_EQ(symmetric_params(std::vector<double>{-4, 2, 3}, CodeBits::k1), (AffineParams{.scale = 6, .offset = -3}));
-    EXPECT_EQ(symmetric_params(std::vector<double>{-4, 2, 3}, CodeBits::kTernary), (AffineParams{.scale = 4, .offset = -4}));
+    EXPECT_EQ(symmetric_params(std::vector<double>{-4, 2, 3}, CodeBits::kTernary),
+              (AffineParams{.scale = 4, .offset = -4}));
 }
 
 TEST(Affine, HqqEqualsAHandComputedRound) {

@@ -8,9 +8,7 @@ namespace {
 constexpr size_t kBlock = 64;
 constexpr std::array<uint8_t, 5> kPowersOf3 = {1, 3, 9, 27, 81};
 
-size_t plane_bytes(size_t bits, size_t n_codes) noexcept {
-    return (n_codes * bits / 8 + kBlock - 1) / kBlock * kBlock;
-}
+size_t plane_bytes(size_t bits, size_t n_codes) noexcept { return (n_codes * bits / 8 + kBlock - 1) / kBlock * kBlock; }
 
 size_t ternary_bytes(size_t n_codes) noexcept { return ((n_codes + 4) / 5 + kBlock - 1) / kBlock * kBlock; }
 
@@ -18,14 +16,22 @@ size_t ternary_bytes(size_t n_codes) noexcept { return ((n_codes + 4) / 5 + kBlo
 
 std::array<uint8_t, 2> plane_bits(CodeBits bits) noexcept {
     switch (bits) {
-        case CodeBits::k1: return {1, 0};
-        case CodeBits::k2: return {2, 0};
-        case CodeBits::k3: return {2, 1};
-        case CodeBits::k4: return {4, 0};
-        case CodeBits::k5: return {4, 1};
-        case CodeBits::k6: return {4, 2};
-        case CodeBits::k8: return {8, 0};
-        default: return {0, 0};
+        case CodeBits::k1:
+            return {1, 0};
+        case CodeBits::k2:
+            return {2, 0};
+        case CodeBits::k3:
+            return {2, 1};
+        case CodeBits::k4:
+            return {4, 0};
+        case CodeBits::k5:
+            return {4, 1};
+        case CodeBits::k6:
+            return {4, 2};
+        case CodeBits::k8:
+            return {8, 0};
+        default:
+            return {0, 0};
     }
 }
 

@@ -17,8 +17,8 @@ constexpr std::array kAllBits = {CodeBits::k1, CodeBits::kTernary, CodeBits::k2,
                                  CodeBits::k5, CodeBits::k6,       CodeBits::k8, CodeBits::k16};
 
 [[noreturn]] void bad_spec(const std::string& text) {
-    throw Error(ErrorCode::kInvalidArgument, "unreadable codec", "'f16' or '<bits>b-g<32|64|128>-<tok|chan>-<asym|sym>-<minmax|quanto|hqq>-<id|had>'",
-                "'" + text + "'");
+    throw Error(ErrorCode::kInvalidArgument, "unreadable codec",
+                "'f16' or '<bits>b-g<32|64|128>-<tok|chan>-<asym|sym>-<minmax|quanto|hqq>-<id|had>'", "'" + text + "'");
 }
 
 }  // namespace
@@ -38,12 +38,16 @@ std::string to_string(CodeBits bits) {
 
 bool CodecSpec::operator==(const CodecSpec& other) const noexcept {
     if (transform != nullptr || other.transform != nullptr) {
-        return transform == other.transform || (transform != nullptr && other.transform != nullptr && *transform == *other.transform);
+        return transform == other.transform ||
+               (transform != nullptr && other.transform != nullptr && *transform == *other.transform);
     }
-    return bits == other.bits && rule == other.rule && axis == other.axis && group == other.group && symmetric == other.symmetric && basis == other.basis;
+    return bits == other.bits && rule == other.rule && axis == other.axis && group == other.group &&
+           symmetric == other.symmetric && basis == other.basis;
 }
 
-double nominal_bits(const CodecSpec& spec) noexcept { return spec.transform != nullptr ? spec.transform->mean_bits() : nominal_bits(spec.bits); }
+double nominal_bits(const CodecSpec& spec) noexcept {
+    return spec.transform != nullptr ? spec.transform->mean_bits() : nominal_bits(spec.bits);
+}
 
 std::string to_string(const CodecSpec& spec) {
     if (spec.transform != nullptr) {
@@ -52,7 +56,9 @@ std::string to_string(const CodecSpec& spec) {
         return bits + spec.transform->digest;
     }
     if (spec.bits == CodeBits::k16) return "f16";
-    const char* rule = spec.rule == AffineRule::kMinMax ? "minmax" : spec.rule == AffineRule::kQuanto ? "quanto" : "hqq";
+    const char* rule = spec.rule == AffineRule::kMinMax   ? "minmax"
+                       : spec.rule == AffineRule::kQuanto ? "quanto"
+                                                          : "hqq";
     return to_string(spec.bits) + "b-g" + std::to_string(spec.group) +
            (spec.axis == GroupAxis::kPerToken ? "-tok" : "-chan") + (spec.symmetric ? "-sym-" : "-asym-") + rule +
            (spec.basis == Basis::kHadamard ? "-had" : "-id");

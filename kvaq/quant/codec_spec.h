@@ -40,8 +40,8 @@ struct CodecSpec {
     CodeBits bits = CodeBits::k16;
     AffineRule rule = AffineRule::kMinMax;
     GroupAxis axis = GroupAxis::kPerToken;
-    uint16_t group = 64;      ///< elements that share one scale: 32, 64 or 128; ignored for k16
-    bool symmetric = false;   ///< scale only, no zero point; kMinMax only
+    uint16_t group = 64;     ///< elements that share one scale: 32, 64 or 128; ignored for k16
+    bool symmetric = false;  ///< scale only, no zero point; kMinMax only
     Basis basis = Basis::kIdentity;
 
     /// Set: a transform codec (kvaq/quant/transform.h), and the fields above mean nothing.

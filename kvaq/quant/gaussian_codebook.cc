@@ -17,7 +17,8 @@ std::vector<int8_t> gaussian_codebook(unsigned bits) {
     KVAQ_CHECK(bits >= 1 && bits <= 6);
     const size_t n = size_t{1} << bits;
     std::vector<double> level(n);
-    for (size_t k = 0; k < n; ++k) level[k] = 3 * (2 * static_cast<double>(k) + 1 - static_cast<double>(n)) / static_cast<double>(n);
+    for (size_t k = 0; k < n; ++k)
+        level[k] = 3 * (2 * static_cast<double>(k) + 1 - static_cast<double>(n)) / static_cast<double>(n);
     for (int round = 0; round < 5000; ++round) {
         double moved = 0;
         for (size_t k = 0; k < n; ++k) {
@@ -30,7 +31,8 @@ std::vector<int8_t> gaussian_codebook(unsigned bits) {
         if (moved < 1e-7) break;
     }
     std::vector<int8_t> out;
-    for (const double x : level) out.push_back(static_cast<int8_t>(std::lround(x * static_cast<double>(kLevelsPerSigma))));
+    for (const double x : level)
+        out.push_back(static_cast<int8_t>(std::lround(x * static_cast<double>(kLevelsPerSigma))));
     return out;
 }
 

@@ -15,12 +15,15 @@ constexpr uint32_t kVersion = 1;
 constexpr size_t kMaxDim = 512;
 
 [[noreturn]] void corrupt(const std::string& wanted, const std::string& found) {
-    throw Error(ErrorCode::kCorrupt, "a transform codec's parameters", wanted, found, "Make the plan again with kvaq plan");
+    throw Error(ErrorCode::kCorrupt, "a transform codec's parameters", wanted, found,
+                "Make the plan again with kvaq plan");
 }
 
 void check_fit(const TransformFit& fit) {
-    if (fit.dim < 8 || fit.dim > kMaxDim || fit.dim % 8 != 0) corrupt("a head size of 8 to 512", std::to_string(fit.dim));
-    if (fit.matrix.size() != (fit.hadamard ? 0 : fit.dim * fit.dim) || fit.row_scale.size() != fit.dim || fit.scale.size() != fit.dim || fit.offset.size() != fit.dim) {
+    if (fit.dim < 8 || fit.dim > kMaxDim || fit.dim % 8 != 0)
+        corrupt("a head size of 8 to 512", std::to_string(fit.dim));
+    if (fit.matrix.size() != (fit.hadamard ? 0 : fit.dim * fit.dim) || fit.row_scale.size() != fit.dim ||
+        fit.scale.size() != fit.dim || fit.offset.size() != fit.dim) {
         corrupt("arrays of the head size", "others");
     }
     for (const std::vector<float>* values : {&fit.row_scale, &fit.scale, &fit.offset}) {
@@ -30,7 +33,8 @@ void check_fit(const TransformFit& fit) {
     }
     for (size_t b = 1; b < fit.levels.size(); ++b) {
         const std::vector<int8_t>& levels = fit.levels[b];
-        if (levels.size() != size_t{1} << b || !std::is_sorted(levels.begin(), levels.end())) corrupt("sorted codebooks of 2 to 64 levels", "others");
+        if (levels.size() != size_t{1} << b || !std::is_sorted(levels.begin(), levels.end()))
+            corrupt("sorted codebooks of 2 to 64 levels", "others");
     }
     if (!fit.levels[0].empty()) corrupt("no codebook for 0 bits", "one");
 }
@@ -60,11 +64,13 @@ double TransformCodec::mean_bits() const noexcept {
     return sum / static_cast<double>(fit->dim);
 }
 
-std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const TransformFit> fit, std::vector<uint8_t> unit_bits) {
+std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const TransformFit> fit,
+                                                           std::vector<uint8_t> unit_bits) {
     KVAQ_CHECK(fit != nullptr);
     check_fit(*fit);
     const size_t unit = transform_unit(fit->side);
-    if (unit_bits.size() != (fit->dim + unit - 1) / unit) corrupt(std::to_string((fit->dim + unit - 1) / unit) + " units of channels", std::to_string(unit_bits.size()));
+    if (unit_bits.size() != (fit->dim + unit - 1) / unit)
+        corrupt(std::to_string((fit->dim + unit - 1) / unit) + " units of channels", std::to_string(unit_bits.size()));
     for (size_t i = 0; i < unit_bits.size(); ++i) {
         if (unit_bits[i] == 7 || unit_bits[i] > 8) corrupt("0 to 6 or 8 bits a channel", std::to_string(unit_bits[i]));
         if (i > 0 && unit_bits[i] > unit_bits[i - 1]) corrupt("bits that never rise", "rising ones");
@@ -73,12 +79,14 @@ std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const
     hash.update(transform_fit_bytes(*fit));
     hash.update(std::as_bytes(std::span(unit_bits)));
     const std::string digest = hash.hex_digest();
-    return std::make_shared<const TransformCodec>(TransformCodec{.fit = std::move(fit), .unit_bits = std::move(unit_bits), .digest = digest.substr(0, 16)});
+    return std::make_shared<const TransformCodec>(
+        TransformCodec{.fit = std::move(fit), .unit_bits = std::move(unit_bits), .digest = digest.substr(0, 16)});
 }
 
 std::vector<std::byte> transform_fit_bytes(const TransformFit& fit) {
     std::vector<std::byte> out;
-    const std::array<uint32_t, 4> head = {kVersion, fit.side == Side::kKey ? 0U : 1U, static_cast<uint32_t>(fit.dim), fit.hadamard ? 1U : 0U};
+    const std::array<uint32_t, 4> head = {kVersion, fit.side == Side::kKey ? 0U : 1U, static_cast<uint32_t>(fit.dim),
+                                          fit.hadamard ? 1U : 0U};
     put(out, head.data(), head.size());
     put(out, fit.row_scale.data(), fit.row_scale.size());
     put(out, fit.scale.data(), fit.scale.size());
@@ -97,7 +105,8 @@ TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
     };
     take(head.data(), sizeof head);
     if (head[0] != kVersion) corrupt("version " + std::to_string(kVersion), "version " + std::to_string(head[0]));
-    if (head[1] > 1 || head[3] > 1 || head[2] < 8 || head[2] > kMaxDim || head[2] % 8 != 0) corrupt("a side and a head size", "neither");
+    if (head[1] > 1 || head[3] > 1 || head[2] < 8 || head[2] > kMaxDim || head[2] % 8 != 0)
+        corrupt("a side and a head size", "neither");
     TransformFit fit;
     fit.side = head[1] == 0 ? Side::kKey : Side::kValue;
     fit.dim = head[2];
@@ -140,7 +149,8 @@ void transform_backward(const TransformFit& fit, double* z) {
 const std::array<float, 256>& transform_gains() noexcept {
     static const std::array<float, 256> table = [] {
         std::array<float, 256> gains = {};
-        for (int i = 0; i < 256; ++i) gains[static_cast<size_t>(i)] = static_cast<float>(std::exp2(static_cast<double>(i - 128) / 16));
+        for (int i = 0; i < 256; ++i)
+            gains[static_cast<size_t>(i)] = static_cast<float>(std::exp2(static_cast<double>(i - 128) / 16));
         return gains;
     }();
     return table;

@@ -31,7 +31,9 @@ struct TransformFit {
 
     bool operator==(const TransformFit&) const = default;
     /// Not for Hadamard bases.
-    [[nodiscard]] int8_t at(size_t i, size_t j) const noexcept { return matrix[side == Side::kKey ? j * dim + i : i * dim + j]; }
+    [[nodiscard]] int8_t at(size_t i, size_t j) const noexcept {
+        return matrix[side == Side::kKey ? j * dim + i : i * dim + j];
+    }
     /// Bytes kept in memory for it beside the tiles.
     [[nodiscard]] size_t bytes() const noexcept;
 };
@@ -39,10 +41,13 @@ struct TransformFit {
 /// Codec of one (layer, side, KV head): a fit and the bits of every unit of channels.
 struct TransformCodec {
     std::shared_ptr<const TransformFit> fit;
-    std::vector<uint8_t> unit_bits;  ///< bits of each run of transform_unit(side) channels: 0, 1, 2, 3, 4, 5, 6 or 8, never rising
-    std::string digest;              ///< hex, of everything above; see transform_digest
+    std::vector<uint8_t>
+        unit_bits;       ///< bits of each run of transform_unit(side) channels: 0, 1, 2, 3, 4, 5, 6 or 8, never rising
+    std::string digest;  ///< hex, of everything above; see transform_digest
 
-    bool operator==(const TransformCodec& other) const { return digest == other.digest && unit_bits == other.unit_bits && *fit == *other.fit; }
+    bool operator==(const TransformCodec& other) const {
+        return digest == other.digest && unit_bits == other.unit_bits && *fit == *other.fit;
+    }
     [[nodiscard]] double mean_bits() const noexcept;
 };
 
@@ -52,7 +57,8 @@ inline constexpr float kLevelsPerSigma = 32;
 [[nodiscard]] constexpr size_t transform_unit(Side side) noexcept { return side == Side::kKey ? 8 : 16; }
 
 /// A codec with its digest. Throws Error kCorrupt when sizes, bits or codebooks do not fit together.
-[[nodiscard]] std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const TransformFit> fit, std::vector<uint8_t> unit_bits);
+[[nodiscard]] std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const TransformFit> fit,
+                                                                         std::vector<uint8_t> unit_bits);
 
 /// A fit as bytes for files, little-endian, and back. parse throws Error kCorrupt.
 [[nodiscard]] std::vector<std::byte> transform_fit_bytes(const TransformFit& fit);

@@ -22,7 +22,8 @@ inline std::shared_ptr<const TransformFit> sample_fit(Side side, size_t dim, uns
         for (size_t k = 0; k <= i; ++k) {  // the last round normalizes
             double dot = 0;
             for (size_t j = 0; j < dim; ++j) dot += rows[i][j] * rows[k][j];
-            for (size_t j = 0; j < dim; ++j) rows[i][j] = k < i ? rows[i][j] - dot * rows[k][j] : rows[i][j] / std::sqrt(dot);
+            for (size_t j = 0; j < dim; ++j)
+                rows[i][j] = k < i ? rows[i][j] - dot * rows[k][j] : rows[i][j] / std::sqrt(dot);
         }
     }
     auto fit = std::make_shared<TransformFit>();
@@ -34,7 +35,8 @@ inline std::shared_ptr<const TransformFit> sample_fit(Side side, size_t dim, uns
         for (const double x : rows[i]) largest = std::max(largest, std::fabs(x));
         fit->row_scale.push_back(static_cast<float>(largest / 127));
         for (size_t j = 0; j < dim; ++j) {
-            fit->matrix[side == Side::kKey ? j * dim + i : i * dim + j] = static_cast<int8_t>(std::lround(rows[i][j] / largest * 127));
+            fit->matrix[side == Side::kKey ? j * dim + i : i * dim + j] =
+                static_cast<int8_t>(std::lround(rows[i][j] / largest * 127));
         }
         fit->scale.push_back(static_cast<float>(1.5 / (1.0 + 0.05 * static_cast<double>(i))) / kLevelsPerSigma);
         fit->offset.push_back(static_cast<float>(0.3 * normal(random)));

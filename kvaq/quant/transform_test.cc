@@ -33,7 +33,8 @@ TEST(Transform, BytesOfAFitGiveItBackAndEveryCutIsRefused) {
     const auto fit = sample_fit(Side::kValue, 32, 9);
     const std::vector<std::byte> bytes = transform_fit_bytes(*fit);
     EXPECT_EQ(parse_transform_fit(bytes), *fit);
-    for (size_t n = 0; n < bytes.size(); n += 7) EXPECT_THROW((void)parse_transform_fit(std::span(bytes).first(n)), Error) << n;
+    for (size_t n = 0; n < bytes.size(); n += 7)
+        EXPECT_THROW((void)parse_transform_fit(std::span(bytes).first(n)), Error) << n;
     std::vector<std::byte> longer = bytes;
     longer.push_back(std::byte{0});
     EXPECT_THROW((void)parse_transform_fit(longer), Error);

@@ -13,8 +13,12 @@ size_t count(const std::string& text, const std::string& what) {
 
 TEST(ScatterPlot, DrawsEveryPointOnceAndEscapesText) {
     ScatterPlot plot{.title = "a < b & \"c\"", .x_label = "x", .y_label = "y", .series = {}};
-    plot.series.push_back({.name = "line", .line = true, .points = {{.x = 4, .y = 0.01, .error = 0, .label = "p1"}, {.x = 2, .y = 0.5, .error = 0.1, .label = "p2"}}});
-    plot.series.push_back({.name = "marks", .line = false, .points = {{.x = 3, .y = 0.05, .error = 0, .label = "<p3>"}}});
+    plot.series.push_back(
+        {.name = "line",
+         .line = true,
+         .points = {{.x = 4, .y = 0.01, .error = 0, .label = "p1"}, {.x = 2, .y = 0.5, .error = 0.1, .label = "p2"}}});
+    plot.series.push_back(
+        {.name = "marks", .line = false, .points = {{.x = 3, .y = 0.05, .error = 0, .label = "<p3>"}}});
     const std::string svg = scatter_plot(plot);
     EXPECT_EQ(svg.rfind("<svg ", 0), 0U);
     EXPECT_NE(svg.find("a &lt; b &amp; &quot;c&quot;"), std::string::npos);
@@ -23,7 +27,8 @@ TEST(ScatterPlot, DrawsEveryPointOnceAndEscapesText) {
     EXPECT_EQ(count(svg, "<circle"), count(svg, "</circle>"));
     EXPECT_EQ(count(svg, "nan"), 0U);
     EXPECT_EQ(scatter_plot(plot), svg);
-    EXPECT_NE(scatter_plot({.title = "empty", .x_label = "", .y_label = "", .series = {}}).find("</svg>"), std::string::npos);
+    EXPECT_NE(scatter_plot({.title = "empty", .x_label = "", .y_label = "", .series = {}}).find("</svg>"),
+              std::string::npos);
 }
 
 }  // namespace

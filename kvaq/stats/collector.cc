@@ -64,7 +64,8 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
     const size_t group = layer.shape.heads_per_kv();
     for (size_t head = team.index(); head < layer.heads.size(); head += team.size()) {
         HeadSums& sums = head_sums_[index][head];
-        const auto take = [&](const HeadRows<const float16>& x, size_t dim, Moments& moments, std::vector<float16>& tiles) {
+        const auto take = [&](const HeadRows<const float16>& x, size_t dim, Moments& moments,
+                              std::vector<float16>& tiles) {
             moments.add(x.row(0, head), call.n_tokens, x.token_stride);
             if (tile_slot_ >= sums_.n_sample_tiles) return;
             for (size_t t = 0; t < kTile; ++t) {
@@ -73,7 +74,8 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
         };
         take(call.k, layer.shape.head_dim_k, sums.keys, layer.heads[head].key_tiles);
         take(call.v, layer.shape.head_dim_v, sums.values, layer.heads[head].value_tiles);
-        for (size_t g = 0; g < group; ++g) sums.queries.add(call.q.row(0, head * group + g), call.n_tokens, call.q.token_stride);
+        for (size_t g = 0; g < group; ++g)
+            sums.queries.add(call.q.row(0, head * group + g), call.n_tokens, call.q.token_stride);
     }
     team.barrier();
 }

@@ -39,9 +39,9 @@ class StatsCollector final : public AttentionHandler {
     ModelStats sums_;
     std::vector<int32_t> layer_index_;
     std::vector<std::vector<HeadSums>> head_sums_;  ///< [layer][kv head]
-    size_t tile_slot_ = 0;          ///< where this micro-batch's sample tile goes; n_sample_tiles = nowhere
-    size_t tile_first_ = 0;         ///< its first token in the micro-batch
-    size_t n_batches_ = 0;          ///< sample tiles taken so far
+    size_t tile_slot_ = 0;   ///< where this micro-batch's sample tile goes; n_sample_tiles = nowhere
+    size_t tile_first_ = 0;  ///< its first token in the micro-batch
+    size_t n_batches_ = 0;   ///< sample tiles taken so far
     size_t batch_tokens_ = 0;
 };
 

@@ -46,13 +46,19 @@ ModelShape two_layers() {
     ModelShape shape;
     shape.fingerprint = "f";
     for (const int32_t layer : {1, 4}) {
-        shape.layers.push_back({.layer = layer, .n_heads = kHeads, .n_kv_heads = kKvHeads, .head_dim_k = kDimK, .head_dim_v = kDimV});
+        shape.layers.push_back(
+            {.layer = layer, .n_heads = kHeads, .n_kv_heads = kKvHeads, .head_dim_k = kDimK, .head_dim_v = kDimV});
     }
     return shape;
 }
 
 struct Text {
-    explicit Text(size_t n) : n_tokens(n), q(n * kHeads * kDimK), k(n * kKvHeads * kDimK), v(n * kKvHeads * kDimV), out(n * kHeads * kDimV) {
+    explicit Text(size_t n)
+        : n_tokens(n),
+          q(n * kHeads * kDimK),
+          k(n * kKvHeads * kDimK),
+          v(n * kKvHeads * kDimV),
+          out(n * kHeads * kDimV) {
         std::mt19937 random(1);
         std::normal_distribution<float> normal(0.5F, 1.0F);
         for (float& x : q) x = normal(random);
@@ -110,7 +116,8 @@ TEST(StatsCollector, SumsWhatWasSeen) {
         double mean = 0;
         for (size_t t = 0; t < 256; ++t) {
             for (size_t j = head * 3; j < head * 3 + 3; ++j) {
-                qq += static_cast<double>(text.q[(t * kHeads + j) * kDimK + 2]) * static_cast<double>(text.q[(t * kHeads + j) * kDimK + 5]);
+                qq += static_cast<double>(text.q[(t * kHeads + j) * kDimK + 2]) *
+                      static_cast<double>(text.q[(t * kHeads + j) * kDimK + 5]);
             }
             const float16* k = text.k.data() + (t * kKvHeads + head) * kDimK;
             const float16* v = text.v.data() + (t * kKvHeads + head) * kDimV;

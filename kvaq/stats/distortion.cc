@@ -22,18 +22,21 @@ std::vector<float> quantization_errors(const CodecSpec& spec, Side side, std::sp
         decode_tile(layout, packed.data(), decoded.data());
         for (size_t token = 0; token < tile_tokens; ++token) {
             for (size_t channel = 0; channel < head_dim; ++channel) {
-                row[channel] = static_cast<double>(side == Side::kKey ? decoded[channel * tile_tokens + token] : decoded[token * padded + channel]);
+                row[channel] = static_cast<double>(side == Side::kKey ? decoded[channel * tile_tokens + token]
+                                                                      : decoded[token * padded + channel]);
             }
             undo_codec_basis(spec, row.data(), head_dim);
             const float* x = original.data() + token * head_dim;
             float* e = errors.data() + first + token * head_dim;
-            for (size_t channel = 0; channel < head_dim; ++channel) e[channel] = static_cast<float>(static_cast<double>(x[channel]) - row[channel]);
+            for (size_t channel = 0; channel < head_dim; ++channel)
+                e[channel] = static_cast<float>(static_cast<double>(x[channel]) - row[channel]);
         }
     }
     return errors;
 }
 
-double quantization_mse(const CodecSpec& spec, Side side, std::span<const float16> rows, size_t head_dim, size_t tile_tokens) {
+double quantization_mse(const CodecSpec& spec, Side side, std::span<const float16> rows, size_t head_dim,
+                        size_t tile_tokens) {
     double sum = 0;
     for (const float e : quantization_errors(spec, side, rows, head_dim, tile_tokens)) {
         sum += static_cast<double>(e) * static_cast<double>(e);

@@ -36,7 +36,8 @@ TEST(Distortion, EqualsTheReferenceDecoderForEverySideAndBasis) {
                     encode_tile(layout, x.data(), packed.data());
                     decode_tile_reference(layout, packed.data(), decoded.data(), true);
                     for (size_t i = 0; i < x.size(); ++i) {
-                        ASSERT_NEAR(errors[tile * x.size() + i], static_cast<double>(x[i]) - decoded[i], 1e-5) << to_string(spec) << " " << i;
+                        ASSERT_NEAR(errors[tile * x.size() + i], static_cast<double>(x[i]) - decoded[i], 1e-5)
+                            << to_string(spec) << " " << i;
                     }
                 }
             }
@@ -59,7 +60,9 @@ TEST(Distortion, FallsWithBitsAndVanishesForFloat16) {
 
 TEST(Distortion, RefusesACodecThatDoesNotFit) {
     const std::vector<float16> rows = random_rows(64 * 64, 5);
-    EXPECT_THROW((void)quantization_errors({.bits = CodeBits::k4, .axis = GroupAxis::kPerChannel, .group = 128}, Side::kKey, rows, 64, 64), Error);
+    EXPECT_THROW((void)quantization_errors({.bits = CodeBits::k4, .axis = GroupAxis::kPerChannel, .group = 128},
+                                           Side::kKey, rows, 64, 64),
+                 Error);
 }
 
 }  // namespace

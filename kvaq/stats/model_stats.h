@@ -15,8 +15,9 @@ namespace kvaq {
 struct HeadStats {
     std::vector<double> key_second;    ///< [dk, dk] mean over tokens of k k^T
     std::vector<double> value_second;  ///< [dv, dv] mean of v v^T
-    std::vector<double> query_second;  ///< [dk, dk] mean over tokens of the sum over the query heads of the group of q q^T
-    std::vector<double> key_mean;      ///< [dk]
+    std::vector<double>
+        query_second;              ///< [dk, dk] mean over tokens of the sum over the query heads of the group of q q^T
+    std::vector<double> key_mean;  ///< [dk]
     std::vector<double> value_mean;    ///< [dv]
     std::vector<float16> key_tiles;    ///< [n_sample_tiles, 64, dk] whole tiles of consecutive tokens
     std::vector<float16> value_tiles;  ///< [n_sample_tiles, 64, dv]
@@ -37,10 +38,10 @@ struct LayerProbe {
 
 /// KL of all layers quantized together, by transform codecs of the same mean bits everywhere.
 struct JointProbe {
-    double key_bits = 16;    ///< 16 = keys in f16
+    double key_bits = 16;  ///< 16 = keys in f16
     double value_bits = 16;
-    int32_t window = 0;      ///< newest tokens in f16
-    double kl = 0;           ///< nats per token, against plain llama.cpp with its f16 cache; the floor is still in it
+    int32_t window = 0;  ///< newest tokens in f16
+    double kl = 0;       ///< nats per token, against plain llama.cpp with its f16 cache; the floor is still in it
 };
 
 struct LayerStats {
@@ -55,14 +56,16 @@ struct ModelStats {
     std::string architecture;
     std::string model_name;
     std::string fingerprint;
-    std::string text_sha256;       ///< of the calibration text
-    std::string settings;          ///< how much was measured, in words
+    std::string text_sha256;  ///< of the calibration text
+    std::string settings;     ///< how much was measured, in words
     uint64_t n_tokens = 0;
-    size_t n_sample_tiles = 0;     ///< per head
-    double probe_bits = 0;         ///< the probes' codec: the transform fitted to the head, at most that many mean bits; 0 = no probes
-    double base_bits = 0;          ///< what the probes lower from
-    double base_kl = 0;            ///< (negative: not measured yet) KL of everything at base_bits, on the probes' text
-    double joint_floor = 0;        ///< (likewise) KL of our own f16 plan against plain llama.cpp, on the text of the joint probes
+    size_t n_sample_tiles = 0;  ///< per head
+    double probe_bits =
+        0;  ///< the probes' codec: the transform fitted to the head, at most that many mean bits; 0 = no probes
+    double base_bits = 0;  ///< what the probes lower from
+    double base_kl = 0;    ///< (negative: not measured yet) KL of everything at base_bits, on the probes' text
+    double joint_floor =
+        0;  ///< (likewise) KL of our own f16 plan against plain llama.cpp, on the text of the joint probes
     std::vector<JointProbe> joint;
     std::vector<LayerStats> layers;
 };

@@ -20,7 +20,8 @@ KVAQ_CLONES void widen(const float16* from, float* to, size_t n) noexcept {
 }
 
 /// partial[i, j] += sum_t block[t, i] * block[t, j] for j >= i (from i rounded down to 16); n a multiple of 4.
-KVAQ_CLONES void rank_update(const float* __restrict block, float* __restrict partial, size_t n, size_t dim, size_t row) noexcept {
+KVAQ_CLONES void rank_update(const float* __restrict block, float* __restrict partial, size_t n, size_t dim,
+                             size_t row) noexcept {
     for (size_t t = 0; t < n; t += 4) {
         const float* x0 = block + t * row;
         const float* x1 = x0 + row;
@@ -65,7 +66,8 @@ void Moments::add(const float16* x, size_t n, size_t stride) noexcept {
 
 void Moments::add_block(size_t n) noexcept {
     const size_t padded = (n + 3) / 4 * 4;
-    std::fill(block_.begin() + static_cast<std::ptrdiff_t>(n * row_), block_.begin() + static_cast<std::ptrdiff_t>(padded * row_), 0.0F);
+    std::fill(block_.begin() + static_cast<std::ptrdiff_t>(n * row_),
+              block_.begin() + static_cast<std::ptrdiff_t>(padded * row_), 0.0F);
     std::fill(partial_.begin(), partial_.end(), 0.0F);
     rank_update(block_.data(), partial_.data(), padded, dim_, row_);
     for (size_t t = 0; t < n; ++t) {

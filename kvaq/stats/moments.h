@@ -34,12 +34,12 @@ class Moments {
     void add_block(size_t n) noexcept;
 
     size_t dim_ = 0;
-    size_t row_ = 0;               ///< dim rounded up to 16: columns of the scratch
+    size_t row_ = 0;  ///< dim rounded up to 16: columns of the scratch
     uint64_t count_ = 0;
-    std::vector<double> sum_;      ///< [dim]
-    std::vector<double> products_; ///< [dim, dim], upper triangle
-    std::vector<float> block_;     ///< [kBlock, row] the block's vectors, zero padded
-    std::vector<float> partial_;   ///< [dim, row] the block's products
+    std::vector<double> sum_;       ///< [dim]
+    std::vector<double> products_;  ///< [dim, dim], upper triangle
+    std::vector<float> block_;      ///< [kBlock, row] the block's vectors, zero padded
+    std::vector<float> partial_;    ///< [dim, row] the block's products
 };
 
 }  // namespace kvaq

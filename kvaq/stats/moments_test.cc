@@ -17,7 +17,8 @@ Sums in_double(const std::vector<float>& x, size_t n, size_t dim, size_t stride)
         for (size_t i = 0; i < dim; ++i) {
             const double a = static_cast<double>(x[t * stride + i]);
             out.mean[i] += a / static_cast<double>(n);
-            for (size_t j = 0; j < dim; ++j) out.second[i * dim + j] += a * static_cast<double>(x[t * stride + j]) / static_cast<double>(n);
+            for (size_t j = 0; j < dim; ++j)
+                out.second[i * dim + j] += a * static_cast<double>(x[t * stride + j]) / static_cast<double>(n);
         }
     }
     return out;
@@ -39,7 +40,8 @@ TEST(Moments, AgreesWithSumsInDouble) {
             EXPECT_EQ(moments.count(), n);
             // A float sum of at most 64 products: 64 * 2^-24 of the sum of magnitudes, here under 20 per term.
             for (size_t i = 0; i < dim; ++i) ASSERT_NEAR(mean[i], wanted.mean[i], 1e-9);
-            for (size_t i = 0; i < dim * dim; ++i) ASSERT_NEAR(second[i], wanted.second[i], 64 * 20 * 6e-8) << dim << " " << n;
+            for (size_t i = 0; i < dim * dim; ++i)
+                ASSERT_NEAR(second[i], wanted.second[i], 64 * 20 * 6e-8) << dim << " " << n;
             for (size_t i = 0; i < dim; ++i) {
                 for (size_t j = 0; j < i; ++j) ASSERT_EQ(second[i * dim + j], second[j * dim + i]);
             }
@@ -61,7 +63,8 @@ TEST(Moments, TakesFloat16AndAnySplitIntoCalls) {
     Moments all(dim);
     all.add(floats.data(), n, dim);
     Moments pieces(dim);
-    for (size_t first = 0; first < n; first += 7) pieces.add(halves.data() + first * dim, std::min<size_t>(7, n - first), dim);
+    for (size_t first = 0; first < n; first += 7)
+        pieces.add(halves.data() + first * dim, std::min<size_t>(7, n - first), dim);
     EXPECT_EQ(pieces.count(), n);
     for (size_t i = 0; i < dim * dim; ++i) ASSERT_NEAR(all.second_moment()[i], pieces.second_moment()[i], 1e-5);
 }

@@ -1,8 +1,8 @@
 #include "kvaq/stats/spectrum.h"
 
-#include <eigen3/Eigen/Eigenvalues>
 #include <algorithm>
 #include <cmath>
+#include <eigen3/Eigen/Eigenvalues>
 
 #include "kvaq/base/error.h"
 

@@ -27,13 +27,15 @@ inline HeadStats correlated_head(size_t dim, unsigned seed) {
     head.query_second.assign(dim * dim, 0);
     const auto draw = [&](double size, double mean) {
         std::vector<double> z(dim), x(dim, mean);
-        for (size_t i = 0; i < dim; ++i) z[i] = size * normal(random) * std::exp(-4.0 * static_cast<double>(i) / static_cast<double>(dim));
+        for (size_t i = 0; i < dim; ++i)
+            z[i] = size * normal(random) * std::exp(-4.0 * static_cast<double>(i) / static_cast<double>(dim));
         for (size_t i = 0; i < dim; ++i) {
             for (size_t j = 0; j < dim; ++j) x[j] += z[i] * mix[i * dim + j];
         }
         return x;
     };
-    const auto add = [&](const std::vector<double>& x, std::vector<double>& second, std::vector<double>* mean, std::vector<float16>* rows) {
+    const auto add = [&](const std::vector<double>& x, std::vector<double>& second, std::vector<double>* mean,
+                         std::vector<float16>* rows) {
         for (size_t i = 0; i < dim; ++i) {
             if (mean != nullptr) (*mean)[i] += x[i] / kTokens;
             if (rows != nullptr) rows->push_back(static_cast<float16>(x[i]));

@@ -1,7 +1,6 @@
 #include "kvaq/stats/transform_fit.h"
 
 #include <Eigen/Dense>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -19,11 +18,13 @@ using Vector = Eigen::VectorXd;
 
 constexpr size_t kTile = 64;
 constexpr std::array kBits = {1, 2, 3, 4, 5, 6, 8};
-constexpr double kRidge = 1e-3;      ///< of the metric's mean diagonal: directions that the calibration text never asked for
+constexpr double kRidge =
+    1e-3;  ///< of the metric's mean diagonal: directions that the calibration text never asked for
 constexpr int kSweeps = 6;
 
 Matrix matrix_of(const std::vector<double>& values, size_t dim) {
-    return Eigen::Map<const Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(values.data(), static_cast<Eigen::Index>(dim), static_cast<Eigen::Index>(dim));
+    return Eigen::Map<const Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
+        values.data(), static_cast<Eigen::Index>(dim), static_cast<Eigen::Index>(dim));
 }
 
 /// Diagonal entries of a symmetric 2 x 2 matrix turned by an angle (cosine c, sine s); their sum does not change.
@@ -113,7 +114,8 @@ std::vector<int8_t> lloyd_max(const std::vector<float>& sorted, const std::vecto
     const size_t count = sorted.size();
     std::vector<double> level(n);
     for (size_t k = 0; k < n; ++k) {
-        const auto at = static_cast<size_t>((static_cast<double>(k) + 0.5) / static_cast<double>(n) * static_cast<double>(count));
+        const auto at =
+            static_cast<size_t>((static_cast<double>(k) + 0.5) / static_cast<double>(n) * static_cast<double>(count));
         level[k] = static_cast<double>(sorted[std::min(at, count - 1)]) * 1.3;
     }
     for (int round = 0; round < 200; ++round) {
@@ -123,7 +125,9 @@ std::vector<int8_t> lloyd_max(const std::vector<float>& sorted, const std::vecto
             size_t end = count;
             if (k + 1 < n) {
                 const double middle = (level[k] + level[k + 1]) / 2;
-                end = static_cast<size_t>(std::upper_bound(sorted.begin() + static_cast<ptrdiff_t>(begin), sorted.end(), static_cast<float>(middle)) - sorted.begin());
+                end = static_cast<size_t>(std::upper_bound(sorted.begin() + static_cast<ptrdiff_t>(begin), sorted.end(),
+                                                           static_cast<float>(middle)) -
+                                          sorted.begin());
             }
             if (end > begin) {
                 const double mean = (prefix[end] - prefix[begin]) / static_cast<double>(end - begin);
@@ -141,7 +145,8 @@ std::vector<int8_t> lloyd_max(const std::vector<float>& sorted, const std::vecto
 }
 
 double nearest(const std::vector<int8_t>& levels, double v) {
-    const auto above = std::lower_bound(levels.begin(), levels.end(), v, [](int8_t a, double b) { return static_cast<double>(a) < b; });
+    const auto above = std::lower_bound(levels.begin(), levels.end(), v,
+                                        [](int8_t a, double b) { return static_cast<double>(a) < b; });
     if (above == levels.begin()) return static_cast<double>(levels.front());
     if (above == levels.end()) return static_cast<double>(levels.back());
     const double high = static_cast<double>(*above);
@@ -176,7 +181,8 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         const Matrix b = u * covariance * u.transpose();
         std::vector<Eigen::Index> order(dim);
         std::iota(order.begin(), order.end(), Eigen::Index{0});
-        std::stable_sort(order.begin(), order.end(), [&](Eigen::Index i, Eigen::Index j) { return a(i, i) * b(i, i) > a(j, j) * b(j, j); });
+        std::stable_sort(order.begin(), order.end(),
+                         [&](Eigen::Index i, Eigen::Index j) { return a(i, i) * b(i, i) > a(j, j) * b(j, j); });
         Matrix sorted(n, n);
         for (Eigen::Index i = 0; i < n; ++i) sorted.row(i) = u.row(order[static_cast<size_t>(i)]);
         u = sorted;
@@ -203,7 +209,8 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         for (Eigen::Index j = 0; j < n; ++j) {
             const auto step = static_cast<int8_t>(std::lround(u(i, j) / largest * 127));
             fit->matrix[static_cast<size_t>(j * n + i)] = step;
-            u(i, j) = static_cast<double>(step) * static_cast<double>(fit->row_scale[static_cast<size_t>(i)]);  // from here on as it is stored
+            u(i, j) = static_cast<double>(step) *
+                      static_cast<double>(fit->row_scale[static_cast<size_t>(i)]);  // from here on as it is stored
         }
     }
     const Vector weight = (u * metric * u.transpose()).diagonal();
@@ -232,7 +239,8 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     std::vector<float> pooled;
     pooled.reserve(dim * n_tokens);
     for (Eigen::Index t = 0; t < z.cols(); ++t) {
-        for (Eigen::Index i = 0; i < n; ++i) pooled.push_back(static_cast<float>(z(i, t) / (gain[t] * sigma[i]) * static_cast<double>(kLevelsPerSigma)));
+        for (Eigen::Index i = 0; i < n; ++i)
+            pooled.push_back(static_cast<float>(z(i, t) / (gain[t] * sigma[i]) * static_cast<double>(kLevelsPerSigma)));
     }
     std::sort(pooled.begin(), pooled.end());
     std::vector<double> prefix(pooled.size() + 1, 0.0);
@@ -249,7 +257,8 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
             const double step = gain[t] * static_cast<double>(fit->scale[static_cast<size_t>(i)]);
             const double v = z(i, t) / step;
             for (const int bits : kBits) {
-                const double level = bits == 8 ? std::clamp(std::nearbyint(v), -128.0, 127.0) : nearest(fit->levels[static_cast<size_t>(bits)], v);
+                const double level = bits == 8 ? std::clamp(std::nearbyint(v), -128.0, 127.0)
+                                               : nearest(fit->levels[static_cast<size_t>(bits)], v);
                 cost[static_cast<size_t>(bits)] += (v - level) * (v - level) * step * step;
             }
         }
@@ -260,7 +269,9 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
 }
 
 std::vector<FittedTransform> fit_all(const ModelStats& stats) {
-    if (stats.n_sample_tiles == 0) throw Error(ErrorCode::kInvalidArgument, "the statistics hold no sample tiles", "a longer calibration text", "none");
+    if (stats.n_sample_tiles == 0)
+        throw Error(ErrorCode::kInvalidArgument, "the statistics hold no sample tiles", "a longer calibration text",
+                    "none");
     struct Job {
         const HeadStats* head;
         Side side;
@@ -274,7 +285,8 @@ std::vector<FittedTransform> fit_all(const ModelStats& stats) {
     std::vector<FittedTransform> fits(jobs.size());
     std::atomic<size_t> next{0};
     const auto work = [&] {
-        for (size_t i = next.fetch_add(1); i < jobs.size(); i = next.fetch_add(1)) fits[i] = fit_transform(*jobs[i].head, jobs[i].side, stats.n_sample_tiles);
+        for (size_t i = next.fetch_add(1); i < jobs.size(); i = next.fetch_add(1))
+            fits[i] = fit_transform(*jobs[i].head, jobs[i].side, stats.n_sample_tiles);
     };
     std::vector<std::jthread> helpers;
     for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) helpers.emplace_back(work);
@@ -311,7 +323,8 @@ std::vector<TransformChoice> transform_ladder(const FittedTransform& fitted) {
     for (const std::array<double, 9>& c : cost) now.cost += c[0];
     std::vector<TransformChoice> ladder = {now};
     const auto bits_of = [&](const TransformChoice& choice) {
-        return static_cast<double>(std::accumulate(choice.unit_bits.begin(), choice.unit_bits.end(), 0)) / static_cast<double>(n_units);
+        return static_cast<double>(std::accumulate(choice.unit_bits.begin(), choice.unit_bits.end(), 0)) /
+               static_cast<double>(n_units);
     };
     while (true) {
         double steepest = -1;

@@ -28,7 +28,8 @@ TEST(TransformFit, BeatsTheRotatedAffineCodecOfTheSameBytes) {
                 }
                 ASSERT_NE(best.transform, nullptr);
                 const double measured = codec_noise(head, side, best, kSampleTiles);
-                EXPECT_LT(measured, (side == Side::kKey ? 0.5 : 0.9) * codec_noise(head, side, affine, kSampleTiles)) << to_string(side) << dim << " " << to_string(bits);
+                EXPECT_LT(measured, (side == Side::kKey ? 0.5 : 0.9) * codec_noise(head, side, affine, kSampleTiles))
+                    << to_string(side) << dim << " " << to_string(bits);
                 EXPECT_LT(measured, 1.3 * predicted) << to_string(side) << dim;
                 EXPECT_GT(measured, 0.3 * predicted) << to_string(side) << dim;
             }
@@ -43,7 +44,8 @@ TEST(TransformFit, EveryRungOfTheLadderCostsMoreBitsAndDoesLessDamage) {
     EXPECT_EQ(ladder.front().unit_bits, std::vector<uint8_t>(8, 0));
     EXPECT_EQ(ladder.back().unit_bits, std::vector<uint8_t>(8, 8));
     for (size_t i = 1; i < ladder.size(); ++i) {
-        EXPECT_GT(make_transform_codec(fitted.fit, ladder[i].unit_bits)->mean_bits(), make_transform_codec(fitted.fit, ladder[i - 1].unit_bits)->mean_bits());
+        EXPECT_GT(make_transform_codec(fitted.fit, ladder[i].unit_bits)->mean_bits(),
+                  make_transform_codec(fitted.fit, ladder[i - 1].unit_bits)->mean_bits());
         EXPECT_LE(ladder[i].cost, ladder[i - 1].cost);
     }
 }
