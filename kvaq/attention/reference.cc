@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kvaq/attention/tile_attention.h"
+#include "kvaq/base/alibi.h"
 #include "kvaq/base/error.h"
 #include "kvaq/cache/tile.h"
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kvaq/base/alibi.h"
 #include "kvaq/base/error.h"
 #include "kvaq/quant/hadamard.h"
 #include "kvaq/quant/transform.h"
@@ -33,15 +34,6 @@ void write_row(const AttentionCall& call, size_t token, size_t head, const float
 }
 
 }  // namespace
-
-float alibi_slope(float max_bias, size_t head, size_t n_heads) noexcept {
-    if (max_bias <= 0.0F) return 0.0F;
-    const auto n_log2 = static_cast<size_t>(1)
-                        << static_cast<size_t>(std::floor(std::log2(static_cast<double>(n_heads))));
-    const float base = static_cast<float>(n_log2);
-    if (head < n_log2) return std::pow(std::pow(2.0F, -max_bias / base), static_cast<float>(head + 1));
-    return std::pow(std::pow(2.0F, -(max_bias / 2.0F) / base), static_cast<float>(2 * (head - n_log2) + 1));
-}
 
 void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     const auto grow = [](auto& v, size_t n) {

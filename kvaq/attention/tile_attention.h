@@ -98,7 +98,4 @@ class TileAttention {
     std::vector<float> p_packed_;  ///< [row] sum of weights of packed tokens, scaled as o
 };
 
-/// ALiBi slope of a query head, as ggml computes it (soft_max / flash_attn_ext). 0 when max_bias is 0.
-[[nodiscard]] float alibi_slope(float max_bias, size_t head, size_t n_heads) noexcept;
-
 }  // namespace kvaq

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <thread>
 
 #include "kvaq/base/error.h"
@@ -11,6 +12,8 @@ namespace kvaq {
 namespace {
 
 constexpr size_t kTile = kDefaultTileTokens;
+constexpr double kLeastLength = 0.5;  ///< a length factor beyond these is noise
+constexpr double kMostLength = 4.0;
 constexpr double kLeastShare = 0.1;  ///< of the mean over a side: a probe that found nothing still costs something
 
 size_t dim_of(const HeadStats& head, Side side) {
@@ -51,10 +54,7 @@ double codec_noise(const HeadStats& head, Side side, const CodecSpec& spec, size
     const size_t n = n_sample_tiles * kTile;
     KVAQ_CHECK(errors.size() == n * dim);
     double sum = 0;
-    if (side == Side::kValue) {
-        for (const float e : errors) sum += static_cast<double>(e) * static_cast<double>(e);
-        return sum / static_cast<double>(n);
-    }
+    const std::vector<double>& metric = side == Side::kKey ? head.key_metric : head.value_metric;
     // sum_t e_t^T S e_t = <S, sum_t e_t e_t^T>
     std::vector<double> moment(dim * dim, 0.0);
     for (size_t t = 0; t < n; ++t) {
@@ -63,7 +63,7 @@ double codec_noise(const HeadStats& head, Side side, const CodecSpec& spec, size
             for (size_t j = 0; j < dim; ++j) moment[i * dim + j] += static_cast<double>(e[i] * e[j]);
         }
     }
-    for (size_t i = 0; i < dim * dim; ++i) sum += moment[i] * head.query_second[i];
+    for (size_t i = 0; i < dim * dim; ++i) sum += moment[i] * metric[i];
     return std::max(0.0, sum / static_cast<double>(n));
 }
 
@@ -185,6 +185,24 @@ void DamageModel::set_curves(const std::vector<FittedTransform>& fits) {
         const double factor = std::max(0.0, probe.kl - stats_.joint_floor) / (bare->kl - stats_.joint_floor);
         window_factors_.emplace_back(probe.window, std::clamp(factor, 0.1, window_factors_.back().second));
     }
+    for (const LengthProbe& probe : stats_.lengths) {
+        if (probe.kl < least || probe.short_kl < least) continue;
+        if (length_factors_.empty()) length_factors_.emplace_back(std::log(static_cast<double>(probe.short_ctx)), 1.0);
+        length_factors_.emplace_back(std::log(static_cast<double>(probe.n_ctx)),
+                                     std::clamp(probe.kl / probe.short_kl, kLeastLength, kMostLength));
+    }
+}
+
+double DamageModel::length_factor(size_t n_ctx) const noexcept {
+    if (length_factors_.empty()) return 1;
+    const double at = std::log(static_cast<double>(std::max<size_t>(n_ctx, 1)));
+    if (at <= length_factors_.front().first) return length_factors_.front().second;
+    for (size_t i = 1; i < length_factors_.size(); ++i) {
+        const auto& [x0, f0] = length_factors_[i - 1];
+        const auto& [x1, f1] = length_factors_[i];
+        if (at <= x1) return f0 + (f1 - f0) * (at - x0) / (x1 - x0);
+    }
+    return length_factors_.back().second;
 }
 
 double DamageModel::window_factor(int32_t window) const noexcept {

@@ -12,9 +12,8 @@
 namespace kvaq {
 
 /// Noise that a codec puts on one head, from the sample tiles of the statistics (e = x - decode(encode(x))):
-///   keys    mean over tokens of e^T S_q e, S_q = sum over the group's query heads of E[q q^T]: the mean square error of the
-///           unscaled logits q^T k, summed over the query heads
-///   values  mean over tokens of |e|^2
+///   mean over tokens of e^T M e, M = HeadStats::key_metric or value_metric: the power of the error that the layer's output
+///   gets after W_O, with queries as they are and attention where it rests (kvaq/stats/output_metric.h)
 [[nodiscard]] double codec_noise(const HeadStats& head, Side side, const CodecSpec& spec, size_t n_sample_tiles);
 
 /// What the planner chooses from.
@@ -39,7 +38,7 @@ struct DamageSlot {
 ///   damage(slot, codec) = share(slot) * G_side(noise(codec) / noise(probe codec))
 ///   share(slot)         = KL that the probe of its layer and side added, split over heads by noise; normalized over the side
 ///   G_side              = DamageCurve through the joint probes: all layers' keys (values) at 1, 2, 3, 4 bits together
-///   KL                  = floor + W(window) X(sum of damages),  X through the joint probes of both sides together, W through those with a window
+///   KL                  = floor + L(n_ctx) W(window) X(sum of damages),  X through the joint probes of both sides together, W through those with a window
 /// The probes say where it hurts, the joint probes how much: layers' damages do not add up, and do not shrink with noise as theory says.
 /// Without joint probes G and X are straight lines, and predictions too low by several times.
 class DamageModel {
@@ -53,10 +52,14 @@ class DamageModel {
     [[nodiscard]] const ModelStats& stats() const noexcept { return stats_; }
     [[nodiscard]] CodecFamily family() const noexcept { return family_; }
     [[nodiscard]] double damage(const DamageSlot& slot, size_t codec) const noexcept;
-    /// KL that eval would measure, of a plan with that window whose slots' damages sum to `sum`.
-    [[nodiscard]] double predict(double sum, int32_t window) const noexcept {
-        return stats_.joint_floor + window_factor(window) * cross_(sum);
+    /// KL that eval would measure on the second halves of chunks of n_ctx tokens, of a plan with that window whose slots'
+    /// damages sum to `sum`.
+    [[nodiscard]] double predict(double sum, int32_t window, size_t n_ctx) const noexcept {
+        return stats_.joint_floor + length_factor(n_ctx) * window_factor(window) * cross_(sum);
     }
+    /// How much larger damage is at n_ctx tokens than in the joint probes, from the length probes: a straight line in
+    /// log n_ctx between those measured, level outside them.
+    [[nodiscard]] double length_factor(size_t n_ctx) const noexcept;
     /// What is left of the damage when the newest `window` tokens stay in f16, from the joint probes (a straight line in the window between those
     /// measured; beyond the last one, nothing more is gained).
     [[nodiscard]] double window_factor(int32_t window) const noexcept;
@@ -73,6 +76,7 @@ class DamageModel {
     CodecFamily family_;
     std::vector<DamageSlot> slots_;
     DamageCurve key_curve_, value_curve_, cross_;
+    std::vector<std::pair<double, double>> length_factors_;                ///< (log n_ctx, factor), rising n_ctx
     std::vector<std::pair<int32_t, double>> window_factors_ = {{0, 1.0}};  ///< rising windows, falling factors
 };
 
