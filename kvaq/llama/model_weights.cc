@@ -35,7 +35,8 @@ bool ModelFiles::any_tensor_contains(const std::string& part) const {
     return false;
 }
 
-WeightMatrix read_weight_rows(const GgufReader& file, const GgufReader::Tensor& tensor, size_t n_rows, size_t first, size_t n) {
+WeightMatrix read_weight_rows(const GgufReader& file, const GgufReader::Tensor& tensor, size_t n_rows, size_t first,
+                              size_t n) {
     const auto type = static_cast<ggml_type>(tensor.type);
     const size_t n_cols = tensor.elements / n_rows;
     if (n_cols == 0 || n_cols * n_rows != tensor.elements || n_cols % static_cast<size_t>(ggml_blck_size(type)) != 0) {

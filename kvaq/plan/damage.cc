@@ -20,8 +20,21 @@ size_t dim_of(const HeadStats& head, Side side) {
     return side == Side::kKey ? head.key_mean.size() : head.value_mean.size();
 }
 
+/// Mean weight of an error at the layer's output against its weight in codec_noise.
+double output_weight(const HeadStats& head, Side side) {
+    const size_t dim = dim_of(head, side);
+    double output = 0;
+    double plain = 0;
+    for (size_t i = 0; i < dim; ++i) {
+        output += (side == Side::kKey ? head.key_metric : head.value_metric)[i * dim + i];
+        plain += side == Side::kKey ? head.query_second[i * dim + i] : 1.0;
+    }
+    return plain > 0 ? output / plain : 0.0;
+}
+
 /// Codecs, bytes, and noise relative to the probe's; the noise of the probe itself goes into `share`.
-void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, const FittedTransform& fitted) {
+void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, HeadWeights weights,
+               const FittedTransform& fitted) {
     const HeadStats& head = stats.layers[slot.layer].heads[slot.head];
     const size_t dim = dim_of(head, slot.side);
     const TransformChoice probe = rung_at(fitted, stats.probe_bits);
@@ -43,6 +56,7 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, co
     }
     for (const CodecSpec& codec : slot.codecs) slot.bytes.push_back(packed_bytes(codec, slot.side, dim, kTile));
     for (double& noise : slot.noise) noise = slot.share > 0 ? noise / slot.share : 0.0;
+    if (weights == HeadWeights::kOutput) slot.share *= output_weight(head, slot.side);
 }
 
 }  // namespace
@@ -54,7 +68,10 @@ double codec_noise(const HeadStats& head, Side side, const CodecSpec& spec, size
     const size_t n = n_sample_tiles * kTile;
     KVAQ_CHECK(errors.size() == n * dim);
     double sum = 0;
-    const std::vector<double>& metric = side == Side::kKey ? head.key_metric : head.value_metric;
+    if (side == Side::kValue) {
+        for (const float e : errors) sum += static_cast<double>(e) * static_cast<double>(e);
+        return sum / static_cast<double>(n);
+    }
     // sum_t e_t^T S e_t = <S, sum_t e_t e_t^T>
     std::vector<double> moment(dim * dim, 0.0);
     for (size_t t = 0; t < n; ++t) {
@@ -63,7 +80,7 @@ double codec_noise(const HeadStats& head, Side side, const CodecSpec& spec, size
             for (size_t j = 0; j < dim; ++j) moment[i * dim + j] += static_cast<double>(e[i] * e[j]);
         }
     }
-    for (size_t i = 0; i < dim * dim; ++i) sum += moment[i] * metric[i];
+    for (size_t i = 0; i < dim * dim; ++i) sum += moment[i] * head.query_second[i];
     return std::max(0.0, sum / static_cast<double>(n));
 }
 
@@ -83,7 +100,8 @@ std::vector<CodecSpec> candidate_codecs() {
     return codecs;
 }
 
-DamageModel::DamageModel(const ModelStats& stats, CodecFamily family) : stats_(stats), family_(family) {
+DamageModel::DamageModel(const ModelStats& stats, CodecFamily family, HeadWeights weights)
+    : stats_(stats), family_(family) {
     if (stats.probe_bits <= 0 || stats.n_sample_tiles == 0) {
         throw Error(ErrorCode::kInvalidArgument, "the statistics hold no measured damage", "probes of every layer",
                     "none", "Calibrate with a longer text and without --no-probes, or use --policy uniform:k4v4-rot");
@@ -109,7 +127,7 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family) : stats_(s
     std::atomic<size_t> next{0};
     const auto work = [&] {
         for (size_t i = next.fetch_add(1); i < slots_.size(); i = next.fetch_add(1))
-            fill_slot(slots_[i], stats, family, fits[i]);
+            fill_slot(slots_[i], stats, family, weights, fits[i]);
     };
     {
         std::vector<std::jthread> helpers;

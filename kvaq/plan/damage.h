@@ -12,8 +12,9 @@
 namespace kvaq {
 
 /// Noise that a codec puts on one head, from the sample tiles of the statistics (e = x - decode(encode(x))):
-///   mean over tokens of e^T M e, M = HeadStats::key_metric or value_metric: the power of the error that the layer's output
-///   gets after W_O, with queries as they are and attention where it rests (kvaq/stats/output_metric.h)
+///   keys    mean over tokens of e^T S_q e, S_q = sum over the group's query heads of E[q q^T]: the mean square error of the
+///           unscaled logits q^T k, summed over the query heads
+///   values  mean over tokens of |e|^2
 [[nodiscard]] double codec_noise(const HeadStats& head, Side side, const CodecSpec& spec, size_t n_sample_tiles);
 
 /// What the planner chooses from.
@@ -22,6 +23,13 @@ enum class CodecFamily {
     kAffine,     ///< candidate_codecs(): nothing fitted
 };
 [[nodiscard]] std::vector<CodecSpec> candidate_codecs();
+
+/// How a layer's measured damage is split over its KV heads.
+enum class HeadWeights {
+    kLogits,  ///< by codec_noise
+    kOutput,  ///< by codec_noise times the head's mean weight at the layer's output, W_O and attention mass counted
+              ///< (kvaq/stats/output_metric.h); measured, and worse: docs/architecture.md
+};
 
 /// One (layer, side, KV head) and all the ways to store it.
 struct DamageSlot {
@@ -44,7 +52,7 @@ struct DamageSlot {
 class DamageModel {
   public:
     /// Throws Error kInvalidArgument when the statistics hold no probes or no sample tiles.
-    DamageModel(const ModelStats& stats, CodecFamily family);
+    DamageModel(const ModelStats& stats, CodecFamily family, HeadWeights weights = HeadWeights::kLogits);
 
     [[nodiscard]] const std::vector<DamageSlot>& slots() const noexcept {
         return slots_;

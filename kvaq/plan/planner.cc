@@ -135,9 +135,9 @@ Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
     plan.predicted_kl = model.predict(damage, plan.window, predict_ctx);
     plan.measured_how = "KL probes of every layer and side (" + number(stats.base_bits) + " to " +
                         number(stats.probe_bits) + " bits) and " + std::to_string(stats.joint.size()) +
-                        " joint probes, by the noise at the layer's output; for chunks of " +
-                        std::to_string(predict_ctx) + " tokens; " + std::to_string(stats.n_tokens) +
-                        " calibration tokens, text sha256 " + stats.text_sha256.substr(0, 16);
+                        " joint probes, by query-weighted noise; for chunks of " + std::to_string(predict_ctx) +
+                        " tokens; " + std::to_string(stats.n_tokens) + " calibration tokens, text sha256 " +
+                        stats.text_sha256.substr(0, 16);
     return plan;
 }
 

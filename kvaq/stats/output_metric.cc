@@ -23,7 +23,8 @@ std::vector<float> factor_of(const std::vector<double>& gram, size_t dim) {
     const auto n = static_cast<Eigen::Index>(dim);
     Eigen::MatrixXd root = Eigen::MatrixXd::Identity(n, n);
     if (!gram.empty()) {
-        const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(Eigen::Map<const Eigen::MatrixXd>(gram.data(), n, n));
+        const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(
+            Eigen::Map<const Eigen::MatrixXd>(gram.data(), n, n));
         root = solver.eigenvectors() * solver.eigenvalues().cwiseMax(0.0).cwiseSqrt().asDiagonal();
     }
     const Eigen::MatrixXf narrow = root.cast<float>();
@@ -89,7 +90,8 @@ void OutputMetric::add(const Sample& sample) {
         for (Eigen::Index i = 0; i < n_queries; ++i)
             queries.row(i) = Eigen::Map<const Eigen::RowVectorXf>(
                 sample.queries.row(sample.query_tokens[static_cast<size_t>(i)], g), dk);
-        const Matrix seen = values * Eigen::Map<const Eigen::MatrixXf>(factors_[g].data(), dv, dv);  // W_O v up to a turn
+        const Matrix seen =
+            values * Eigen::Map<const Eigen::MatrixXf>(factors_[g].data(), dv, dv);  // W_O v up to a turn
         const Eigen::VectorXf power = seen.rowwise().squaredNorm();
         Matrix p = queries * keys.transpose();
         Matrix bent(p.rows(), p.cols());  // (p * slope)^2

@@ -80,16 +80,15 @@ double quadratic(const std::vector<double>& m, const std::vector<double>& e_mome
 void check(const Head& head, unsigned seed) {
     const std::vector<size_t> tokens = {7, 20, 39};
     OutputMetric metric(kDimK, kDimV, head.grams());
-    metric.add({.keys = head.k,
-                .values = head.v,
-                .queries = {.data = head.q.data() + kFirstHead * kDimK,
-                            .token_stride = kHeads * kDimK,
-                            .head_stride = kDimK},
-                .query_tokens = tokens,
-                .query_positions = tokens,
-                .first_head = kFirstHead,
-                .n_heads = kHeads,
-                .rule = head.rule});
+    metric.add(
+        {.keys = head.k,
+         .values = head.v,
+         .queries = {.data = head.q.data() + kFirstHead * kDimK, .token_stride = kHeads * kDimK, .head_stride = kDimK},
+         .query_tokens = tokens,
+         .query_positions = tokens,
+         .first_head = kFirstHead,
+         .n_heads = kHeads,
+         .rule = head.rule});
     ASSERT_EQ(metric.n_queries(), tokens.size());
     std::mt19937 random(seed);
     std::normal_distribution<double> normal;
