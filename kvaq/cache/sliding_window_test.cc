@@ -46,6 +46,51 @@ TEST(SlidingWindow, HoldsNoMoreHoweverLongTheSequence) {
     }
 }
 
+TEST(SlidingWindow, ReservesNoMoreHoweverLongTheContext) {
+    ModelShape model = small_model(32, 32, kWindow);
+    for (LayerShape& layer : model.layers) layer.sliding_window = kWindow;
+    const Plan plan = plan_of("k4v4-w32", model);
+    const auto reserved = [&](size_t n_ctx, bool keep) {
+        return make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = n_ctx, .max_batch_tokens = 128, .keep_sliding = keep})
+            ->use()
+            .allocated;
+    };
+    EXPECT_EQ(reserved(4096, false), reserved(1 << 20, false)) << "freed tiles are used again";
+    EXPECT_LT(reserved(4096, true), reserved(1 << 20, true));
+}
+
+// While no tile was sealed meanwhile: tokens up to 638 leave tile 512..575 in the window of 64.
+TEST(SlidingWindow, ARewindGivesTheSameBits) {
+    const ModelShape model = small_model(32, 32, kWindow);
+    for (const char* preset : {"f16", "k4v4-rot-w64-s3", "klt-w64"}) {
+        const Plan plan = plan_of(preset, model);
+        const auto run = [&](int32_t extra) {
+            const auto cache = cache_of(plan);
+            for (int32_t pos = 0; pos < 600; pos += 100) EXPECT_FALSE(step(*cache, model, text(0, pos, 100)).empty());
+            if (extra > 0) {
+                EXPECT_FALSE(step(*cache, model, text(0, 600, extra, 4)).empty());
+                EXPECT_TRUE(cache->seq_rm(0, 600, -1));
+            }
+            return step(*cache, model, text(0, 600, 100, 5));
+        };
+        const auto straight = run(0);
+        for (const int32_t extra : {1, 20, 39}) EXPECT_TRUE(run(extra) == straight) << preset << " " << extra;
+    }
+}
+
+TEST(SlidingWindow, AShiftThatWouldShowWhatWasGivenUpIsRefusedAndChangesNothing) {
+    const RopeRule rope = rope_of(32);
+    const ModelShape model = small_model(32, 32, kWindow);
+    const auto cache = cache_of(plan_of("k4v4", model));
+    for (int32_t pos = 0; pos < 400; pos += 100)
+        ASSERT_FALSE(step(*cache, model, text(0, pos, 100), {.scale = 0.2F}, 1, &rope).empty());
+    ASSERT_TRUE(cache->seq_rm(0, 30, 390));
+    const auto before = cache->save_sequence(0);
+    EXPECT_FALSE(cache->seq_add(0, 390, -1, -360)) << "the kept 30 would be 10 to 40 positions back";
+    EXPECT_TRUE(cache->save_sequence(0) == before);
+    EXPECT_TRUE(cache->seq_add(0, 390, -1, -300));
+}
+
 TEST(SlidingWindow, ARewindOfUpToATileGivesTheReferencesResultsAndALongerOneIsRefused) {
     const ModelShape model = small_model(32, 32, kWindow);
     const Plan plan = plan_of("k4v4-rot-w20-s3", model);
