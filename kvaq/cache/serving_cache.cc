@@ -385,7 +385,8 @@ std::vector<std::string> ServingCache::describe() const {
         };
         what += list(&HeadPlan::key) + ", V" + list(&HeadPlan::value);
         if (layer.plan().shape.sliding_window > 0) {
-            what += ", sliding window " + std::to_string(layer.plan().shape.sliding_window);
+            what += ", sliding window " + std::to_string(layer.plan().shape.sliding_window) +
+                    (layer.reach() > 0 ? " (older tiles are freed)" : "");
         }
         auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.what == what; });
         if (group == groups.end()) {

@@ -185,9 +185,12 @@ SnapshotHeader checked_header(std::span<const std::byte> bytes, const Plan& plan
                     std::string("Restore it with the plan it was saved with. ") + kUnchanged);
     }
     if (header.n_reaches != n_reaches) {
-        throw Error(ErrorCode::kMismatch, "the sequence snapshot was made with another treatment of sliding windows",
-                    n_reaches == 1 ? "--swa-full" : "no --swa-full", n_reaches == 1 ? "without" : "with",
-                    std::string("Restore it with the flag it was saved with. ") + kUnchanged);
+        const auto windows = [](bool whole) {
+            return whole ? "sliding windows kept whole (--swa-full, or a context no longer than the window)"
+                         : "sliding windows that free older tiles";
+        };
+        throw Error(ErrorCode::kMismatch, "the sequence snapshot was made with other flags", windows(n_reaches == 1),
+                    windows(header.n_reaches == 1), kUnchanged);
     }
     const size_t n_described = header.n_pages * sizeof(SnapshotPage) + header.n_segments * sizeof(SnapshotSegment);
     if (header.n_pages == 0 || header.n_segments < header.n_pages || header.zero != 0 ||
