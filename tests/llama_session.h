@@ -114,6 +114,14 @@ class Session {
     ContextPtr ctx_;
 };
 
+/// Negative log-likelihood (nats) of a token.
+inline double surprise(const float* logits, int32_t n_vocab, llama_token token) {
+    const double top = static_cast<double>(*std::max_element(logits, logits + n_vocab));
+    double all = 0;
+    for (int32_t v = 0; v < n_vocab; ++v) all += std::exp(static_cast<double>(logits[v]) - top);
+    return top + std::log(all) - static_cast<double>(logits[token]);
+}
+
 inline double rms_difference(const std::vector<float>& a, const std::vector<float>& b) {
     double sum = 0;
     for (size_t i = 0; i < a.size(); ++i) sum += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
