@@ -119,8 +119,10 @@ TEST(Shift, AfterFiftyShiftsNoFurtherFromFreshKeysThanAfterOne) {
     RecordProperty("once", std::to_string(once));
     RecordProperty("fifty", std::to_string(fifty));
     EXPECT_GT(once, 0) << "f16 keys at other positions must differ a little, else nothing was shifted";
-    EXPECT_LE(once, 2e-2);
-    EXPECT_LE(fifty, 2e-2);
+    EXPECT_LE(
+        once,
+        5e-3);  // f16 keys of size 5 rounded at other angles: 2^-11 of scores up to 20, as largest of 12288 outputs
+    EXPECT_LE(fifty, 2 * once);  // .0025 and .0019 (other contents)
 }
 
 // Cutting the tail and writing it again leaves no trace while no tile was sealed meanwhile, also where keys are stored for other positions

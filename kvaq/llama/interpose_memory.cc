@@ -79,6 +79,11 @@ void llama_memory_seq_add(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0,
         const std::string why = context->why_no_shift();
         if (!why.empty()) {
             poison(*context, "context shift (K-shift) is not served here, as llama_memory_can_shift says: " + why);
+        } else if (context->ropes.size() < context->shape.layers.size()) {
+            poison(*context,
+                   "cannot shift positions yet: wanted a batch decoded in this context, which tells how each layer "
+                   "rotates "
+                   "its keys, found none");
         } else if (!context->handler->seq_add(seq_id, p0, p1, delta)) {
             poison(*context, "cannot shift positions [" + std::to_string(p0) + ", " + std::to_string(p1) +
                                  ") of sequence " + std::to_string(seq_id) + " by " + std::to_string(delta) +
