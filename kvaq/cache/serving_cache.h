@@ -16,7 +16,11 @@ class ServingCache final : public KvCache {
   public:
     ServingCache(const Plan& plan, const KvCacheOptions& options);
 
+    ServingCache(const ServingCache&) = delete;  // layers_ refer to plan_ and table_
+    ServingCache& operator=(const ServingCache&) = delete;
+
     bool begin(std::span<const BatchToken> tokens) override;
+    bool fits(std::span<const BatchToken> tokens) override { return table_.fits(tokens); }
     void attend(const AttentionCall& call, Team& team) noexcept override;
     void end() noexcept override { table_.end(); }
     void rollback() noexcept override { table_.rollback(); }
@@ -24,6 +28,7 @@ class ServingCache final : public KvCache {
     void clear() noexcept override { table_.clear(); }
     bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override;
     bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) override;
+    bool seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) override;
     void seq_keep(int32_t seq) noexcept override { table_.seq_keep(seq); }
     [[nodiscard]] int32_t seq_pos_min(int32_t seq) const noexcept override;
     [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override;

@@ -33,9 +33,13 @@ struct CacheBytes {
 ///   sealed tiles   S = floor((n_tokens - window) / tile_tokens), 0 below the window;  packed_bytes each
 ///   open pages     ceil((n_tokens - S * tile_tokens) / tile_tokens);  n_kv_heads * tile_tokens * (dim_k + dim_v) * 2 each
 ///   sinks          when S > 0: n_kv_heads * sinks * (dim_k + dim_v) * 2
-/// keep_sliding false: of a sliding-window layer only those tiles and pages count that a later token can still see
-/// (last position > n_tokens - sliding_window), and the sinks only while tile 0 is among them.
+/// keep_sliding false: of a sliding-window layer only those tiles and pages count that a later token can still see, also after the
+/// sequence was shortened by up to sliding_rewind() tokens (last position > n_tokens - sliding_window - sliding_rewind), and the
+/// sinks only while tile 0 is among them.
 [[nodiscard]] CacheBytes cache_bytes(const Plan& plan, size_t n_tokens, bool keep_sliding = true);
+
+/// Tokens by which a sequence may be shortened (a chat's next turn, rejected drafts) without its sliding-window layers missing any: one tile.
+[[nodiscard]] inline size_t sliding_rewind(const Plan& plan) noexcept { return plan.tile_tokens; }
 
 /// Bytes per token in the limit of a long context: sealed tiles only, / tile_tokens; full-attention layers only.
 [[nodiscard]] double bytes_per_token(const Plan& plan);

@@ -32,6 +32,9 @@ class StatsCollector final : public AttentionHandler {
     bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override { return inner_->seq_rm(seq, p0, p1); }
     bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) override { return inner_->seq_cp(src, dst, p0, p1); }
     void seq_keep(int32_t seq) noexcept override { inner_->seq_keep(seq); }
+    bool seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) override {
+        return inner_->seq_add(seq, p0, p1, delta);
+    }
     [[nodiscard]] int32_t seq_pos_min(int32_t seq) const noexcept override { return inner_->seq_pos_min(seq); }
     [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override { return inner_->seq_pos_max(seq); }
 
