@@ -70,7 +70,8 @@ class AttentionHandler {
     virtual ~AttentionHandler() = default;
     /// Places the tokens. Returns false if there is no room (nothing changed). Throws Error on impossible input.
     [[nodiscard]] virtual bool begin(std::span<const BatchToken> tokens) = 0;
-    /// Called by every thread of the team with the same call. noexcept.
+    /// Called by every thread of the team with the same call. A thread may return before the others have finished: `out` is whole,
+    /// and the next call may begin, once all have returned (ggml waits for its threads after every node). noexcept.
     virtual void attend(const AttentionCall& call, Team& team) noexcept = 0;
     /// Every layer has run: the tokens are now part of their sequences.
     virtual void end() noexcept = 0;

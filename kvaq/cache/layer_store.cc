@@ -69,21 +69,17 @@ LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table, size_t rea
     sinks_ = Arena(table.n_sink(), sink_shape_.bytes(), "sink tokens");
 }
 
-void LayerStore::write_token(std::byte* page, size_t slot, const float16* const* k_rows, const float16* const* v_rows,
+void LayerStore::write_token(std::byte* page, size_t slot, size_t head, const float16* key, const float16* value,
                              const RopeTurn* turn) const noexcept {
     const OpenPageShape& shape = open_shape_;
-    for (size_t head = 0; head < shape.n_kv_heads; ++head) {
-        float16* keys = shape.keys(page, head) + slot;
-        const float16* row = k_rows[head];
-        float16 turned[kMaxTurnedDim];
-        if (turn != nullptr) {
-            turn->apply(row, turned, shape.head_dim_k);
-            row = turned;
-        }
-        for (size_t c = 0; c < shape.head_dim_k; ++c) keys[c * shape.tile_tokens] = row[c];
-        std::memcpy(shape.values(page, head) + slot * shape.head_dim_v, v_rows[head],
-                    shape.head_dim_v * sizeof(float16));
+    float16* keys = shape.keys(page, head) + slot;
+    float16 turned[kMaxTurnedDim];
+    if (turn != nullptr) {
+        turn->apply(key, turned, shape.head_dim_k);
+        key = turned;
     }
+    for (size_t c = 0; c < shape.head_dim_k; ++c) keys[c * shape.tile_tokens] = key[c];
+    std::memcpy(shape.values(page, head) + slot * shape.head_dim_v, value, shape.head_dim_v * sizeof(float16));
 }
 
 void LayerStore::copy_slots(const std::byte* from, std::byte* to, size_t n) const noexcept {

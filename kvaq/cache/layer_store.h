@@ -84,8 +84,8 @@ class LayerStore {
     [[nodiscard]] const OpenPageShape& sink_shape() const noexcept { return sink_shape_; }
     [[nodiscard]] size_t allocated_bytes() const noexcept { return packed_.bytes() + open_.bytes() + sinks_.bytes(); }
 
-    /// Writes one token's rows into an f16 page. k [n_kv_heads rows], v likewise. turn: of the keys, or null.
-    void write_token(std::byte* page, size_t slot, const float16* const* k_rows, const float16* const* v_rows,
+    /// Writes one token's key and value of one head into an f16 page. turn: of the key, or null.
+    void write_token(std::byte* page, size_t slot, size_t head, const float16* key, const float16* value,
                      const RopeTurn* turn) const noexcept;
     /// Copies the first n slots of every head.
     void copy_slots(const std::byte* from, std::byte* to, size_t n) const noexcept;

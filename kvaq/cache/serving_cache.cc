@@ -118,28 +118,51 @@ bool ServingCache::begin(std::span<const BatchToken> tokens) {
     if (states_.size() < floats) states_.resize(floats);
     next_unit_.store(0, std::memory_order_relaxed);
     next_seal_.store(0, std::memory_order_relaxed);
+    place_writes();
     return true;
 }
 
-void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept {
+void ServingCache::place_writes() {
     const PageTable::Work& work = table_.work();
-    const size_t n_heads = layer.open_shape().n_kv_heads;
-    const float16* k_rows[kMaxKvHeads];
-    const float16* v_rows[kMaxKvHeads];
+    writes_in_runs_ = work.writes.size() <= kSplitTokens && work.copies.empty() && work.seals.empty();
+    run_of_write_.clear();
+    for (size_t i = 0; i < work.writes.size() && writes_in_runs_; ++i) {
+        size_t n_readers = 0;
+        for (size_t r = 0; r < runs_.size(); ++r) {
+            const std::vector<Segment>& segments = work.blocks[runs_[r].block].segments;
+            for (size_t p = runs_[r].first_page; p < runs_[r].end_page; ++p) {
+                if (segments[p].page != work.writes[i].page) continue;
+                if (n_readers++ == 0) run_of_write_.push_back(r);
+            }
+        }
+        writes_in_runs_ = n_readers == 1;
+    }
+    const size_t n_counters = work.blocks.size() * max_kv_heads_;
+    if (n_finished_.size() < n_counters) n_finished_ = std::vector<std::atomic<uint32_t>>(n_counters);
+    for (std::atomic<uint32_t>& n : n_finished_) n.store(0, std::memory_order_relaxed);
+}
+
+void ServingCache::write(const AttentionCall& call, const LayerStore& layer, const PageTable::Write& write,
+                         size_t first_head, size_t end_head) noexcept {
     RopeTurn turn;
-    for (size_t i = team.index(); i < work.writes.size(); i += team.size()) {
-        const PageTable::Write& write = work.writes[i];
-        for (size_t h = 0; h < n_heads; ++h) {
-            k_rows[h] = call.k.row(static_cast<size_t>(write.token), h);
-            v_rows[h] = call.v.row(static_cast<size_t>(write.token), h);
-        }
-        if (write.turn != 0) {
-            KVAQ_CHECK(call.rope != nullptr);
-            turn.set(*call.rope, -write.turn);
-        }
-        layer.write_token(layer.f16_page(write.page, scratch_), static_cast<size_t>(write.slot), k_rows, v_rows,
+    if (write.turn != 0) {
+        KVAQ_CHECK(call.rope != nullptr);
+        turn.set(*call.rope, -write.turn);
+    }
+    std::byte* page = layer.f16_page(write.page, scratch_);
+    const auto token = static_cast<size_t>(write.token);
+    for (size_t head = first_head; head < end_head; ++head) {
+        layer.write_token(page, static_cast<size_t>(write.slot), head, call.k.row(token, head), call.v.row(token, head),
                           write.turn != 0 ? &turn : nullptr);
     }
+}
+
+void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept {
+    if (writes_in_runs_) return;
+    const PageTable::Work& work = table_.work();
+    const size_t n_heads = layer.open_shape().n_kv_heads;
+    for (size_t i = team.index(); i < work.writes.size(); i += team.size())
+        write(call, layer, work.writes[i], 0, n_heads);
     team.barrier();
     if (!work.copies.empty()) {
         if (team.index() == 0) {
@@ -197,6 +220,11 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
                                     .head_dim_v = shape.head_dim_v};
     const TileLayout& key_layout = layer.layout(Side::kKey, kv_head);
     const TileLayout& value_layout = layer.layout(Side::kValue, kv_head);
+    if (writes_in_runs_) {
+        for (size_t i = 0; i < run_of_write_.size(); ++i) {
+            if (&runs_[run_of_write_[i]] == &run) write(call, layer, table_.work().writes[i], kv_head, kv_head + 1);
+        }
+    }
     work.start(call, block.first_token, block.first_pos, kv_head, rows, key_layout);
     const auto tile = static_cast<int32_t>(plan_.tile_tokens);
     const auto n_tokens = static_cast<int32_t>(block.n_tokens);
@@ -247,10 +275,16 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
     }
     if (run.n_runs == 1) {
         work.write(call, value_layout);
-    } else {
-        const size_t number = run.first_page / kRunPages;
-        work.save(&states_[((run.state_slot * max_kv_heads_) + kv_head * run.n_runs + number) * state_stride_]);
+        return;
     }
+    float* states = &states_[(run.state_slot * max_kv_heads_ + kv_head * run.n_runs) * state_stride_];
+    work.save(states + run.first_page / kRunPages * state_stride_);
+    // The last of a block's runs to finish merges them all, in their order.
+    std::atomic<uint32_t>& n_finished = n_finished_[run.block * max_kv_heads_ + kv_head];
+    if (n_finished.fetch_add(1, std::memory_order_acq_rel) + 1 < run.n_runs) return;
+    n_finished.store(0, std::memory_order_relaxed);
+    work.merge(call, rows, block.first_token, kv_head, states, run.n_runs, state_stride_);
+    work.write(call, value_layout);
 }
 
 void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
@@ -271,30 +305,11 @@ void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
         const size_t run = one_block ? unit % runs_.size() : unit / n_heads;
         attend_run(call, layer, runs_[runs_.size() - 1 - run], one_block ? unit / runs_.size() : unit % n_heads, work);
     }
-    team.barrier();
-    if (team.index() == 0) {  // nobody takes units between these two barriers
-        next_unit_.store(0, std::memory_order_relaxed);
-        next_seal_.store(0, std::memory_order_relaxed);
-    }
-    for (size_t i = 0, merged = 0; i < runs_.size(); i += runs_[i].n_runs) {
-        const Run& run = runs_[i];
-        if (run.n_runs == 1) continue;
-        const PageTable::QueryBlock& block = table_.work().blocks[run.block];
-        const LayerShape& shape = layer.plan().shape;
-        const TileAttention::Shape rows{.n_tokens = block.n_tokens,
-                                        .n_heads = shape.n_heads,
-                                        .group = shape.heads_per_kv(),
-                                        .head_dim_k = shape.head_dim_k,
-                                        .head_dim_v = shape.head_dim_v};
-        for (size_t head = 0; head < n_heads; ++head, ++merged) {
-            if (merged % team.size() != team.index()) continue;
-            work.merge(call, rows, block.first_token, head,
-                       &states_[(run.state_slot * max_kv_heads_ + head * run.n_runs) * state_stride_], run.n_runs,
-                       state_stride_);
-            work.write(call, layer.layout(Side::kValue, head));
-        }
-    }
-    team.barrier();
+    // The last thread to leave makes the counters ready: the others are not back before it has left (AttentionHandler::attend).
+    if (n_left_.fetch_add(1, std::memory_order_acq_rel) + 1 < team.size()) return;
+    n_left_.store(0, std::memory_order_relaxed);
+    next_unit_.store(0, std::memory_order_relaxed);
+    next_seal_.store(0, std::memory_order_relaxed);
 }
 
 int32_t ServingCache::seq_pos_min(int32_t seq) const noexcept {

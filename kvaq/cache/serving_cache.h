@@ -53,6 +53,10 @@ class ServingCache final : public KvCache {
 
     [[nodiscard]] size_t block_tokens() const noexcept;
     [[nodiscard]] const LayerStore& store(int32_t layer) const noexcept;
+    /// Decides whether the runs that read the micro-batch's own tokens write them too (no thread then waits for another).
+    void place_writes();
+    void write(const AttentionCall& call, const LayerStore& layer, const PageTable::Write& write, size_t first_head,
+               size_t end_head) noexcept;
     void append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept;
     void seal(const LayerStore& layer, Team& team, float* scratch) noexcept;
     void attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
@@ -73,6 +77,10 @@ class ServingCache final : public KvCache {
     std::vector<float> states_;  ///< [n split runs][kv head][state_stride_]
     std::atomic<size_t> next_unit_{0};
     std::atomic<size_t> next_seal_{0};
+    std::atomic<size_t> n_left_{0};  ///< threads that have finished the call
+    bool writes_in_runs_ = false;
+    std::vector<size_t> run_of_write_;               ///< by write
+    std::vector<std::atomic<uint32_t>> n_finished_;  ///< [block][KV head] runs finished
 };
 
 }  // namespace kvaq
