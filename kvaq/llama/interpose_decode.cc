@@ -72,6 +72,7 @@ int32_t serve_decode(ServedContext& context, Decode decode) {
     }
     if (context.tokens.empty()) return decode();  // llama.cpp's own message
     if (!positions_continue(context)) return -1;
+    if (context.cache != nullptr && context.cache->use().n_tokens + context.tokens.size() > context.n_ctx) return 1;
     if (context.cache != nullptr && context.tokens.size() > context.n_ubatch) {
         // Several micro-batches: whether all find room is known before the first changes anything, as in llama.cpp.
         std::vector<BatchToken> batch;
