@@ -87,7 +87,8 @@ TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
         ASSERT_FALSE(step(*cache, model, text(0, pos, n)).empty());
         pos += n;
         const CacheUse use = cache->use();
-        EXPECT_EQ(use.packed + use.open + use.sinks + use.tables, cache_bytes(plan, static_cast<size_t>(pos)).total)
+        EXPECT_EQ(use.packed + use.open + use.sinks + use.tables,
+                  cache_bytes(plan, static_cast<size_t>(pos), true).total)
             << GetParam() << " " << pos;
         EXPECT_LE(use.packed + use.open + use.sinks + use.tables, use.allocated);
     }

@@ -122,6 +122,21 @@ TEST(Planner, KeepsAWindowWhereItPays) {
         EXPECT_LE(cache_bytes(solve_plan(model, bits_of(3, n_ctx)), n_ctx).effective_bits, 3 + 1e-9);
 }
 
+TEST(Planner, SlidingLayersCountTheTilesTheyKeep) {
+    ModelStats stats = sample_stats();
+    stats.layers[0].shape.sliding_window = 512;
+    stats.layers[2].shape.sliding_window = 512;
+    stats.layers[2].heads = stats.layers[1].heads;  // as layer 1, which keeps everything
+    stats.layers[2].probe = stats.layers[1].probe;
+    const DamageModel model(stats, CodecFamily::kTransform);
+    for (const double bits : {2.5, 3.5}) {
+        const Plan plan = solve_plan(model, bits_of(bits));
+        EXPECT_LE(cache_bytes(plan, 32768).effective_bits, bits + 1e-9);
+        EXPECT_GT(cache_bytes(plan, 32768).effective_bits, bits - 0.3);
+        EXPECT_GT(mean_bits(plan, 2, Side::kKey), mean_bits(plan, 1, Side::kKey)) << "bits are cheap in a short layer";
+    }
+}
+
 TEST(Planner, LongerContextsCostWhatTheLengthProbesFound) {
     ModelStats stats = sample_stats();
     stats.lengths.push_back({.n_ctx = 4096, .short_ctx = 1024, .kl = 0.3, .short_kl = 0.2});
