@@ -13,6 +13,7 @@
 #include "kvaq/cli/verbs.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/kvaq.h"
+#include "kvaq/plan/budget_text.h"
 
 namespace kvaq {
 namespace {
@@ -72,7 +73,8 @@ bool is_launch_verb(const std::string& verb) { return programs().contains(verb);
 
 std::string launch_help() {
     std::string text =
-        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [the program's own flags]):\n";
+        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [the program's "
+        "own flags]):\n";
     for (const auto& [verb, program] : programs()) {
         text += "  " + verb + std::string(28 - verb.size(), ' ') +
                 (program.name[0] != '\0' ? std::string(program.name) + ": " : "") + program.what + "\n";
@@ -83,6 +85,7 @@ std::string launch_help() {
 void launch(const std::vector<std::string>& args) {
     const std::string& verb = args.at(0);
     std::optional<std::string> plan;
+    std::optional<std::string> budget;
     std::vector<std::string> rest;
     bool own_flags = true;  // up to "--" for exec; everywhere for the others
     for (size_t i = 1; i < args.size(); ++i) {
@@ -91,6 +94,12 @@ void launch(const std::vector<std::string>& args) {
                 throw Error(ErrorCode::kInvalidArgument, "--plan needs a value",
                             "a preset (k4v2) or a *.plan.gguf file", "nothing");
             plan = args[++i];
+        } else if (own_flags && args[i] == "--kv-budget") {
+            if (i + 1 == args.size())
+                throw Error(ErrorCode::kInvalidArgument, "--kv-budget needs a value", "e.g. 512MiB or 4GiB", "nothing");
+            budget = args[++i];
+        } else if (own_flags && args[i].rfind("--kv-budget=", 0) == 0) {
+            budget = args[i].substr(12);
         } else if (own_flags && args[i].rfind("--plan=", 0) == 0) {
             plan = args[i].substr(7);
         } else if (verb == "exec" && own_flags && args[i] == "--") {
@@ -116,6 +125,10 @@ void launch(const std::vector<std::string>& args) {
         plan = env;
     }
     if (plan) (void)plan_factory(*plan);  // a wrong name or file is said here, in one line
+    if (budget) {
+        (void)parse_bytes(*budget);
+        setenv("KVAQ_KV_BUDGET", budget->c_str(), 1);
+    }
     if (verb == "exec") {
         if (rest.empty())
             throw Error(ErrorCode::kInvalidArgument, "no program given", "kvaq exec --plan P -- PROGRAM ARGS...",
