@@ -20,10 +20,11 @@ int run(int argc, char** argv) {
 
     if (!args.empty() && args[0].rfind("-", 0) != 0) {
         const std::vector<std::string> verbs = {"calibrate", "analyze", "plan",   "estimate", "eval",
-                                                "inspect",   "import",  "export", "version"};
+                                                "inspect",   "import",  "export", "report",   "version"};
         if (std::find(verbs.begin(), verbs.end(), args[0]) == verbs.end()) {
             return fail(
-                "unknown verb: wanted calibrate, analyze, plan, estimate, eval, inspect, import, export, run, chat, "
+                "unknown verb: wanted calibrate, analyze, plan, estimate, eval, inspect, import, export, report, run, "
+                "chat, "
                 "serve, perplexity, bench, exec or version, found '" +
                 args[0] + "'");
         }
@@ -41,6 +42,7 @@ int run(int argc, char** argv) {
     kvaq::add_inspect(app);
     kvaq::add_import(app);
     kvaq::add_export(app);
+    kvaq::add_report(app);
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

@@ -18,6 +18,7 @@ void add_export(CLI::App& app);
 void add_import(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_plan(CLI::App& app);
+void add_report(CLI::App& app);
 
 /// run, chat, serve, perplexity, bench, exec: replaces this process by a llama.cpp program under the drop-in. Empty if argv[1]
 /// is none of them; otherwise only returns by throwing Error.

@@ -74,6 +74,7 @@ class Comparison {
             KVAQ_CHECK(cache != nullptr);
             runner.row.bytes = cache_bytes(cache->plan(), request_.n_ctx).total;
             runner.row.name = cache->plan().name;
+            runner.row.predicted_kl = cache->plan().predicted_kl;
         }
         const auto n_elements = static_cast<double>(
             cache_bytes(make_uniform_plan(parse_preset("f16"), result_.shape), request_.n_ctx).elements);
@@ -223,6 +224,7 @@ std::string to_json(const CompareRequest& request, const CompareResult& result, 
         out["n_tokens"] = s.n_tokens;
         out["perplexity"] = {{"value", s.perplexity.value}, {"standard_error", s.perplexity.error}};
         out["mean_kl"] = {{"value", s.mean_kl.value}, {"standard_error", s.mean_kl.error}, {"unit", "nats"}};
+        if (row.predicted_kl >= 0) out["predicted_kl"] = row.predicted_kl;
         out["median_kl"] = s.median_kl;
         out["kl_99"] = s.kl_99;
         out["max_kl"] = s.max_kl;

@@ -48,7 +48,8 @@ Axis::Axis(Scale scale, double low, double high, double from, double to, size_t 
     const bool all = 3 * std::log10(high_ / low_) <= 1.5 * static_cast<double>(n_ticks);
     const auto decades = static_cast<size_t>(std::ceil(std::log10(high_ / low_)));
     const int stride = static_cast<int>(std::max<size_t>(1, (decades + n_ticks - 1) / n_ticks));
-    for (int decade = static_cast<int>(std::floor(std::log10(low_) + 1e-9)); std::pow(10.0, decade) <= high_ * 1.0001; decade += all ? 1 : stride) {
+    for (int decade = static_cast<int>(std::floor(std::log10(low_) + 1e-9)); std::pow(10.0, decade) <= high_ * 1.0001;
+         decade += all ? 1 : stride) {
         for (const double digit : {1.0, 2.0, 5.0}) {
             const double tick = digit * std::pow(10.0, decade);
             if (tick < low_ * 0.9999 || tick > high_ * 1.0001 || (!all && digit > 1)) continue;
@@ -69,7 +70,8 @@ double Axis::at(double value) const noexcept {
 
 std::string tick_text(double value) {
     const double size = std::abs(value);
-    if (size >= 1024 && std::fmod(size, 1024) == 0 && size < 1024.0 * 1024 * 1024) return fmt::format("{:g}k", value / 1024);
+    if (size >= 1024 && std::fmod(size, 1024) == 0 && size < 1024.0 * 1024 * 1024)
+        return fmt::format("{:g}k", value / 1024);
     if (size != 0 && (size < 1e-4 || size >= 1e6)) return fmt::format("{:.0e}", value);
     return fmt::format("{:.6g}", value);
 }

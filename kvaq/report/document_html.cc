@@ -25,14 +25,18 @@ std::string html(const Table& table, const std::string& id) {
     const std::string caption = escape_markup(table.caption);
     std::string out = table.folded ? "<details><summary>" + caption + "</summary>\n" : "";
     // The region can be scrolled by keyboard; it is named by the caption.
-    out += fmt::format("<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-labelledby=\"{0}\"><table><caption id=\"{0}\"{1}>{2}</caption>\n<thead><tr>",
-                       id, table.folded ? " class=\"unseen\"" : "", caption);
+    out += fmt::format(
+        "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-labelledby=\"{0}\"><table><caption "
+        "id=\"{0}\"{1}>{2}</caption>\n<thead><tr>",
+        id, table.folded ? " class=\"unseen\"" : "", caption);
     std::vector<bool> numbers(table.columns.size(), false);
     for (const auto& row : table.rows) {
-        for (size_t i = 0; i < row.size() && i < numbers.size(); ++i) numbers[i] = numbers[i] || row[i].value.has_value();
+        for (size_t i = 0; i < row.size() && i < numbers.size(); ++i)
+            numbers[i] = numbers[i] || row[i].value.has_value();
     }
     for (size_t i = 0; i < table.columns.size(); ++i)
-        out += fmt::format("<th scope=\"col\"{}>{}</th>", numbers[i] ? " class=\"n\"" : "", escape_markup(table.columns[i]));
+        out += fmt::format("<th scope=\"col\"{}>{}</th>", numbers[i] ? " class=\"n\"" : "",
+                           escape_markup(table.columns[i]));
     out += "</tr></thead>\n<tbody>\n";
     for (size_t r = 0; r < table.rows.size(); ++r) {
         bool marked = false;
@@ -40,8 +44,9 @@ std::string html(const Table& table, const std::string& id) {
         out += marked ? "<tr class=\"this\">" : "<tr>";
         for (size_t i = 0; i < table.rows[r].size(); ++i) {
             const char* tag = i == 0 ? "th" : "td";
-            out += fmt::format("<{}{}{}>{}{}</{}>", tag, i == 0 ? " scope=\"row\"" : "", numbers[i] ? " class=\"n\"" : "",
-                               i == 0 && marked ? "<span aria-hidden=\"true\">&#9654; </span>" : "", html(table.rows[r][i]), tag);
+            out += fmt::format(
+                "<{}{}{}>{}{}</{}>", tag, i == 0 ? " scope=\"row\"" : "", numbers[i] ? " class=\"n\"" : "",
+                i == 0 && marked ? "<span aria-hidden=\"true\">&#9654; </span>" : "", html(table.rows[r][i]), tag);
         }
         out += "</tr>\n";
     }
@@ -52,8 +57,9 @@ std::string html(const ChartRow& row) {
     std::string out = fmt::format("<div class=\"charts{}\">\n", row.charts.size() > 1 ? " many" : "");
     for (const Chart& chart : row.charts) {
         out += "<figure><figcaption>" + escape_markup(chart.title) + "</figcaption>\n";
-        out += chart.narrow.empty() ? chart.wide
-                                    : "<div class=\"wide\">" + chart.wide + "</div><div class=\"narrow\">" + chart.narrow + "</div>\n";
+        out += chart.narrow.empty()
+                   ? chart.wide
+                   : "<div class=\"wide\">" + chart.wide + "</div><div class=\"narrow\">" + chart.narrow + "</div>\n";
         out += "<p class=\"says\">" + escape_markup(chart.says) + "</p></figure>\n";
     }
     return out + "</div>\n";
@@ -62,8 +68,9 @@ std::string html(const ChartRow& row) {
 std::string html(const KeyFigures& key) {
     std::string out = "<dl class=\"key\">\n";
     for (const KeyFigure& f : key.figures) {
-        out += fmt::format("<div><dt>{}</dt><dd><data value=\"{}\">{}</data><span class=\"note\">{}</span></dd></div>\n", escape_markup(f.label),
-                           f.value, escape_markup(f.shown), escape_markup(f.note));
+        out +=
+            fmt::format("<div><dt>{}</dt><dd><data value=\"{}\">{}</data><span class=\"note\">{}</span></dd></div>\n",
+                        escape_markup(f.label), f.value, escape_markup(f.shown), escape_markup(f.note));
     }
     return out + "</dl>\n";
 }
@@ -78,13 +85,15 @@ std::string to_html(const Document& document) {
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\" />\n"
         "<title>{}</title>\n<style>\n{}{}</style></head>\n<body>\n"
         "<a class=\"skip\" href=\"#main\">Skip to the report</a>\n<header><h1>{}</h1><p>{}</p>\n",
-        escape_markup(document.title), page_style(), chart_style(), escape_markup(document.title), escape_markup(document.subtitle));
+        escape_markup(document.title), page_style(), chart_style(), escape_markup(document.title),
+        escape_markup(document.subtitle));
     out += "<nav aria-label=\"Sections\"><ul>\n";
     for (const Section& section : document.sections)
         out += fmt::format("<li><a href=\"#{}\">{}</a></li>\n", section.id, escape_markup(section.title));
     out += "</ul></nav></header>\n<main id=\"main\">\n";
     for (const Section& section : document.sections) {
-        out += fmt::format("<section id=\"{0}\" aria-labelledby=\"{0}-title\"><h2 id=\"{0}-title\">{1}</h2>\n", section.id, escape_markup(section.title));
+        out += fmt::format("<section id=\"{0}\" aria-labelledby=\"{0}-title\"><h2 id=\"{0}-title\">{1}</h2>\n",
+                           section.id, escape_markup(section.title));
         size_t n_tables = 0;
         for (const Block& block : section.blocks) {
             if (const auto* paragraph = std::get_if<Paragraph>(&block)) {

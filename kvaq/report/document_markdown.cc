@@ -10,13 +10,16 @@ std::string markdown(const Paragraph& paragraph) {
     std::string out;
     for (const Run& run : paragraph) {
         if (run.text.empty()) continue;
-        out += run.code ? markdown_code(run.text) : run.strong ? "**" + escape_markdown(run.text) + "**" : escape_markdown(run.text);
+        out += run.code     ? markdown_code(run.text)
+               : run.strong ? "**" + escape_markdown(run.text) + "**"
+                            : escape_markdown(run.text);
     }
     return out + "\n\n";
 }
 
 std::string markdown(const Table& table) {
-    std::string out = table.folded ? "<details><summary>" + escape_markup(table.caption) + "</summary>\n\n" : "*" + escape_markdown(table.caption) + "*\n\n";
+    std::string out = table.folded ? "<details><summary>" + escape_markup(table.caption) + "</summary>\n\n"
+                                   : "*" + escape_markdown(table.caption) + "*\n\n";
     std::string rule = "|";
     out += "|";
     for (size_t i = 0; i < table.columns.size(); ++i) {
@@ -52,11 +55,13 @@ std::string to_markdown(const Document& document) {
             } else if (const auto* table = std::get_if<Table>(&block)) {
                 out += markdown(*table);
             } else if (const auto* charts = std::get_if<ChartRow>(&block)) {
-                for (const Chart& chart : charts->charts) out += "- " + escape_markdown(chart.title) + ": " + escape_markdown(chart.says) + "\n";
+                for (const Chart& chart : charts->charts)
+                    out += "- " + escape_markdown(chart.title) + ": " + escape_markdown(chart.says) + "\n";
                 out += "\n";
             } else {
                 for (const KeyFigure& f : std::get<KeyFigures>(block).figures)
-                    out += fmt::format("- {}: **{}** {}\n", escape_markdown(f.label), escape_markdown(f.shown), escape_markdown(f.note));
+                    out += fmt::format("- {}: **{}** {}\n", escape_markdown(f.label), escape_markdown(f.shown),
+                                       escape_markdown(f.note));
                 out += "\n";
             }
         }

@@ -31,10 +31,11 @@ void range_of(const HeatMap& map, double& low, double& high) {
 /// Swatches with the numbers at their edges. Returns the height.
 double draw_legend(const HeatMap& map, double low, double high, double top, std::string& out) {
     const double left = 8;
-    const double swatch = std::min(40.0, (map.width - 2 * left - text_width(map.unit, 12) - 12) / static_cast<double>(kRampSteps));
+    const double swatch =
+        std::min(40.0, (map.width - 2 * left - text_width(map.unit, 12) - 12) / static_cast<double>(kRampSteps));
     for (size_t i = 0; i < kRampSteps; ++i)
-        out += fmt::format("<rect class=\"q{}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"12\"/>\n", i, svg_number(left + swatch * static_cast<double>(i)),
-                           svg_number(top), svg_number(swatch));
+        out += fmt::format("<rect class=\"q{}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"12\"/>\n", i,
+                           svg_number(left + swatch * static_cast<double>(i)), svg_number(top), svg_number(swatch));
     for (size_t i = 0; i <= kRampSteps; i += 3) {
         const double value = low + (high - low) * static_cast<double>(i) / static_cast<double>(kRampSteps);
         out += svg_text({.x = left + swatch * static_cast<double>(i),
@@ -45,7 +46,13 @@ double draw_legend(const HeatMap& map, double low, double high, double top, std:
                          .size = 12,
                          .more = ""});
     }
-    out += svg_text({.x = left + swatch * static_cast<double>(kRampSteps) + 10, .y = top + 11, .text = map.unit, .anchor = "", .soft = true, .size = 12, .more = ""});
+    out += svg_text({.x = left + swatch * static_cast<double>(kRampSteps) + 10,
+                     .y = top + 11,
+                     .text = map.unit,
+                     .anchor = "",
+                     .soft = true,
+                     .size = 12,
+                     .more = ""});
     return 34;
 }
 
@@ -68,8 +75,9 @@ SvgFrame heat_map(const HeatMap& map) {
     const double head = map.upright ? 36 : 64;  // names at the left
     // Along the layers and across them.
     const double step = map.upright ? 20 : (map.width - head - 8) / n_layers;
-    const double breadth = map.upright ? (map.width - head - 8 - n_gaps * kGroupGap) / static_cast<double>(std::max<size_t>(n_lines, 1))
-                                       : std::clamp(step, 20.0, 26.0);
+    const double breadth =
+        map.upright ? (map.width - head - 8 - n_gaps * kGroupGap) / static_cast<double>(std::max<size_t>(n_lines, 1))
+                    : std::clamp(step, 20.0, 26.0);
     const double font = std::min(11.0, (map.upright ? breadth : step) / 2.05);
     std::string out;
     const double top = (map.upright ? 36 : 22) + draw_legend(map, low, high, 4, out);
@@ -86,22 +94,48 @@ SvgFrame heat_map(const HeatMap& map) {
                 const double w = map.upright ? breadth : step;
                 const double d = map.upright ? step : breadth;
                 const size_t q = heat_step(v, low, high);
-                out += fmt::format("<rect class=\"q{}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"><title>{}</title></rect>", q, svg_number(x), svg_number(y),
-                                   svg_number(std::max(w - 1, 0.5)), svg_number(std::max(d - 1, 0.5)),
-                                   escape_markup(fmt::format("layer {}, {} head {}: {:.3g} {}", map.layers[l], group.name, h, v, map.unit)));
+                out += fmt::format(
+                    "<rect class=\"q{}\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\"><title>{}</title></rect>", q,
+                    svg_number(x), svg_number(y), svg_number(std::max(w - 1, 0.5)), svg_number(std::max(d - 1, 0.5)),
+                    escape_markup(
+                        fmt::format("layer {}, {} head {}: {:.3g} {}", map.layers[l], group.name, h, v, map.unit)));
                 if (font >= 8)
-                    out += svg_text({.x = x + (w - 1) / 2, .y = y + d / 2 + 3.5, .text = fmt::format("{:.1f}", v), .anchor = "mid", .soft = false, .size = font, .more = fmt::format("t{}", q)});
+                    out += svg_text({.x = x + (w - 1) / 2,
+                                     .y = y + d / 2 + 3.5,
+                                     .text = fmt::format("{:.1f}", v),
+                                     .anchor = "mid",
+                                     .soft = false,
+                                     .size = font,
+                                     .more = fmt::format("t{}", q)});
             }
             const std::string name = fmt::format("{} {}", group.name, h);
             if (!map.upright) {
-                out += svg_text({.x = head - 6, .y = across + breadth / 2 + 4, .text = name, .anchor = "end", .soft = true, .size = 12, .more = ""});
+                out += svg_text({.x = head - 6,
+                                 .y = across + breadth / 2 + 4,
+                                 .text = name,
+                                 .anchor = "end",
+                                 .soft = true,
+                                 .size = 12,
+                                 .more = ""});
             } else if (breadth >= text_width(name, 11)) {
-                out += svg_text({.x = across + breadth / 2, .y = top - 6, .text = name, .anchor = "mid", .soft = true, .size = 11, .more = ""});
+                out += svg_text({.x = across + breadth / 2,
+                                 .y = top - 6,
+                                 .text = name,
+                                 .anchor = "mid",
+                                 .soft = true,
+                                 .size = 11,
+                                 .more = ""});
             }
             across += breadth;
         }
         if (map.upright && (group.values.empty() || breadth < text_width(fmt::format("{} 0", group.name), 11)))
-            out += svg_text({.x = (begin + across) / 2, .y = top - 6, .text = group.name, .anchor = "mid", .soft = true, .size = 11, .more = ""});
+            out += svg_text({.x = (begin + across) / 2,
+                             .y = top - 6,
+                             .text = group.name,
+                             .anchor = "mid",
+                             .soft = true,
+                             .size = 11,
+                             .more = ""});
         across += kGroupGap;
     }
     size_t widest = 1;
@@ -110,10 +144,28 @@ SvgFrame heat_map(const HeatMap& map) {
     const auto every = static_cast<size_t>(std::max(1.0, std::ceil(room / std::max(step, 1e-9))));
     for (size_t l = 0; l < map.layers.size(); l += every) {
         const double along = (map.upright ? top : head) + step * (static_cast<double>(l) + 0.5);
-        out += map.upright ? svg_text({.x = head - 6, .y = along + 4, .text = map.layers[l], .anchor = "end", .soft = true, .size = 11, .more = ""})
-                           : svg_text({.x = along, .y = top - 6, .text = map.layers[l], .anchor = "mid", .soft = true, .size = 11, .more = ""});
+        out += map.upright ? svg_text({.x = head - 6,
+                                       .y = along + 4,
+                                       .text = map.layers[l],
+                                       .anchor = "end",
+                                       .soft = true,
+                                       .size = 11,
+                                       .more = ""})
+                           : svg_text({.x = along,
+                                       .y = top - 6,
+                                       .text = map.layers[l],
+                                       .anchor = "mid",
+                                       .soft = true,
+                                       .size = 11,
+                                       .more = ""});
     }
-    out += svg_text({.x = map.upright ? 4.0 : head - 6, .y = top - 6, .text = "layer", .anchor = map.upright ? "" : "end", .soft = true, .size = 11, .more = ""});
+    out += svg_text({.x = map.upright ? 4.0 : head - 6,
+                     .y = top - 6,
+                     .text = "layer",
+                     .anchor = map.upright ? "" : "end",
+                     .soft = true,
+                     .size = 11,
+                     .more = ""});
     const double height = map.upright ? top + step * n_layers + 4 : across - kGroupGap + 4;
     return {.label = map.title, .width = map.width, .height = height, .body = out};
 }

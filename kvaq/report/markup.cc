@@ -79,7 +79,8 @@ std::string escape_markdown(std::string_view text) {
             const bool before_word = !text.empty() && std::isalnum(static_cast<unsigned char>(text[0])) != 0;
             out += after_word && before_word ? "_" : "\\_";
         } else if (std::string_view("\\`*{}[]()#+!|~>$").find(first) != std::string_view::npos) {
-            const bool plain = (first == '(' || first == ')' || first == '+' || first == '!' || first == '#') && !out.empty();
+            const bool plain =
+                (first == '(' || first == ')' || first == '+' || first == '!' || first == '#') && !out.empty();
             // Brackets are escaped, so parentheses make no link; # and + mean something only where a line starts.
             out += plain ? std::string(1, first) : std::string("\\") + first;
         } else if (first == '@') {

@@ -32,10 +32,11 @@ constexpr Palette kDark = {
 };
 
 std::string properties(const Palette& p) {
-    std::string out = fmt::format("--page:{};--surface:{};--ink:{};--soft:{};--grid:{};--link:{};--marked:{};", p.page, p.surface, p.ink,
-                                  p.soft, p.grid, p.link, p.marked);
+    std::string out = fmt::format("--page:{};--surface:{};--ink:{};--soft:{};--grid:{};--link:{};--marked:{};", p.page,
+                                  p.surface, p.ink, p.soft, p.grid, p.link, p.marked);
     for (size_t i = 0; i < p.series.size(); ++i) out += fmt::format("--s{}:{};", i, p.series[i]);
-    for (size_t i = 0; i < p.ramp.size(); ++i) out += fmt::format("--r{0}:{1};--t{0}:{2};", i, p.ramp[i], p.ramp_ink[i]);
+    for (size_t i = 0; i < p.ramp.size(); ++i)
+        out += fmt::format("--r{0}:{1};--t{0}:{2};", i, p.ramp[i], p.ramp_ink[i]);
     return out;
 }
 
@@ -92,7 +93,8 @@ const Palette& light_palette() noexcept { return kLight; }
 const Palette& dark_palette() noexcept { return kDark; }
 
 std::string palette_style() {
-    return ":root{color-scheme:light dark;" + properties(kLight) + "}\n@media(prefers-color-scheme:dark){:root{" + properties(kDark) + "}}\n";
+    return ":root{color-scheme:light dark;" + properties(kLight) + "}\n@media(prefers-color-scheme:dark){:root{" +
+           properties(kDark) + "}}\n";
 }
 
 std::string page_style() { return palette_style() + kPageRules; }
@@ -100,11 +102,15 @@ std::string page_style() { return palette_style() + kPageRules; }
 std::string chart_style() {
     std::string out =
         "svg text{font-family:system-ui,-apple-system,\"Segoe UI\",Roboto,\"DejaVu Sans\",sans-serif;fill:var(--ink)}\n"
-        ".bg{fill:var(--surface)}svg .soft{fill:var(--soft)}svg .end{text-anchor:end}svg .mid{text-anchor:middle}.grid{stroke:var(--grid)}.axis{stroke:var(--soft)}\n"
-        ".mark{stroke:var(--surface);stroke-width:1}.line{fill:none;stroke-width:2;stroke-linejoin:round}.err{stroke-width:1.5}.band{fill-opacity:.16}\n";
+        ".bg{fill:var(--surface)}svg .soft{fill:var(--soft)}svg .end{text-anchor:end}svg "
+        ".mid{text-anchor:middle}.grid{stroke:var(--grid)}.axis{stroke:var(--soft)}\n"
+        ".mark{stroke:var(--surface);stroke-width:1}.line{fill:none;stroke-width:2;stroke-linejoin:round}.err{stroke-"
+        "width:1.5}.band{fill-opacity:.16}\n";
     for (size_t i = 0; i < kSeriesColours; ++i)
-        out += fmt::format(".line.c{0},.err.c{0}{{stroke:var(--s{0})}}.mark.c{0},.band.c{0},.bar.c{0}{{fill:var(--s{0})}}", i);
-    for (size_t i = 0; i < kRampSteps; ++i) out += fmt::format(".q{0}{{fill:var(--r{0})}}svg .t{0}{{fill:var(--t{0})}}", i);
+        out += fmt::format(
+            ".line.c{0},.err.c{0}{{stroke:var(--s{0})}}.mark.c{0},.band.c{0},.bar.c{0}{{fill:var(--s{0})}}", i);
+    for (size_t i = 0; i < kRampSteps; ++i)
+        out += fmt::format(".q{0}{{fill:var(--r{0})}}svg .t{0}{{fill:var(--t{0})}}", i);
     return out + "\n";
 }
 

@@ -14,9 +14,9 @@ struct Palette {
     const char* soft;     ///< second text: notes, axis labels
     const char* grid;     ///< lines that may be overlooked
     const char* link;
-    const char* marked;                  ///< behind the row that the report is about
-    std::array<const char*, 5> series;   ///< told apart with colour blindness too; also by shape and dash
-    std::array<const char*, 9> ramp;     ///< of the heat map, few bits first
+    const char* marked;                   ///< behind the row that the report is about
+    std::array<const char*, 5> series;    ///< told apart with colour blindness too; also by shape and dash
+    std::array<const char*, 9> ramp;      ///< of the heat map, few bits first
     std::array<const char*, 9> ramp_ink;  ///< text on them
 };
 inline constexpr size_t kSeriesColours = 5;

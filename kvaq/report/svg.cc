@@ -11,8 +11,9 @@ namespace kvaq {
 namespace {
 
 std::string svg(const SvgFrame& frame, const std::string& attributes, const std::string& style) {
-    return fmt::format("<svg{} viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">\n{}{}</svg>\n", attributes, svg_number(frame.width),
-                       svg_number(frame.height), escape_markup(frame.label), style, frame.body);
+    return fmt::format("<svg{} viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">\n{}{}</svg>\n", attributes,
+                       svg_number(frame.width), svg_number(frame.height), escape_markup(frame.label), style,
+                       frame.body);
 }
 
 }  // namespace
@@ -22,7 +23,8 @@ std::string svg_inline(const SvgFrame& frame) { return svg(frame, "", ""); }
 std::string svg_file(const SvgFrame& frame) {
     return svg(frame, " xmlns=\"http://www.w3.org/2000/svg\"",
                "<style>" + palette_style() + chart_style() + "</style>\n" +
-                   fmt::format("<rect class=\"bg\" width=\"{}\" height=\"{}\"/>\n", svg_number(frame.width), svg_number(frame.height)));
+                   fmt::format("<rect class=\"bg\" width=\"{}\" height=\"{}\"/>\n", svg_number(frame.width),
+                               svg_number(frame.height)));
 }
 
 std::string svg_number(double value) {
@@ -36,8 +38,8 @@ std::string svg_text(const SvgText& t) {
     std::string classes = t.anchor;
     if (t.soft) classes += classes.empty() ? "soft" : " soft";
     if (!t.more.empty()) classes += (classes.empty() ? "" : " ") + t.more;
-    return fmt::format("<text x=\"{}\" y=\"{}\" font-size=\"{}\"{}>{}</text>\n", svg_number(t.x), svg_number(t.y), svg_number(t.size),
-                       classes.empty() ? "" : " class=\"" + classes + "\"", escape_markup(t.text));
+    return fmt::format("<text x=\"{}\" y=\"{}\" font-size=\"{}\"{}>{}</text>\n", svg_number(t.x), svg_number(t.y),
+                       svg_number(t.size), classes.empty() ? "" : " class=\"" + classes + "\"", escape_markup(t.text));
 }
 
 std::string svg_mark(size_t series, double x, double y, const std::string& hover, double radius) {
@@ -50,18 +52,21 @@ std::string svg_mark(size_t series, double x, double y, const std::string& hover
             shape = fmt::format("<circle cx=\"{}\" cy=\"{}\" r=\"{}\"", svg_number(x), svg_number(y), svg_number(r));
             break;
         case 1:
-            shape = fmt::format("<rect x=\"{}\" y=\"{}\" width=\"{w}\" height=\"{w}\"", svg_number(x - 0.9 * r), svg_number(y - 0.9 * r),
-                                fmt::arg("w", svg_number(1.8 * r)));
+            shape = fmt::format("<rect x=\"{}\" y=\"{}\" width=\"{w}\" height=\"{w}\"", svg_number(x - 0.9 * r),
+                                svg_number(y - 0.9 * r), fmt::arg("w", svg_number(1.8 * r)));
             break;
         case 2:
-            shape = path(fmt::format("m0 {}l{} {}h{}", svg_number(-1.15 * r), svg_number(1.15 * r), svg_number(2 * r), svg_number(-2.3 * r)));
+            shape = path(fmt::format("m0 {}l{} {}h{}", svg_number(-1.15 * r), svg_number(1.15 * r), svg_number(2 * r),
+                                     svg_number(-2.3 * r)));
             break;
         case 3:
-            shape = path(fmt::format("m0 {}l{r} {r}l-{r} {r}l-{r} -{r}", svg_number(-1.2 * r), fmt::arg("r", svg_number(1.2 * r))));
+            shape = path(fmt::format("m0 {}l{r} {r}l-{r} {r}l-{r} -{r}", svg_number(-1.2 * r),
+                                     fmt::arg("r", svg_number(1.2 * r))));
             break;
         default:  // a cross of two bars
-            shape = path(fmt::format("m-{a} -{b}h{c}v-{c}h{d}v{c}h{c}v{d}h-{c}v{c}h-{d}v-{c}h-{c}", fmt::arg("a", svg_number(1.2 * r)),
-                                     fmt::arg("b", svg_number(0.4 * r)), fmt::arg("c", svg_number(0.8 * r)), fmt::arg("d", svg_number(0.8 * r))));
+            shape = path(fmt::format("m-{a} -{b}h{c}v-{c}h{d}v{c}h{c}v{d}h-{c}v{c}h-{d}v-{c}h-{c}",
+                                     fmt::arg("a", svg_number(1.2 * r)), fmt::arg("b", svg_number(0.4 * r)),
+                                     fmt::arg("c", svg_number(0.8 * r)), fmt::arg("d", svg_number(0.8 * r))));
     }
     shape += fmt::format(" class=\"mark c{}\"", series % kSeriesColours);
     const std::string tag = shape.substr(1, shape.find(' ') - 1);

@@ -11,15 +11,15 @@ namespace kvaq {
 struct PlotPoint {
     double x = 0;
     double y = 0;
-    double error = 0;   ///< standard error, drawn as a bar
-    std::string label;  ///< shown on hover, with the numbers
+    double error = 0;    ///< standard error, drawn as a bar
+    std::string label;   ///< shown on hover, with the numbers
     bool named = false;  ///< also written beside the point
 };
 
 struct PlotSeries {
     std::string name;
-    bool line = false;   ///< points joined in the order of x
-    bool marks = true;   ///< drawn one by one
+    bool line = false;  ///< points joined in the order of x
+    bool marks = true;  ///< drawn one by one
     std::vector<PlotPoint> points;
     std::vector<PlotPoint> band;  ///< a shaded band of y - error .. y + error
 };
@@ -31,7 +31,7 @@ struct XyChart {
     std::string y_label;
     Scale x_scale = Scale::kLinear;
     Scale y_scale = Scale::kLog;
-    bool y_from_zero = false;  ///< linear only
+    bool y_from_zero = false;     ///< linear only
     std::vector<double> x_ticks;  ///< instead of round numbers (contexts are powers of two)
     std::string unit;             ///< of y, for hover texts
     std::vector<PlotSeries> series;
