@@ -45,7 +45,7 @@ Axis::Axis(Scale scale, double low, double high, double from, double to, size_t 
     low_ = down(low_);
     high_ = round_step(high_);
     if (!(high_ > low_ * 1.0001)) high_ = round_step(low_ * 1.5);
-    const bool all = 3 * std::log10(high_ / low_) <= 1.5 * static_cast<double>(n_ticks);
+    const bool all = 3 * std::log10(high_ / low_) <= 2.0 * static_cast<double>(n_ticks);
     const auto decades = static_cast<size_t>(std::ceil(std::log10(high_ / low_)));
     const int stride = static_cast<int>(std::max<size_t>(1, (decades + n_ticks - 1) / n_ticks));
     for (int decade = static_cast<int>(std::floor(std::log10(low_) + 1e-9)); std::pow(10.0, decade) <= high_ * 1.0001;
@@ -57,6 +57,9 @@ Axis::Axis(Scale scale, double low, double high, double from, double to, size_t 
         }
     }
 }
+
+Axis::Axis(Scale scale, std::vector<double> ticks, double from, double to)
+    : scale_(scale), low_(ticks.front()), high_(ticks.back()), from_(from), to_(to), ticks_(std::move(ticks)) {}
 
 double Axis::at(double value) const noexcept {
     double share = 0;

@@ -14,6 +14,8 @@ class Axis {
     /// Covers [low, high], widened to round numbers, on pixels [from, to] (to < from for an upright axis). About n_ticks ticks. Logarithmic
     /// axes take positive values only; others are drawn at the low end. Any input gives a usable axis (empty ranges are widened).
     Axis(Scale scale, double low, double high, double from, double to, size_t n_ticks);
+    /// With ticks of one's own: covers the first to the last of them exactly. At least two, rising.
+    Axis(Scale scale, std::vector<double> ticks, double from, double to);
 
     [[nodiscard]] double at(double value) const noexcept;
     [[nodiscard]] const std::vector<double>& ticks() const noexcept { return ticks_; }

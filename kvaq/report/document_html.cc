@@ -54,7 +54,10 @@ std::string html(const Table& table, const std::string& id) {
 }
 
 std::string html(const ChartRow& row) {
-    std::string out = fmt::format("<div class=\"charts{}\">\n", row.charts.size() > 1 ? " many" : "");
+    if (row.charts.empty()) return "";
+    std::string out = fmt::format("<div class=\"charts{}\">\n", row.charts.size() > 1          ? " many"
+                                                                : row.charts[0].narrow.empty() ? " half"
+                                                                                               : "");
     for (const Chart& chart : row.charts) {
         out += "<figure><figcaption>" + escape_markup(chart.title) + "</figcaption>\n";
         out += chart.narrow.empty()

@@ -83,7 +83,7 @@ std::string escape_markdown(std::string_view text) {
                 (first == '(' || first == ')' || first == '+' || first == '!' || first == '#') && !out.empty();
             // Brackets are escaped, so parentheses make no link; # and + mean something only where a line starts.
             out += plain ? std::string(1, first) : std::string("\\") + first;
-        } else if (first == '@') {
+        } else if (first == '@' && !after_word) {
             out += "&#64;";  // no mention of somebody who happens to have that name
         } else {
             out += c;

@@ -26,6 +26,13 @@ std::string kl_text(double nats) {
                            : fmt::format("{:.2g}", nats);
 }
 
+std::string kl_text(double nats, double error) {
+    const double size = std::abs(nats);
+    std::string text = size >= 1 ? fmt::format("{:.2f}", error) : fmt::format("{:.4f}", error);
+    if (std::isnan(error) || size < 0.001 || text.find_first_not_of("0.") == std::string::npos) text = kl_text(error);
+    return kl_text(nats) + " ± " + text;
+}
+
 std::string bytes_text(double bytes) {
     if (std::isnan(bytes)) return kNone;
     constexpr double kKiB = 1024;
@@ -42,16 +49,14 @@ std::string context_text(size_t n_tokens) {
     return n_tokens >= 1024 && n_tokens % 1024 == 0 ? fmt::format("{}k", n_tokens / 1024) : std::to_string(n_tokens);
 }
 
-std::string plus_minus(const std::string& value, const std::string& error) { return value + " ± " + error; }
-
 std::string short_text(double value) {
     if (std::isnan(value)) return kNone;
-    return std::abs(value) >= 100 ? fmt::format("{:.0f}", value) : fmt::format("{:.3g}", value);
+    return std::abs(value) >= 100 || value == 0 ? fmt::format("{:.0f}", value) : fmt::format("{:#.3g}", value);
 }
 
 Cell bits_cell(double bits) { return cell(bits_text(bits), bits); }
 Cell kl_cell(double nats) { return cell(kl_text(nats), nats); }
-Cell kl_cell(double nats, double error) { return cell(plus_minus(kl_text(nats), kl_text(error)), nats); }
+Cell kl_cell(double nats, double error) { return cell(kl_text(nats, error), nats); }
 Cell bytes_cell(double bytes) { return cell(bytes_text(bytes), bytes); }
 Cell percent_cell(double share, double error) {
     return cell(std::isnan(share) ? kNone : fmt::format("{:.1f} ± {:.1f} %", 100 * share, 100 * error), share);

@@ -14,7 +14,8 @@ namespace kvaq {
 [[nodiscard]] std::string bytes_text(double bytes);                    ///< 17.6 MiB, 1.2 GiB
 [[nodiscard]] std::string percent_text(double share, int digits = 1);  ///< 94.0 %
 [[nodiscard]] std::string context_text(size_t n_tokens);               ///< 4096 -> 4k
-[[nodiscard]] std::string plus_minus(const std::string& value, const std::string& error);
+/// The error in the digits of its value.
+[[nodiscard]] std::string kl_text(double nats, double error);
 /// Three significant digits.
 [[nodiscard]] std::string short_text(double value);
 

@@ -92,7 +92,7 @@ std::optional<Section> bits_section(const ReportInput& input) {
             return svg_inline(heat_map(map));
         })}});
     section.blocks.emplace_back(std::move(table));
-    section.blocks.push_back(made_by("", "kvaq plan; the same list: kvaq inspect PLAN --json"));
+    section.blocks.push_back(made_by("", "kvaq plan", "kvaq inspect PLAN"));
     return section;
 }
 

@@ -49,7 +49,7 @@ std::string worst_words(const ModelStats& stats) {
 
 void add_joint(const ModelStats& stats, Section& section) {
     if (stats.joint.empty()) return;
-    const auto bits = [](double b) { return b >= 16 ? Cell("f16", 16.0) : Cell(short_text(b), b); };
+    const auto bits = [](double b) { return b >= 16 ? Cell("f16", 16.0) : Cell(fmt::format("{:g}", b), b); };
     Table table{
         .caption = fmt::format("KL of all layers quantized together (rounding alone: {})", kl_text(stats.joint_floor)),
         .columns = {"bits of K", "bits of V", "newest tokens in f16", "KL (nats)"},
@@ -96,14 +96,15 @@ std::optional<Section> damage_section(const ReportInput& input) {
              "How much the model's answers change (KL, nats per token) when one side of one layer alone goes from {} "
              "to {} bits, while everything else stays at {} bits. "
              "The planner spends bits where this is large. A value slightly below zero is noise of the measurement.",
-             short_text(stats.base_bits), short_text(stats.probe_bits), short_text(stats.base_bits))}});
+             fmt::format("{:g}", stats.base_bits), fmt::format("{:g}", stats.probe_bits),
+             fmt::format("{:g}", stats.base_bits))}});
     section.blocks.push_back(ChartRow{{two_widths("Damage of one layer's keys or values", says, [&](double width) {
         chart.width = width;
         return svg_inline(bar_chart(chart));
     })}});
     section.blocks.emplace_back(std::move(table));
     add_joint(stats, section);
-    section.blocks.push_back(made_by("", "kvaq calibrate; the same list: kvaq inspect STATS"));
+    section.blocks.push_back(made_by("", "kvaq calibrate", "kvaq inspect STATS"));
     return section;
 }
 

@@ -42,7 +42,7 @@ std::optional<Section> eval_section(const ReportInput& input, size_t index) {
              reference ? Cell("") : kl_cell(row.kl_99),
              reference ? Cell("") : percent_cell(row.same_top.value, row.same_top.error),
              std::isfinite(row.perplexity.value)
-                 ? Cell(plus_minus(short_text(row.perplexity.value), fmt::format("{:.2g}", row.perplexity.error)),
+                 ? Cell(fmt::format("{:.2f} ± {:.2f}", row.perplexity.value, row.perplexity.error),
                         row.perplexity.value)
                  : Cell("no number"),
              judged ? Cell(to_string(std::isnan(row.kl.value) ? Verdict::kNotRecommended

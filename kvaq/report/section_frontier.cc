@@ -9,27 +9,59 @@
 namespace kvaq {
 namespace {
 
-/// For each of llama.cpp's types: the measured plan that takes no more bits, and the smallest one that is as good.
-Table rivals(const EvalTable& table) {
+/// A type of llama.cpp beside the measured plans.
+struct Rival {
+    const EvalRow* type = nullptr;
+    const EvalRow* within = nullptr;   ///< the largest plan that takes no more bits
+    const EvalRow* as_good = nullptr;  ///< the smallest plan whose KL is no larger
+};
+
+std::vector<Rival> rivals_of(const EvalTable& table) {
+    std::vector<Rival> out;
+    for (const EvalRow& type : table.rows) {
+        if (family_of(type) != RowFamily::kLlama) continue;
+        Rival rival{.type = &type};
+        for (const EvalRow& row : table.rows) {
+            if (family_of(row) != RowFamily::kMeasured) continue;
+            if (row.bits <= type.bits + 1e-9 && (rival.within == nullptr || row.bits > rival.within->bits))
+                rival.within = &row;
+            if (row.kl.value <= type.kl.value && (rival.as_good == nullptr || row.bits < rival.as_good->bits))
+                rival.as_good = &row;
+        }
+        out.push_back(rival);
+    }
+    return out;
+}
+
+/// The type of fewest bits in words.
+std::string rival_words(const std::vector<Rival>& rivals) {
+    const Rival* smallest = nullptr;
+    for (const Rival& rival : rivals) {
+        if (rival.within != nullptr && (smallest == nullptr || rival.type->bits < smallest->type->bits))
+            smallest = &rival;
+    }
+    if (smallest == nullptr) return "";
+    std::string out = fmt::format("{} has KL {} at {} bits; a measured plan has {} at {} bits.", smallest->type->name,
+                                  kl_text(smallest->type->kl.value), bits_text(smallest->type->bits),
+                                  kl_text(smallest->within->kl.value), bits_text(smallest->within->bits));
+    return smallest->as_good == nullptr
+               ? out
+               : out + fmt::format(" {} bits are enough to be as good.", bits_text(smallest->as_good->bits));
+}
+
+Table rival_table(const std::vector<Rival>& rivals) {
     Table out{.caption = "Measured plans beside llama.cpp's types",
               .columns = {"llama.cpp's type", "its bits", "its KL", "KL of a plan of no more bits", "its bits",
                           "bits of a plan as good"},
               .rows = {},
               .marked = {},
               .folded = false};
-    for (const EvalRow& type : table.rows) {
-        if (family_of(type) != RowFamily::kLlama) continue;
-        const EvalRow* within = nullptr;
-        const EvalRow* as_good = nullptr;
-        for (const EvalRow& row : table.rows) {
-            if (family_of(row) != RowFamily::kMeasured) continue;
-            if (row.bits <= type.bits + 1e-9 && (within == nullptr || row.bits > within->bits)) within = &row;
-            if (row.kl.value <= type.kl.value && (as_good == nullptr || row.bits < as_good->bits)) as_good = &row;
-        }
-        out.rows.push_back({type.name, bits_cell(type.bits), kl_cell(type.kl.value, type.kl.error),
-                            within == nullptr ? Cell("none measured") : kl_cell(within->kl.value, within->kl.error),
-                            within == nullptr ? Cell("") : bits_cell(within->bits),
-                            as_good == nullptr ? Cell("none measured") : bits_cell(as_good->bits)});
+    for (const Rival& r : rivals) {
+        out.rows.push_back(
+            {r.type->name, bits_cell(r.type->bits), kl_cell(r.type->kl.value, r.type->kl.error),
+             r.within == nullptr ? Cell("none measured") : kl_cell(r.within->kl.value, r.within->kl.error),
+             r.within == nullptr ? Cell("") : bits_cell(r.within->bits),
+             r.as_good == nullptr ? Cell("none measured") : bits_cell(r.as_good->bits)});
     }
     return out;
 }
@@ -69,8 +101,11 @@ std::optional<Section> frontier_section(const ReportInput& input) {
              "Plans of several budgets, presets, the paper's allocators and llama.cpp's own cache types on one text "
              "({}, {} x {} tokens, second halves scored), all against one f16 reference, all bytes counted.",
              table.text, table.n_chunks, table.n_ctx)}});
+    const std::vector<Rival> rivals = rivals_of(table);
+    if (const std::string words = rival_words(rivals); !words.empty())
+        section.blocks.push_back(Paragraph{{.text = words, .code = false, .strong = true}});
     section.blocks.push_back(ChartRow{{quality_chart(table, "Mean KL against effective bits")}});
-    if (Table beside = rivals(table); !beside.rows.empty()) section.blocks.emplace_back(std::move(beside));
+    if (!rivals.empty()) section.blocks.emplace_back(rival_table(rivals));
     section.blocks.emplace_back(all_rows(table));
     section.blocks.push_back(made_by(table.command, "kvaq plan --frontier"));
     return section;

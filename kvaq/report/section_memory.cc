@@ -91,8 +91,7 @@ std::optional<Section> memory_section(const ReportInput& input) {
         return svg_inline(xy_chart(chart));
     })}});
     section.blocks.emplace_back(std::move(table));
-    section.blocks.push_back(
-        made_by("", "kvaq report, from the plan; the same: kvaq estimate -m MODEL --plan PLAN -c TOKENS"));
+    section.blocks.push_back(made_by("", "kvaq report", "kvaq estimate -m MODEL --plan PLAN -c TOKENS"));
     return section;
 }
 

@@ -91,40 +91,43 @@ Chart fall_chart(const CacheMeasures& measures) {
         }
         chart.series.push_back(std::move(series));
     };
+    if (const size_t dim = measures.key_fall.median.size(); dim >= 8) {
+        for (const size_t tick : {size_t{1}, dim / 4, dim / 2, 3 * dim / 4, dim})
+            chart.x_ticks.push_back(static_cast<double>(tick));
+    }
     add("keys", measures.key_fall);
     add("values", measures.value_fall);
     return {.title = "How the singular values fall", .says = says, .wide = svg_inline(xy_chart(chart)), .narrow = ""};
 }
 
-void add_cache(const CacheMeasures& measures, Section& section) {
-    section.blocks.push_back(
-        Paragraph{{.text = fmt::format(
-                       "Measured over {} tokens. Large numbers and few important directions make a side harder to "
-                       "store in few bits: the same relative error is a larger one, and the scale is set by outliers.",
-                       measures.n_tokens)}});
-    section.blocks.push_back(ChartRow{{by_layer("Size of keys and values", "norm per token", measures.norm,
-                                                compare_words(measures.norm, "Keys", "values"), Scale::kLog),
-                                       fall_chart(measures)}});
+void add_cache(const CacheMeasures& measures, ChartRow& charts, std::vector<Table>& tables) {
+    charts.charts.push_back(by_layer("Size of keys and values", "norm per token", measures.norm,
+                                     compare_words(measures.norm, "Keys", "values"), Scale::kLog));
+    charts.charts.push_back(fall_chart(measures));
+    charts.charts.push_back(by_layer("How many directions matter", "effective rank", measures.rank,
+                                     fmt::format("Effective rank of a head, of at most {} directions: a side of low "
+                                                 "rank has most of its energy in few directions.",
+                                                 measures.key_fall.median.size()),
+                                     Scale::kLinear));
     Table table{.caption = "Norms and spectra by layer (means over KV heads)",
                 .columns = {"layer", "|K| per token", "|V| per token", "effective rank of K", "effective rank of V",
                             "energy of K's first 4", "energy of V's first 4"},
                 .rows = {},
                 .marked = {},
                 .folded = true};
+    const auto percent = [](double share) { return Cell(percent_text(share, 0), share); };
     for (size_t i = 0; i < measures.norm.size(); ++i) {
-        const auto percent = [](double share) { return Cell(percent_text(share, 0), share); };
         table.rows.push_back({integer_cell(measures.norm[i].layer), short_cell(measures.norm[i].key),
                               short_cell(measures.norm[i].value), short_cell(measures.rank[i].key),
                               short_cell(measures.rank[i].value), percent(measures.first_four[i].key),
                               percent(measures.first_four[i].value)});
     }
-    section.blocks.emplace_back(std::move(table));
+    tables.push_back(std::move(table));
 }
 
-void add_weights(const std::vector<LayerNumbers>& weights, Section& section) {
-    section.blocks.push_back(
-        ChartRow{{by_layer("Size of the weights that make them", "norm of W_K and W_V per element", weights,
-                           compare_words(weights, "Weights of keys", "those of values"), Scale::kLinear)}});
+void add_weights(const std::vector<LayerNumbers>& weights, ChartRow& charts, std::vector<Table>& tables) {
+    charts.charts.push_back(by_layer("Size of the weights that make them", "norm per element", weights,
+                                     compare_words(weights, "Weights of keys", "those of values"), Scale::kLinear));
     Table table{.caption = "Frobenius norms of the weights, divided by the square root of their number",
                 .columns = {"layer", "W_K", "W_V"},
                 .rows = {},
@@ -132,28 +135,39 @@ void add_weights(const std::vector<LayerNumbers>& weights, Section& section) {
                 .folded = true};
     for (const LayerNumbers& n : weights)
         table.rows.push_back({integer_cell(n.layer), short_cell(n.key), short_cell(n.value)});
-    section.blocks.emplace_back(std::move(table));
+    tables.push_back(std::move(table));
 }
 
 }  // namespace
 
 std::optional<Section> norms_section(const ReportInput& input) {
-    Section section{.id = "norms", .title = "Norms and spectra", .blocks = {}};
-    const bool analysed = input.analysis && input.analysis->cache;
-    if (analysed) {
-        add_cache(*input.analysis->cache, section);
+    ChartRow charts;
+    std::vector<Table> tables;
+    std::optional<CacheMeasures> measures;
+    if (input.analysis && input.analysis->cache) {
+        measures = input.analysis->cache;
     } else if (input.stats) {
-        add_cache(measures_of(*input.stats), section);
+        measures = measures_of(*input.stats);
     }
-    if (input.analysis && !input.analysis->weights.empty()) add_weights(input.analysis->weights, section);
+    if (measures) add_cache(*measures, charts, tables);
+    if (input.analysis && !input.analysis->weights.empty()) add_weights(input.analysis->weights, charts, tables);
+    if (charts.charts.empty()) return std::nullopt;
+    Section section{.id = "norms", .title = "Norms and spectra", .blocks = {}};
+    if (measures)
+        section.blocks.push_back(
+            Paragraph{{.text = fmt::format(
+                           "Measured over {} tokens. Large numbers and few important directions make a side harder to "
+                           "store in few bits: the same relative error is a larger one, and outliers set the scale.",
+                           measures->n_tokens)}});
+    section.blocks.emplace_back(std::move(charts));
+    for (Table& table : tables) section.blocks.emplace_back(std::move(table));
     if (input.analysis) {
         for (const std::string& sentence : input.analysis->says)
             section.blocks.push_back(Paragraph{{.text = sentence}});
         section.blocks.push_back(made_by(input.analysis->command, "kvaq analyze"));
-    } else if (input.stats) {
-        section.blocks.push_back(made_by("", "kvaq calibrate"));
+    } else {
+        section.blocks.push_back(made_by("", "kvaq calibrate", "kvaq analyze -m MODEL --stats STATS"));
     }
-    if (section.blocks.empty()) return std::nullopt;
     return section;
 }
 

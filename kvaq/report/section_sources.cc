@@ -2,9 +2,14 @@
 
 namespace kvaq {
 
-Paragraph made_by(const std::string& command, const std::string& verb) {
-    if (command.empty()) return {{.text = "Made by "}, {.text = verb, .code = true}, {.text = "."}};
-    return {{.text = "Made by "}, {.text = command, .code = true}, {.text = "."}};
+Paragraph made_by(const std::string& command, const std::string& verb, const std::string& same) {
+    Paragraph out = {{.text = "Made by "}, {.text = command.empty() ? verb : command, .code = true}, {.text = "."}};
+    if (!same.empty()) {
+        out.back().text = "; the same numbers: ";
+        out.push_back({.text = same, .code = true});
+        out.push_back({.text = "."});
+    }
+    return out;
 }
 
 std::optional<Section> sources_section(const ReportInput& input) {

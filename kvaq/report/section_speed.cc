@@ -42,6 +42,10 @@ std::optional<Section> speed_section(const ReportInput& input) {
                     {.x = static_cast<double>(row.depth), .y = s.median, .error = 0, .label = "", .named = false});
         }
     }
+    for (const SpeedTable::Row& row : speed.rows) {
+        if (chart.x_ticks.empty() || static_cast<double>(row.depth) > chart.x_ticks.back())
+            chart.x_ticks.push_back(static_cast<double>(row.depth));
+    }
     const SpeedTable::Row& deepest = speed.rows.back();
     std::vector<std::string> words;
     for (size_t c = 0; c < speed.columns.size(); ++c)

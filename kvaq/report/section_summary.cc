@@ -45,88 +45,87 @@ std::string verdict_words(Verdict verdict) {
     return "";
 }
 
-void add_verdict(const ReportInput& input, Section& section) {
-    const Quality quality = quality_of(input);
+/// What the numbers mean for the reader; the section's title is the verdict.
+void add_verdict(const Quality& quality, Section& section) {
+    section.title = "Verdict: not recommended";
     if (std::isnan(quality.kl)) {
-        section.blocks.push_back(Paragraph{{.text = "Verdict: not recommended.", .code = false, .strong = true},
-                                           {.text = " With this plan the model gave numbers that are none."}});
-        return;
-    }
-    if (quality.kl < 0) {
-        section.blocks.push_back(Paragraph{{.text = "No verdict: ", .code = false, .strong = true},
-                                           {.text = "this plan was neither predicted nor measured. Measure it with "},
+        section.blocks.push_back(
+            Paragraph{{.text = "With this plan the model gives probabilities that are no numbers."}});
+    } else if (quality.kl < 0) {
+        section.title = "No verdict yet";
+        section.blocks.push_back(Paragraph{{.text = "This plan was neither predicted nor measured. Measure it with "},
                                            {.text = "kvaq eval --plan PLAN --json E.json", .code = true},
                                            {.text = " and give E.json with --eval."}});
-        return;
+    } else {
+        const Verdict verdict = verdict_of(quality.kl, quality.same_top);
+        section.title = "Verdict: " + to_string(verdict);
+        section.blocks.push_back(Paragraph{{.text = verdict_words(verdict), .code = false, .strong = true}});
     }
-    const Verdict verdict = verdict_of(quality.kl, quality.same_top);
-    section.blocks.push_back(
-        Paragraph{{.text = fmt::format("Verdict: {}. ", to_string(verdict)), .code = false, .strong = true},
-                  {.text = verdict_words(verdict)}});
-    std::string measured =
-        "The change was not measured on a text of its own; the verdict rests on the plan's prediction.";
+}
+
+/// Measured and predicted KL in words.
+void add_quality(const Quality& quality, const Plan& plan, Section& section) {
     if (quality.row != nullptr) {
-        measured = fmt::format(
+        std::string text = fmt::format(
             "Measured on {} tokens of {}, in pieces of {}: mean KL {} nats per token, and the most likely next token "
             "is the same in {}.",
             quality.table->n_scored, quality.table->text, quality.table->n_ctx,
-            plus_minus(kl_text(quality.row->kl.value), kl_text(quality.row->kl.error)),
-            percent_text(quality.row->same_top.value));
-        for (const char* type : {"q8_0", "q4_0"}) {
+            kl_text(quality.row->kl.value, quality.row->kl.error), percent_text(quality.row->same_top.value));
+        std::vector<std::string> others;
+        for (const char* type : {"q8_0", "q5_1", "q4_0"}) {
             if (const EvalRow* row = row_named(*quality.table, std::string(type) + " (llama.cpp)"))
-                measured += fmt::format(" llama.cpp's {} ({} bits) has {} there.", type, bits_text(row->bits),
-                                        kl_text(row->kl.value));
+                others.push_back(fmt::format("{} at {} bits {}", type, bits_text(row->bits), kl_text(row->kl.value)));
         }
+        if (!others.empty()) text += fmt::format(" llama.cpp's own types there: {}.", list_text(others));
+        section.blocks.push_back(Paragraph{{.text = text}});
     }
-    section.blocks.push_back(Paragraph{{.text = measured + " KL says how far the probabilities of the next token move "
-                                                           "away from those with the f16 cache; 0 is no change."}});
-    if (input.plan->predicted_kl >= 0)
-        section.blocks.push_back(
-            Paragraph{{.text = fmt::format("The plan itself says KL {}: {}.", kl_text(input.plan->predicted_kl),
-                                           input.plan->measured_how)}});
+    if (plan.predicted_kl >= 0) {
+        const bool measured = plan.measured_how.rfind("measured", 0) == 0;
+        std::string text = fmt::format("{} when the plan was made: KL {} ({}).", measured ? "Measured" : "Predicted",
+                                       kl_text(plan.predicted_kl), plan.measured_how);
+        if (quality.row == nullptr && !measured)
+            text += " Nothing was measured since, so the verdict rests on the prediction.";
+        if (quality.row != nullptr && plan.predicted_kl > 0)
+            text += fmt::format(" What was measured here is {} times that.",
+                                short_text(quality.row->kl.value / plan.predicted_kl));
+        section.blocks.push_back(Paragraph{{.text = text}});
+    }
+    if (quality.row != nullptr || plan.predicted_kl >= 0)
+        section.blocks.push_back(Paragraph{{.text = "KL says how far the probabilities of the next token move away "
+                                                    "from those with the f16 cache, in nats; 0 is no change."}});
 }
 
 void add_plan(const ReportInput& input, Section& section) {
     const Plan& plan = *input.plan;
-    const ModelShape& shape = *input.shape;
     KeyFigures key;
-    Table table{.caption = "Bytes of the cache of one sequence, everything counted",
-                .columns = {"context (tokens)", "llama.cpp f16", "this plan", "times smaller", "bits per number"},
-                .rows = {},
-                .marked = {},
-                .folded = false};
     for (const size_t n : kContexts) {
         const CacheBytes bytes = cache_bytes(plan, n);
-        const auto f16 = static_cast<double>(llama_cache_bytes(shape, "f16", n));
+        const auto f16 = static_cast<double>(llama_cache_bytes(*input.shape, "f16", n));
         const auto own = static_cast<double>(bytes.total);
-        table.rows.push_back({integer_cell(static_cast<double>(n)), bytes_cell(f16), bytes_cell(own),
-                              short_cell(f16 / own), bits_cell(bytes.effective_bits)});
+        if (key.figures.empty())
+            key.figures.push_back({.label = "bits per number",
+                                   .shown = bits_text(bytes.effective_bits),
+                                   .value = bytes.effective_bits,
+                                   .note = fmt::format("at {} tokens, all counted; f16 has 16", n)});
         key.figures.push_back(
-            {.label = fmt::format("at {} tokens", n),
+            {.label = fmt::format("memory at {} tokens", n),
              .shown = bytes_text(own),
              .value = own,
              .note = fmt::format("f16: {}, {} times as much", bytes_text(f16), short_text(f16 / own))});
     }
-    const CacheBytes at_8k = cache_bytes(plan, 8192);
-    key.figures.insert(key.figures.begin(), {.label = "effective bits per number",
-                                             .shown = bits_text(at_8k.effective_bits),
-                                             .value = at_8k.effective_bits,
-                                             .note = "at 8192 tokens, instead of 16"});
     std::string f16_tokens;
     if (plan.window > 0 || plan.sinks > 0)
         f16_tokens = fmt::format(
             " The first {} and the newest {} tokens stay in f16 and are counted, which is why short contexts take more "
             "bits per number.",
             plan.sinks, plan.window);
-    section.blocks.push_back(Paragraph{
-        {.text = "While it writes, a language model keeps keys and values of every token so far: the KV cache. "
-                 "llama.cpp stores them with 16 bits per number (f16). The plan "},
-        {.text = plan.name, .code = true},
-        {.text = fmt::format(
-             " stores those of {} with {} bits per number at 8192 tokens, {} bytes per further token.{}",
-             input.model.name, bits_text(at_8k.effective_bits), short_text(bytes_per_token(plan)), f16_tokens)}});
     section.blocks.emplace_back(std::move(key));
-    section.blocks.emplace_back(std::move(table));
+    section.blocks.push_back(
+        Paragraph{{.text = "While it writes, a language model keeps keys and values of every token so far: the KV "
+                           "cache. llama.cpp stores them with 16 bits per number (f16). The plan "},
+                  {.text = plan.name, .code = true},
+                  {.text = fmt::format(" stores those of {} in fewer: {} bytes per further token.{}", input.model.name,
+                                       short_text(bytes_per_token(plan)), f16_tokens)}});
 }
 
 /// Without a plan: what the comparison says, cheapest good cache first.
@@ -156,11 +155,13 @@ void add_best_rows(const EvalTable& table, Section& section) {
 }  // namespace
 
 std::optional<Section> summary_section(const ReportInput& input) {
-    Section section{.id = "summary", .title = input.plan ? "Verdict" : "Summary", .blocks = {}};
+    Section section{.id = "summary", .title = "Summary", .blocks = {}};
     if (input.plan) {
-        add_verdict(input, section);
+        const Quality quality = quality_of(input);
+        add_verdict(quality, section);
         add_plan(input, section);
-        section.blocks.push_back(made_by("", "kvaq plan"));
+        add_quality(quality, *input.plan, section);
+        section.blocks.push_back(made_by("", "kvaq plan", "kvaq estimate -m MODEL --plan PLAN -c TOKENS"));
         return section;
     }
     if (!input.model.name.empty())

@@ -36,8 +36,8 @@ enum class RowFamily { kMeasured, kPreset, kPaper, kLlama, kOther };
 /// Mean bits of one (layer, side, KV head) in a sealed tile: codes, scales and gains; what its bytes say.
 [[nodiscard]] double stored_bits(const Plan& plan, const LayerPlan& layer, size_t head, Side side);
 
-/// "Made by ..." under a section: the command, or the verb where the file does not say.
-[[nodiscard]] Paragraph made_by(const std::string& command, const std::string& verb);
+/// "Made by ..." under a section: the command, or the verb where the file does not say; `same` prints the same numbers.
+[[nodiscard]] Paragraph made_by(const std::string& command, const std::string& verb, const std::string& same = "");
 
 /// Both widths of a chart: draw(width) makes one.
 template <class Draw>

@@ -14,7 +14,7 @@ constexpr Palette kLight = {
     .link = "#0b5cad",
     .marked = "#fff4d6",
     .series = {"#0069a8", "#b85c00", "#00795a", "#a3427f", "#5f6672"},
-    .ramp = {"#eef5fc", "#dceaf7", "#c4dcf0", "#a1c9e6", "#74b0da", "#4a94ca", "#2272b4", "#0b5394", "#08306b"},
+    .ramp = {"#dfebf7", "#cfe1f2", "#bad6ec", "#a1c9e6", "#74b0da", "#4a94ca", "#2272b4", "#0b5394", "#08306b"},
     .ramp_ink = {"#1b1e24", "#1b1e24", "#1b1e24", "#1b1e24", "#1b1e24", "#0c0e12", "#ffffff", "#ffffff", "#ffffff"},
 };
 
@@ -64,10 +64,9 @@ code{font:.87em ui-monospace,SFMono-Regular,Menlo,"DejaVu Sans Mono",monospace;b
 .scroll{overflow-x:auto;margin:.8rem 0;position:relative}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--soft);padding-bottom:.35rem}
-th,td{text-align:left;padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--grid);vertical-align:top;white-space:nowrap}
-th:first-child{padding-left:.5rem}
+th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--grid);vertical-align:top;white-space:nowrap}
 thead th{color:var(--soft);font-weight:600;vertical-align:bottom;white-space:normal;min-width:4.2em}
-tbody th{font-weight:500}
+tbody th{font-weight:500;position:sticky;left:0;background:var(--page)}
 .n{text-align:right}
 .wrap td,.wrap th{white-space:normal}
 tr.this th,tr.this td{background:var(--marked);font-weight:600}
@@ -79,11 +78,12 @@ figure{margin:0;padding:12px 14px;background:var(--surface);border:1px solid var
 figcaption{font-weight:600;margin-bottom:.3rem}
 .says{font-size:.9rem;color:var(--soft);margin:.35rem 0 0;max-width:80ch}
 svg{display:block;width:100%;height:auto}
+.half figure{max-width:560px}
 .narrow{display:none}
 footer{margin-top:2rem;border-top:1px solid var(--grid);color:var(--soft);font-size:.88rem}
 @media(min-width:860px){.many{grid-template-columns:1fr 1fr}}
 @media(max-width:620px){h1{font-size:1.35rem}.wide{display:none}.narrow{display:block}figure{padding:10px 8px}
-th,td{padding-right:.6rem}.key{grid-template-columns:1fr 1fr}.key div{padding:8px 10px}.key dd{font-size:1.2rem}}
+.key{grid-template-columns:1fr 1fr}.key div{padding:8px 10px}.key dd{font-size:1.2rem}}
 @media print{nav,.skip{display:none}figure,table{break-inside:avoid}}
 )";
 

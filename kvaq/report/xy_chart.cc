@@ -21,6 +21,7 @@ double draw_legend(const XyChart& chart, double left, std::string& out) {
     double y = 14;
     for (size_t s = 0; s < chart.series.size(); ++s) {
         const PlotSeries& series = chart.series[s];
+        if (series.points.empty()) continue;
         const double width = 34 + text_width(series.name, 12) + 12;
         if (x > left && x + width > chart.width) {
             x = left;
@@ -104,8 +105,10 @@ SvgFrame xy_chart(const XyChart& chart) {
     const double right = chart.width - 12;
     const double top = draw_legend(chart, 8, out) + 8;
     const double floor = chart.height - kBottom;
-    if (!chart.x_ticks.empty()) x0 = chart.x_ticks.front(), x1 = chart.x_ticks.back();
-    Axis x(chart.x_scale, x0, x1, kLeft, right, static_cast<size_t>(std::max(3.0, (right - kLeft) / 70)));
+    const bool own_ticks = chart.x_ticks.size() > 1;
+    const Axis x =
+        own_ticks ? Axis(chart.x_scale, chart.x_ticks, kLeft, right)
+                  : Axis(chart.x_scale, x0, x1, kLeft, right, static_cast<size_t>(std::max(3.0, (right - kLeft) / 70)));
     const Axis y(chart.y_scale, y0, y1, floor, top, static_cast<size_t>(std::max(3.0, (floor - top) / 45)));
     for (const double tick : y.ticks()) {
         out += fmt::format("<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{y}\" y2=\"{y}\"/>", svg_number(kLeft),
@@ -118,7 +121,7 @@ SvgFrame xy_chart(const XyChart& chart) {
                          .size = 12,
                          .more = ""});
     }
-    for (const double tick : chart.x_ticks.empty() ? x.ticks() : chart.x_ticks) {
+    for (const double tick : x.ticks()) {
         const double w = text_width(tick_text(tick), 12) / 2;
         out += fmt::format("<line class=\"grid\" x1=\"{x}\" x2=\"{x}\" y1=\"{}\" y2=\"{}\"/>", svg_number(top),
                            svg_number(floor), fmt::arg("x", svg_number(x.at(tick))));

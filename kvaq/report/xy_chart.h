@@ -32,7 +32,7 @@ struct XyChart {
     Scale x_scale = Scale::kLinear;
     Scale y_scale = Scale::kLog;
     bool y_from_zero = false;     ///< linear only
-    std::vector<double> x_ticks;  ///< instead of round numbers (contexts are powers of two)
+    std::vector<double> x_ticks;  ///< rising; instead of round numbers (contexts are powers of two)
     std::string unit;             ///< of y, for hover texts
     std::vector<PlotSeries> series;
     double width = 720;
