@@ -171,12 +171,12 @@ TEST_F(CommandLine, ExplainsItself) {
     EXPECT_EQ(kvaq_cli({"--version"}).out, version.out);
     const ProcessResult help = kvaq_cli({"--help"});
     EXPECT_EQ(help.exit_code, 0);
-    for (const char* verb : {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "run",
+    for (const char* verb : {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "report", "run",
                              "chat", "serve", "perplexity", "bench", "exec"}) {
         EXPECT_NE(help.out.find(std::string("\n  ") + verb), std::string::npos) << verb;
     }
     for (const char* verb :
-         {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "exec"}) {
+         {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "report", "exec"}) {
         const ProcessResult own = kvaq_cli({verb, "--help"});
         EXPECT_EQ(own.exit_code, 0) << verb << own.err;
         EXPECT_NE(own.out.find("--"), std::string::npos) << verb;
