@@ -82,7 +82,7 @@ svg{display:block;width:100%;height:auto}
 .narrow{display:none}
 footer{margin-top:2rem;border-top:1px solid var(--grid);color:var(--soft);font-size:.88rem}
 @media(min-width:860px){.many{grid-template-columns:1fr 1fr}}
-@media(max-width:620px){tbody th{white-space:normal;max-width:9.5em;overflow-wrap:anywhere}h1{font-size:1.35rem}.wide{display:none}.narrow{display:block}figure{padding:10px 8px}
+@media(max-width:620px){tbody th{white-space:normal;max-width:9.5em;overflow-wrap:break-word}h1{font-size:1.35rem}.wide{display:none}.narrow{display:block}figure{padding:10px 8px}
 .key{grid-template-columns:1fr 1fr}.key div{padding:8px 10px}.key dd{font-size:1.2rem}}
 @media print{nav,.skip{display:none}figure,table{break-inside:avoid}}
 )";
