@@ -70,12 +70,19 @@ std::string library_path() {
 
 bool is_launch_verb(const std::string& verb) { return programs().contains(verb); }
 
+std::vector<LaunchVerb> launch_verbs() {
+    std::vector<LaunchVerb> verbs;
+    for (const auto& [verb, program] : programs()) {
+        verbs.push_back({verb, (program.name[0] != '\0' ? std::string(program.name) + ": " : "") + program.what});
+    }
+    return verbs;
+}
+
 std::string launch_help() {
     std::string text =
         "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [the program's own flags]):\n";
-    for (const auto& [verb, program] : programs()) {
-        text += "  " + verb + std::string(28 - verb.size(), ' ') +
-                (program.name[0] != '\0' ? std::string(program.name) + ": " : "") + program.what + "\n";
+    for (const LaunchVerb& launch : launch_verbs()) {
+        text += "  " + launch.verb + std::string(28 - launch.verb.size(), ' ') + launch.what + "\n";
     }
     return text;
 }

@@ -24,6 +24,11 @@ void add_report(CLI::App& app);
 /// is none of them; otherwise only returns by throwing Error.
 [[nodiscard]] bool is_launch_verb(const std::string& verb);
 [[noreturn]] void launch(const std::vector<std::string>& args);
+struct LaunchVerb {
+    std::string verb;
+    std::string what;
+};
+[[nodiscard]] std::vector<LaunchVerb> launch_verbs();
 /// Lines for `kvaq --help`.
 [[nodiscard]] std::string launch_help();
 

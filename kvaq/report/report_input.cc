@@ -26,6 +26,7 @@ const std::map<std::string, Kind>& kinds() {
         {"kvaq.analysis", {"--analysis", "kvaq analyze --json"}},
         {"kvaq.speed", {"--speed", "scripts/speed_table.sh"}},
         {"kvaq.estimate", {"", "kvaq estimate --json"}},
+        {"kvaq.plan", {"", "kvaq plan --json"}},
     };
     return table;
 }
@@ -45,9 +46,11 @@ Json open_json(std::string_view text, const std::string& file, const std::string
     const std::string found = json.contains("kind") && json["kind"].is_string() ? json["kind"].get<std::string>() : "";
     if (found != kind) {
         const auto known = kinds().find(found);
-        const std::string hint = known == kinds().end()        ? fmt::format("Such a file is written by {}", maker)
-                                 : *known->second.flag == '\0' ? "The report counts bytes itself: give --plan"
-                                                               : fmt::format("Give it with {}", known->second.flag);
+        const std::string hint =
+            known == kinds().end() ? fmt::format("Such a file is written by {}", maker)
+            : *known->second.flag == '\0'
+                ? "The report reads plans and counts their bytes itself: give the *.plan.gguf with --plan"
+                : fmt::format("Give it with {}", known->second.flag);
         throw Error(ErrorCode::kMismatch, "'" + file + "' is another kind of file", "kind " + kind,
                     found.empty() ? "no kind" : "kind " + found, hint);
     }
