@@ -99,7 +99,7 @@ void add_plan(const ReportInput& input, Section& section) {
     const Plan& plan = *input.plan;
     KeyFigures key;
     for (const size_t n : kContexts) {
-        const CacheBytes bytes = cache_bytes(plan, n);
+        const CacheBytes bytes = served_bytes(plan, n);
         const auto f16 = static_cast<double>(llama_cache_bytes(*input.shape, "f16", n));
         const auto own = static_cast<double>(bytes.total);
         if (key.figures.empty())
@@ -113,12 +113,14 @@ void add_plan(const ReportInput& input, Section& section) {
              .value = own,
              .note = fmt::format("f16: {}, {} times as much", bytes_text(f16), short_text(f16 / own))});
     }
-    std::string f16_tokens;
-    if (plan.window > 0 || plan.sinks > 0)
-        f16_tokens = fmt::format(
-            " The first {} and the newest {} tokens stay in f16 and are counted, which is why short contexts take more "
-            "bits per number.",
-            plan.sinks, plan.window);
+    std::vector<std::string> kept;
+    if (plan.sinks > 0) kept.push_back(fmt::format("the first {}", plan.sinks));
+    if (plan.window > 0) kept.push_back(fmt::format("the newest {}", plan.window));
+    const std::string f16_tokens = kept.empty() ? ""
+                                                : fmt::format(
+                                                      " Of each sequence, {} tokens stay in f16 and are counted, which "
+                                                      "is why short contexts take more bits per number.",
+                                                      list_text(kept));
     section.blocks.emplace_back(std::move(key));
     section.blocks.push_back(
         Paragraph{{.text = "While it writes, a language model keeps keys and values of every token so far: the KV "
