@@ -56,8 +56,12 @@ Chart quality_chart(const EvalTable& table, const std::string& title) {
     const EvalRow* best = nullptr;
     const EvalRow* worst = nullptr;
     size_t n = 0;
+    // A cache as large as the reference saves nothing: it would only stretch the axis.
+    double reference_bits = INFINITY;
+    for (const EvalRow& row : table.rows) reference_bits = row.kind == "reference" ? row.bits : reference_bits;
     for (const EvalRow& row : table.rows) {
-        if (row.kind == "reference" || row.kind == "control" || !(row.kl.value > 0)) continue;
+        const bool compared = row.kind != "reference" && row.kind != "control" && row.bits < reference_bits - 1e-9;
+        if (!compared || !(row.kl.value > 0)) continue;
         const RowFamily family = family_of(row);
         std::string label = row.name;
         if (const size_t at = label.find(" (llama.cpp)"); at != std::string::npos) label.resize(at);

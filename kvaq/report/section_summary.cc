@@ -106,7 +106,8 @@ void add_plan(const ReportInput& input, Section& section) {
             key.figures.push_back({.label = "bits per number",
                                    .shown = bits_text(bytes.effective_bits),
                                    .value = bytes.effective_bits,
-                                   .note = fmt::format("at {} tokens, all counted; f16 has 16", n)});
+                                   .note = fmt::format("at {} tokens, all counted; f16 has {:.4g}", n,
+                                                       8 * f16 / static_cast<double>(bytes.elements))});
         key.figures.push_back(
             {.label = fmt::format("memory at {} tokens", n),
              .shown = bytes_text(own),

@@ -27,7 +27,7 @@ constexpr Palette kDark = {
     .link = "#8cc2ff",
     .marked = "#3a3216",
     .series = {"#6cb8f0", "#f0a53a", "#3fc79a", "#e79cc8", "#b0b6c1"},
-    .ramp = {"#14263a", "#173350", "#1a446b", "#1f5788", "#296ba3", "#4a8fc6", "#74aedb", "#a1cae8", "#d0e4f5"},
+    .ramp = {"#18304a", "#19395a", "#1a446b", "#1f5788", "#296ba3", "#4a8fc6", "#74aedb", "#a1cae8", "#d0e4f5"},
     .ramp_ink = {"#ffffff", "#ffffff", "#ffffff", "#ffffff", "#ffffff", "#0c0e12", "#0c0e12", "#0c0e12", "#0c0e12"},
 };
 
