@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -72,6 +73,10 @@ size_t count(const Json& json) {
     if (!(value >= 0) || value > 1e15 || value != std::floor(value))
         throw Error(ErrorCode::kCorrupt, "a count", "a whole number", json.dump());
     return static_cast<size_t>(value);
+}
+
+int32_t layer_number(const Json& json) {
+    return static_cast<int32_t>(std::min<size_t>(count(json), std::numeric_limits<int32_t>::max()));
 }
 
 Measured measured(const Json& json) {
@@ -160,7 +165,7 @@ AnalysisInput parse_analysis(std::string_view text, const std::string& file) {
         if (!json.at("weights").is_null()) {
             for (const Json& l : json.at("weights").at("layers")) {
                 out.weights.push_back(
-                    {.layer = l.at("layer").get<int32_t>(),
+                    {.layer = layer_number(l.at("layer")),
                      .key = number(l.at("w_k_frobenius")) / std::sqrt(number(l.at("w_k_elements"))),
                      .value = number(l.at("w_v_frobenius")) / std::sqrt(number(l.at("w_v_elements")))});
             }
@@ -169,7 +174,7 @@ AnalysisInput parse_analysis(std::string_view text, const std::string& file) {
         const Json& cache = json.at("cache");
         std::vector<LayerSpectra> layers;
         for (const Json& l : cache.at("layers")) {
-            LayerSpectra layer{.layer = l.at("layer").get<int32_t>(), .heads = {}};
+            LayerSpectra layer{.layer = layer_number(l.at("layer")), .heads = {}};
             for (const Json& head : l.at("heads"))
                 layer.heads.push_back({.key = head.at("key").at("singular_values").get<std::vector<double>>(),
                                        .value = head.at("value").at("singular_values").get<std::vector<double>>()});
