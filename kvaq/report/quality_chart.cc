@@ -2,7 +2,9 @@
 
 #include <cmath>
 
+#include "kvaq/base/sha256.h"
 #include "kvaq/plan/budget.h"
+#include "kvaq/plan/plan_json.h"
 #include "kvaq/report/numbers.h"
 #include "kvaq/report/sections.h"
 #include "kvaq/report/xy_chart.h"
@@ -24,9 +26,13 @@ RowFamily family_of(const EvalRow& row) {
 
 const EvalRow* row_of_plan(const EvalTable& table, const ReportInput& input) {
     if (!input.plan) return nullptr;
+    const std::string digest = sha256_hex(canonical_text(*input.plan));
     const auto bytes = static_cast<double>(cache_bytes(*input.plan, table.n_ctx).total);
     for (const EvalRow& row : table.rows) {
-        if (row.kind == "plan" && row.name == input.plan->name && row.bytes == bytes) return &row;
+        if (row.kind != "plan") continue;
+        // Plans of one budget may share name and size: files that hold the plan's digest are asked for that.
+        if (row.plan_sha256.empty() ? row.name == input.plan->name && row.bytes == bytes : row.plan_sha256 == digest)
+            return &row;
     }
     return nullptr;
 }

@@ -144,6 +144,7 @@ EvalTable parse_eval(std::string_view text, const std::string& file) {
                                 .median_kl = number(row.at("median_kl")),
                                 .kl_99 = number(row.at("kl_99")),
                                 .same_top = measured(row.at("same_top")),
+                                .plan_sha256 = row.value("plan_sha256", ""),
                                 .predicted_kl = row.contains("predicted_kl") ? number(row.at("predicted_kl")) : -1});
             out.n_scored = count(row.at("n_tokens"));
         }

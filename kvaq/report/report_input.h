@@ -39,6 +39,7 @@ struct EvalRow {
     double median_kl = 0;
     double kl_99 = 0;
     Measured same_top;         ///< share
+    std::string plan_sha256;   ///< of the plan's canonical text; empty in files of before
     double predicted_kl = -1;  ///< of the plan, before it was measured; negative: not known
 };
 

@@ -7,7 +7,9 @@
 #include <fstream>
 #include <sstream>
 
+#include "kvaq/base/sha256.h"
 #include "kvaq/plan/budget.h"
+#include "kvaq/plan/plan_json.h"
 #include "kvaq/report/sections.h"
 #include "kvaq/stats/stats_samples.h"
 #include "tests/subprocess.h"
@@ -192,6 +194,12 @@ TEST(Report, TheVerdictIsOnThePlanThatWasMeasuredAndNoOther) {
     table.rows.push_back(row);
     input.evals.push_back(table);
     EXPECT_EQ(make_report(input).sections[0].title, "Verdict: not recommended");
+    input.evals[0].rows[0].plan_sha256 = sha256_hex(canonical_text(*input.plan));
+    EXPECT_EQ(make_report(input).sections[0].title, "Verdict: not recommended");
+    input.evals[0].rows[0].plan_sha256 =
+        std::string(64, 'b');  // of one budget: the same name, the same size, another plan
+    EXPECT_EQ(make_report(input).sections[0].title, "Verdict: usable with care") << "its own prediction";
+    input.evals[0].rows[0].plan_sha256.clear();
     input.evals[0].rows[0].bytes += 64;  // the same name, another plan
     EXPECT_EQ(make_report(input).sections[0].title, "Verdict: usable with care") << "its own prediction";
     input.plan->predicted_kl = -1;

@@ -77,6 +77,10 @@ void add_quality(const Quality& quality, const Plan& plan, Section& section) {
                 others.push_back(fmt::format("{} at {} bits {}", type, bits_text(row->bits), kl_text(row->kl.value)));
         }
         if (!others.empty()) text += fmt::format(" llama.cpp's own types there: {}.", list_text(others));
+        if (quality.row->plan_sha256.empty())
+            text +=
+                " (That file does not say which plan it measured; it is taken to be this one by its name and exact "
+                "size.)";
         section.blocks.push_back(Paragraph{{.text = text}});
     }
     if (plan.predicted_kl >= 0) {

@@ -22,7 +22,7 @@ namespace kvaq {
 [[nodiscard]] std::optional<Section> speed_section(const ReportInput& input);
 [[nodiscard]] std::optional<Section> sources_section(const ReportInput& input);
 
-/// The row of that comparison that measured the input's plan: the plan's name and exactly its bytes at that context.
+/// The row of that comparison that measured the input's plan, by the plan's digest; in files that hold none, by name and exactly its bytes there.
 [[nodiscard]] const EvalRow* row_of_plan(const EvalTable& table, const ReportInput& input);
 /// A row of that name; null if there is none.
 [[nodiscard]] const EvalRow* row_named(const EvalTable& table, const std::string& name);
