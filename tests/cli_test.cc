@@ -326,6 +326,26 @@ TEST_F(CommandLine, EstimatesForSlidingWindowsAreWhatLlamaCppPrints) {
     const std::string gemma = fs::path(kModel).parent_path() / "gemma-3-270m-q4_k_m.gguf";
     if (!fs::exists(gemma)) GTEST_SKIP() << "needs gemma-3-270m: scripts/fetch_gemma.sh";
     expect_estimates_as_printed(gemma, folder_.file("estimate.json"));
+    // And ours are what the drop-in says when it starts.
+    for (const bool full : {false, true}) {
+        std::vector<std::string> args = {
+            "estimate", "-m", gemma, "-c", "2048", "--plan", "k4v4-rot", "--json", folder_.file("ours.json")};
+        std::vector<std::string> run = {"run", "--plan", "k4v4-rot", "-m", gemma,     "-c", "2048",
+                                        "-n",  "1",      "-p",       "Hi", "-no-cnv", "-t", "1"};
+        for (std::vector<std::string>* one : {&args, &run}) {
+            if (full) one->push_back("--swa-full");
+        }
+        ASSERT_EQ(kvaq_cli(args).exit_code, 0);
+        const nlohmann::json json = nlohmann::json::parse(read_text(folder_.file("ours.json")));
+        char mib[32];
+        std::snprintf(mib, sizeof mib, "%.1f MiB", json.at("plans").at(0).at("bytes").get<double>() / (1 << 20));
+        const ProcessResult started = kvaq_cli(run);
+        EXPECT_EQ(started.exit_code, 0) << started.err;
+        EXPECT_EQ(
+            lines_starting(started.err, "kvaq: " + std::string(mib) + " for a full context of 2048 tokens").size(), 1U)
+            << mib << "\n"
+            << started.err;
+    }
 }
 
 TEST_F(CommandLine, RunAndExecStartUnmodifiedProgramsUnderThePlan) {

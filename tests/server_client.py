@@ -66,47 +66,59 @@ def slots(port, folder):
     return seen
 
 
-def main():
-    program, model, folder = sys.argv[1:]
-    environment = dict(os.environ)
-    if "KVAQ_TEST_PLAN" in environment:
-        environment["KVAQ_PLAN"] = environment["KVAQ_TEST_PLAN"]
-        environment["LD_PRELOAD"] = environment["KVAQ_TEST_PRELOAD"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tempfile.TemporaryFile()
-    server = subprocess.Popen([program, "-m", model, "--host", "127.0.0.1", "--port", str(port), "-np", "2", "-c", "2048", "-t", "2",
-                               "--slot-save-path", folder], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
+class Serving:
+    """A llama-server on a free port, under the plan that KVAQ_TEST_PLAN names. Ended by SIGINT; its exit code and kvaq's lines stay."""
+
+    def __init__(self, program, model, flags):
+        environment = dict(os.environ)
+        if "KVAQ_TEST_PLAN" in environment:
+            environment["KVAQ_PLAN"] = environment["KVAQ_TEST_PLAN"]
+            environment["LD_PRELOAD"] = environment["KVAQ_TEST_PRELOAD"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([program, "-m", model, "--host", "127.0.0.1", "--port", str(self.port), "-t", "2", *flags],
+                                        env=environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+
+    def __enter__(self):
         deadline = time.time() + 60
-        while True:
-            if server.poll() is not None or time.time() > deadline:
-                break
+        while self.process.poll() is None and time.time() < deadline:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5)
                 break
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)
+        return self
+
+    def log_text(self):
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace")
+
+    def end(self):
+        self.process.send_signal(signal.SIGINT)
+        exit_code = self.process.wait(timeout=30)
+        return {"exit_code": exit_code, "kvaq_lines": [line for line in self.log_text().splitlines() if line.startswith("kvaq:")]}
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            sys.stderr.write(self.log_text()[-4000:])
+        if self.process.poll() is None:
+            self.process.kill()
+
+
+def main():
+    program, model, folder = sys.argv[1:]
+    with Serving(program, model, ["-np", "2", "-c", "2048", "--slot-save-path", folder]) as server:
         seen = {"chats": {country: [] for country in COUNTRIES}}
-        threads = [threading.Thread(target=chat, args=(port, country, slot, seen["chats"][country])) for country, slot in COUNTRIES.items()]
+        threads = [threading.Thread(target=chat, args=(server.port, country, slot, seen["chats"][country])) for country, slot in COUNTRIES.items()]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        seen["slots"] = slots(port, folder)
-        server.send_signal(signal.SIGINT)
-        seen["exit_code"] = server.wait(timeout=30)
-        log.seek(0)
-        seen["kvaq_lines"] = [line for line in log.read().decode(errors="replace").splitlines() if line.startswith("kvaq:")]
+        seen["slots"] = slots(server.port, folder)
+        seen.update(server.end())
         print(json.dumps(seen))
-    except Exception:
-        log.seek(0)
-        sys.stderr.write(log.read().decode(errors="replace")[-4000:])
-        raise
-    finally:
-        if server.poll() is None:
-            server.kill()
 
 
 if __name__ == "__main__":

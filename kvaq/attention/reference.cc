@@ -9,24 +9,39 @@
 #include <vector>
 
 #include "kvaq/attention/tile_attention.h"
+#include "kvaq/base/alibi.h"
 #include "kvaq/base/error.h"
 #include "kvaq/cache/tile.h"
 
 namespace kvaq {
 namespace {
 
-/// One sequence in one layer: [token][kv head][channel] as appended, and sealed tiles decoded back to the original basis.
-struct LayerTokens {
-    std::vector<std::vector<float>> k, v;  // [token]
-    std::vector<std::vector<double>> k_tile,
-        v_tile;  // [sealed tile] [kv head][tile token][channel]; empty = not sealed
+/// Tokens that are sealed together, in one layer.
+struct LayerTile {
+    std::vector<std::vector<float>> k, v;  // [slot] [kv head][channel] as stored
+    std::vector<double> k_sealed,
+        v_sealed;  // [kv head][slot][channel] decoded to the original basis; empty = not sealed
+};
+
+struct Tile {
+    int32_t frame = 0;  // the key in slot j is rotated for position frame + j
+    size_t n_filled = 0;
+    bool sealed = false;
+    std::vector<LayerTile> layers;
+};
+
+struct Token {
+    int32_t pos = 0;
+    size_t tile = 0;
+    size_t slot = 0;
+    bool dropped = false;  // a longer past made the sequence give up the f16 rows
+    [[nodiscard]] int32_t base() const noexcept { return pos - static_cast<int32_t>(slot); }
 };
 
 struct Sequence {
-    int32_t n_tokens = 0;
-    std::vector<bool> sealed;       // [tile]
-    std::vector<bool> dropped_f16;  // [tile] a longer past made the sequence give up the f16 rows of this tile
-    std::vector<LayerTokens> layers;
+    std::vector<Tile> tiles;
+    std::vector<Token> tokens;
+    [[nodiscard]] int32_t next() const noexcept { return tokens.empty() ? 0 : tokens.back().pos + 1; }
 };
 
 class ReferenceHandler final : public AttentionHandler {
@@ -34,33 +49,32 @@ class ReferenceHandler final : public AttentionHandler {
     ReferenceHandler(const Plan& plan, size_t n_seq_max, size_t n_ctx)
         : plan_(plan), n_ctx_(n_ctx), sequences_(n_seq_max) {
         for (size_t i = 0; i < plan_.layers.size(); ++i) index_[plan_.layers[i].shape.layer] = i;
-        clear();
     }
 
     bool begin(std::span<const BatchToken> tokens) override {
         size_t stored = 0;
-        for (const Sequence& s : sequences_) stored += static_cast<size_t>(s.n_tokens);
+        for (const Sequence& s : sequences_) stored += s.tokens.size();
         if (stored + tokens.size() > n_ctx_) return false;
         saved_ = sequences_;
-        tokens_.assign(tokens.begin(), tokens.end());
         seq_ids_.clear();
-        for (const BatchToken& token : tokens) seq_ids_.emplace_back(token.seq_ids.begin(), token.seq_ids.end());
-        for (size_t i = 0; i < tokens.size(); ++i) {
-            for (const int32_t s : seq_ids_[i]) {
-                Sequence& sequence = at(s);
-                if (sequence.n_tokens != tokens[i].pos) {
+        positions_.clear();
+        touched_.clear();
+        for (const BatchToken& token : tokens) {
+            seq_ids_.emplace_back(token.seq_ids.begin(), token.seq_ids.end());
+            positions_.push_back(token.pos);
+            for (const int32_t s : token.seq_ids) {
+                if (at(s).next() != token.pos) {
                     sequences_ = saved_;
                     throw Error(ErrorCode::kInvalidArgument, "the tokens do not continue what is cached");
                 }
-                ++sequence.n_tokens;
+                append(at(s), token.pos);
+                touched_.insert(s);
             }
         }
-        const int32_t tile = tile_tokens();
-        for (Sequence& s : sequences_) {
-            s.sealed.resize(static_cast<size_t>((s.n_tokens + tile - 1) / tile), false);
-            s.dropped_f16.resize(s.sealed.size(), false);
-            for (size_t t = 0; t < s.sealed.size(); ++t) {
-                if (!wants_f16(t, s.n_tokens - 1)) s.sealed[t] = true;
+        for (const int32_t s : touched_) {
+            for (const Token& token : at(s).tokens) {
+                Tile& tile = at(s).tiles[token.tile];
+                if (tile.n_filled == plan_.tile_tokens && !wants_f16(token, at(s).next() - 1)) tile.sealed = true;
             }
         }
         return true;
@@ -72,136 +86,154 @@ class ReferenceHandler final : public AttentionHandler {
     }
 
     void end() noexcept override {
-        for (Sequence& s : sequences_) {
-            for (size_t t = 0; t < s.sealed.size(); ++t) {
-                if (s.sealed[t] && !wants_f16(t, s.n_tokens)) s.dropped_f16[t] = true;
+        for (const int32_t s : touched_) {
+            for (Token& token : at(s).tokens) {
+                if (at(s).tiles[token.tile].sealed && !wants_f16(token, at(s).next())) token.dropped = true;
             }
         }
     }
     void rollback() noexcept override { sequences_ = saved_; }
-    void clear() noexcept override {
-        for (Sequence& s : sequences_) {
-            s = Sequence{};
-            s.layers.resize(plan_.layers.size());
-        }
-    }
+    void clear() noexcept override { sequences_.assign(sequences_.size(), Sequence{}); }
 
     bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override {
-        bool done = true;
         for (size_t s = 0; s < sequences_.size(); ++s) {
-            if (seq >= 0 && static_cast<size_t>(seq) != s) continue;
-            Sequence& sequence = sequences_[s];
-            const int32_t from = std::max(p0, 0);
-            const int32_t to = p1 < 0 ? std::numeric_limits<int32_t>::max() : p1;
-            if (from >= sequence.n_tokens || to <= from) continue;
-            if (to < sequence.n_tokens) {
-                done = false;
-            } else {
-                truncate(sequence, from);
-            }
+            if (seq < 0 || static_cast<size_t>(seq) == s) remove(sequences_[s], std::max(p0, 0), end_of(p1));
         }
-        return done;
+        return true;
     }
 
     bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) override {
-        if (src == dst) return true;
-        const int32_t to = p1 < 0 ? at(src).n_tokens : std::min(p1, at(src).n_tokens);
-        if (to <= std::max(p0, 0)) return true;
-        if (p0 > 0 || at(dst).n_tokens != 0) return false;
+        if (src == dst || std::min(end_of(p1), at(src).next()) <= std::max(p0, 0)) return true;
+        if (!at(dst).tokens.empty()) return false;
         at(dst) = at(src);
-        truncate(at(dst), to);
+        if (p0 > 0) remove(at(dst), 0, p0);
+        remove(at(dst), end_of(p1), end_of(-1));
+        return true;
+    }
+
+    bool seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) override {
+        std::vector<Token> shifted = at(seq).tokens;
+        int32_t last = -1;
+        for (Token& token : shifted) {
+            if (token.pos >= p0 && token.pos < end_of(p1)) token.pos += delta;
+            if (token.pos <= last) return false;
+            last = token.pos;
+        }
+        at(seq).tokens = shifted;
         return true;
     }
 
     void seq_keep(int32_t seq) noexcept override {
         for (size_t s = 0; s < sequences_.size(); ++s) {
-            if (static_cast<int32_t>(s) == seq) continue;
-            sequences_[s] = Sequence{};
-            sequences_[s].layers.resize(plan_.layers.size());
+            if (static_cast<int32_t>(s) != seq) sequences_[s] = Sequence{};
         }
     }
     [[nodiscard]] int32_t seq_pos_min(int32_t seq) const noexcept override {
-        return sequences_[static_cast<size_t>(seq)].n_tokens > 0 ? 0 : -1;
+        const Sequence& s = sequences_[static_cast<size_t>(seq)];
+        return s.tokens.empty() ? -1 : s.tokens.front().pos;
     }
     [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override {
-        return sequences_[static_cast<size_t>(seq)].n_tokens - 1;
+        return sequences_[static_cast<size_t>(seq)].next() - 1;
     }
 
   private:
-    [[nodiscard]] int32_t tile_tokens() const noexcept { return static_cast<int32_t>(plan_.tile_tokens); }
+    [[nodiscard]] static int32_t end_of(int32_t p1) noexcept {
+        return p1 < 0 ? std::numeric_limits<int32_t>::max() : p1;
+    }
     [[nodiscard]] Sequence& at(int32_t seq) noexcept { return sequences_[static_cast<size_t>(seq)]; }
-    [[nodiscard]] bool wants_f16(size_t tile, int32_t pos) const noexcept {
-        return (static_cast<int32_t>(tile) + 1) * tile_tokens() - 1 + plan_.window > pos;
+    [[nodiscard]] bool wants_f16(const Token& token, int32_t pos) const noexcept {
+        return token.base() + static_cast<int32_t>(plan_.tile_tokens) - 1 + plan_.window > pos;
+    }
+    [[nodiscard]] bool is_sink(const Tile& tile, size_t slot) const noexcept {
+        return tile.frame == 0 && static_cast<int32_t>(slot) < plan_.sinks;
     }
 
-    // The cut tile keeps what its sealed bits decode to (as f16); everything later is gone.
-    void truncate(Sequence& sequence, int32_t n) {
-        const auto tile = static_cast<size_t>(tile_tokens());
-        const size_t n_tiles = (static_cast<size_t>(n) + tile - 1) / tile;
-        const bool cut = n % tile_tokens() != 0 && n < sequence.n_tokens;
-        for (size_t i = 0; i < plan_.layers.size(); ++i) {
-            LayerTokens& tokens = sequence.layers[i];
-            const LayerShape& shape = plan_.layers[i].shape;
-            if (cut && sequence.dropped_f16[n_tiles - 1]) {
-                for (size_t t = (n_tiles - 1) * tile; t < static_cast<size_t>(n); ++t) {
-                    if (static_cast<int32_t>(t) < plan_.sinks) continue;
-                    for (size_t j = 0; j < shape.n_kv_heads * shape.head_dim_k; ++j) {
-                        tokens.k[t][j] = from_tile(tokens.k_tile[n_tiles - 1], t % tile, j, shape.head_dim_k);
-                    }
-                    for (size_t j = 0; j < shape.n_kv_heads * shape.head_dim_v; ++j) {
-                        tokens.v[t][j] = from_tile(tokens.v_tile[n_tiles - 1], t % tile, j, shape.head_dim_v);
-                    }
-                }
-            }
-            tokens.k.resize(std::min(tokens.k.size(), static_cast<size_t>(n)));
-            tokens.v.resize(tokens.k.size());
-            const size_t kept = cut ? n_tiles - 1 : n_tiles;
-            if (tokens.k_tile.size() > kept) {
-                tokens.k_tile.resize(kept);
-                tokens.v_tile.resize(kept);
-            }
+    void append(Sequence& s, int32_t pos) {
+        if (s.tokens.empty() || s.tokens.back().slot + 1 == plan_.tile_tokens) {
+            s.tiles.push_back({.frame = pos, .layers = std::vector<LayerTile>(plan_.layers.size())});
+            s.tokens.push_back({.pos = pos, .tile = s.tiles.size() - 1});
+        } else {
+            s.tokens.push_back({.pos = pos, .tile = s.tokens.back().tile, .slot = s.tokens.back().slot + 1});
         }
-        sequence.sealed.resize(n_tiles);
-        sequence.dropped_f16.resize(n_tiles);
-        if (cut) {
-            sequence.sealed[n_tiles - 1] = false;
-            sequence.dropped_f16[n_tiles - 1] = false;
-        }
-        sequence.n_tokens = n;
+        s.tiles[s.tokens.back().tile].n_filled = s.tokens.back().slot + 1;
     }
 
-    [[nodiscard]] float from_tile(const std::vector<double>& tile, size_t token, size_t j, size_t dim) const {
-        const size_t head = j / dim;
+    void remove(Sequence& s, int32_t from, int32_t to) {
+        const bool suffix = to >= s.next() && from < s.next();
+        std::erase_if(s.tokens, [&](const Token& token) { return token.pos >= from && token.pos < to; });
+        if (s.tokens.empty()) {
+            s.tiles.clear();
+        } else if (suffix && s.tokens.back().slot + 1 < plan_.tile_tokens) {
+            reopen(s);
+        }
+    }
+
+    // The last tile goes on with new tokens: as it was while its f16 rows are there, else with what its sealed bits decode to, as f16.
+    void reopen(Sequence& s) {
+        const Token last = s.tokens.back();
+        const size_t n = last.slot + 1;
+        if (last.dropped) {
+            s.tiles.push_back(s.tiles[last.tile]);
+            for (size_t i = 0; i < plan_.layers.size(); ++i) decode_rows(s.tiles.back(), i, n);
+            for (size_t i = s.tokens.size(), slot = last.slot; i-- > 0; --slot) {
+                Token& token = s.tokens[i];
+                if (token.tile != last.tile || token.slot != slot || token.base() != last.base()) break;
+                token.tile = s.tiles.size() - 1;
+                token.dropped = false;
+                if (slot == 0) break;
+            }
+        }
+        Tile& tile = s.tiles[s.tokens.back().tile];
+        tile.sealed = false;
+        tile.n_filled = n;
+        for (LayerTile& layer : tile.layers) {
+            layer.k.resize(n);
+            layer.v.resize(n);
+            layer.k_sealed.clear();
+            layer.v_sealed.clear();
+        }
+    }
+
+    void decode_rows(Tile& tile, size_t layer, size_t n) const {
+        const LayerShape& shape = plan_.layers[layer].shape;
+        LayerTile& rows = tile.layers[layer];
+        for (size_t slot = 0; slot < n; ++slot) {
+            if (is_sink(tile, slot)) continue;
+            for (size_t j = 0; j < shape.n_kv_heads * shape.head_dim_k; ++j)
+                rows.k[slot][j] = from_tile(rows.k_sealed, slot, j, shape.head_dim_k);
+            for (size_t j = 0; j < shape.n_kv_heads * shape.head_dim_v; ++j)
+                rows.v[slot][j] = from_tile(rows.v_sealed, slot, j, shape.head_dim_v);
+        }
+    }
+
+    [[nodiscard]] float from_tile(const std::vector<double>& tile, size_t slot, size_t j, size_t dim) const {
         return static_cast<float>(
-            to_float16(static_cast<float>(tile[(head * plan_.tile_tokens + token) * dim + j % dim])));
+            to_float16(static_cast<float>(tile[((j / dim) * plan_.tile_tokens + slot) * dim + j % dim])));
     }
 
     void seal(Sequence& sequence, size_t layer) {
         const LayerPlan& plan = plan_.layers[layer];
-        LayerTokens& tokens = sequence.layers[layer];
-        const size_t tile = plan_.tile_tokens;
-        tokens.k_tile.resize(sequence.sealed.size());
-        tokens.v_tile.resize(sequence.sealed.size());
-        for (size_t t = 0; t < sequence.sealed.size(); ++t) {
-            if (!sequence.sealed[t] || !tokens.k_tile[t].empty()) continue;
+        for (Tile& tile : sequence.tiles) {
+            LayerTile& rows = tile.layers[layer];
+            if (!tile.sealed || !rows.k_sealed.empty()) continue;
             for (size_t head = 0; head < plan.heads.size(); ++head) {
-                seal_side(tokens.k, t, head,
-                          make_tile_layout(plan.heads[head].key, Side::kKey, plan.shape.head_dim_k, tile),
-                          tokens.k_tile[t]);
-                seal_side(tokens.v, t, head,
-                          make_tile_layout(plan.heads[head].value, Side::kValue, plan.shape.head_dim_v, tile),
-                          tokens.v_tile[t]);
+                seal_side(rows.k, head,
+                          make_tile_layout(plan.heads[head].key, Side::kKey, plan.shape.head_dim_k, plan_.tile_tokens),
+                          rows.k_sealed);
+                seal_side(
+                    rows.v, head,
+                    make_tile_layout(plan.heads[head].value, Side::kValue, plan.shape.head_dim_v, plan_.tile_tokens),
+                    rows.v_sealed);
             }
         }
     }
 
-    static void seal_side(const std::vector<std::vector<float>>& rows, size_t t, size_t head, const TileLayout& layout,
+    static void seal_side(const std::vector<std::vector<float>>& rows, size_t head, const TileLayout& layout,
                           std::vector<double>& out) {
         std::vector<float> x(layout.tile_tokens * layout.head_dim);
         for (size_t i = 0; i < layout.tile_tokens; ++i) {
-            for (size_t c = 0; c < layout.head_dim; ++c) {
-                x[i * layout.head_dim + c] = rows[t * layout.tile_tokens + i][head * layout.head_dim + c];
-            }
+            for (size_t c = 0; c < layout.head_dim; ++c)
+                x[i * layout.head_dim + c] = rows[i][head * layout.head_dim + c];
         }
         std::vector<std::byte> packed(layout.bytes);
         encode_tile(layout, x.data(), packed.data());
@@ -213,54 +245,69 @@ class ReferenceHandler final : public AttentionHandler {
     void run(const AttentionCall& call) {
         const size_t layer = index_.at(call.layer);
         const LayerShape& shape = plan_.layers[layer].shape;
-        std::set<int32_t> touched;
-        for (size_t i = 0; i < tokens_.size(); ++i) {
-            std::vector<float> k, v;
-            for (size_t h = 0; h < shape.n_kv_heads; ++h) {
-                for (size_t c = 0; c < shape.head_dim_k; ++c) k.push_back(static_cast<float>(call.k.row(i, h)[c]));
-                for (size_t c = 0; c < shape.head_dim_v; ++c) v.push_back(static_cast<float>(call.v.row(i, h)[c]));
-            }
+        for (size_t i = 0; i < positions_.size() && call.append; ++i) {
             for (const int32_t s : seq_ids_[i]) {
-                touched.insert(s);
-                if (!call.append) continue;
-                at(s).layers[layer].k.push_back(k);
-                at(s).layers[layer].v.push_back(v);
+                const auto token = std::find_if(at(s).tokens.begin(), at(s).tokens.end(),
+                                                [&](const Token& t) { return t.pos == positions_[i]; });
+                Tile& tile = at(s).tiles[token->tile];
+                RopeTurn turn;
+                if (token->base() != tile.frame) turn.set(*call.rope, tile.frame - token->base());
+                std::vector<float> k, v;
+                for (size_t h = 0; h < shape.n_kv_heads; ++h) {
+                    std::vector<float16> row(call.k.row(i, h), call.k.row(i, h) + shape.head_dim_k);
+                    if (token->base() != tile.frame) turn.apply(call.k.row(i, h), row.data(), shape.head_dim_k);
+                    for (const float16 x : row) k.push_back(static_cast<float>(x));
+                    for (size_t c = 0; c < shape.head_dim_v; ++c) v.push_back(static_cast<float>(call.v.row(i, h)[c]));
+                }
+                tile.layers[layer].k.push_back(k);
+                tile.layers[layer].v.push_back(v);
             }
         }
-        for (const int32_t s : touched) seal(at(s), layer);
-        for (size_t i = 0; i < tokens_.size(); ++i) {
+        for (const int32_t s : touched_) seal(at(s), layer);
+        for (size_t i = 0; i < positions_.size(); ++i) {
             for (size_t h = 0; h < shape.n_heads; ++h) attend_one(call, i, h, shape, layer);
         }
     }
 
     void attend_one(const AttentionCall& call, size_t token, size_t head, const LayerShape& shape, size_t layer) {
         const Sequence& sequence = at(seq_ids_[token][0]);
-        const LayerTokens& cached = sequence.layers[layer];
         const ScoreRule& rule = call.rule;
-        const int32_t pos = tokens_[token].pos;
+        const int32_t pos = positions_[token];
         const size_t kv_head = head / shape.heads_per_kv();
-        const size_t tile = plan_.tile_tokens;
+        const size_t n = plan_.tile_tokens;
         std::vector<double> scores;
-        std::vector<int32_t> keys;
-        for (int32_t j = 0; j <= pos; ++j) {
+        std::vector<const Token*> keys;
+        std::vector<double> q(shape.head_dim_k);
+        int32_t turned = std::numeric_limits<int32_t>::min();
+        for (const Token& key : sequence.tokens) {
+            if (key.pos > pos) break;
             if (rule.sliding_window > 0) {
-                if (!rule.chunked_window && pos - j >= rule.sliding_window) continue;
-                if (rule.chunked_window && j < pos / rule.sliding_window * rule.sliding_window) continue;
+                if (!rule.chunked_window && pos - key.pos >= rule.sliding_window) continue;
+                if (rule.chunked_window && key.pos < pos / rule.sliding_window * rule.sliding_window) continue;
+            }
+            const Tile& tile = sequence.tiles[key.tile];
+            const LayerTile& rows = tile.layers[layer];
+            if (tile.frame - key.base() != turned) {
+                turned = tile.frame - key.base();
+                std::copy_n(call.q.row(token, head), q.size(), q.begin());
+                RopeTurn turn;
+                if (turned != 0) {
+                    turn.set(*call.rope, turned);
+                    turn.apply(q.data(), q.data(), q.size());
+                }
             }
             double dot = 0;
             for (size_t c = 0; c < shape.head_dim_k; ++c) {
-                dot += static_cast<double>(call.q.row(token, head)[c]) *
-                       (packed(sequence, j, pos)
-                            ? cached.k_tile[static_cast<size_t>(j) / tile]
-                                           [(kv_head * tile + static_cast<size_t>(j) % tile) * shape.head_dim_k + c]
-                            : static_cast<double>(cached.k[static_cast<size_t>(j)][kv_head * shape.head_dim_k + c]));
+                dot += q[c] * (packed(sequence, key, pos)
+                                   ? rows.k_sealed[(kv_head * n + key.slot) * shape.head_dim_k + c]
+                                   : static_cast<double>(rows.k[key.slot][kv_head * shape.head_dim_k + c]));
             }
             dot *= static_cast<double>(rule.scale);
             if (rule.softcap > 0)
                 dot = static_cast<double>(rule.softcap) * std::tanh(dot / static_cast<double>(rule.softcap));
-            dot += static_cast<double>(alibi_slope(rule.alibi_max_bias, head, shape.n_heads)) * (j - pos);
+            dot += static_cast<double>(alibi_slope(rule.alibi_max_bias, head, shape.n_heads)) * (key.pos - pos);
             scores.push_back(dot);
-            keys.push_back(j);
+            keys.push_back(&key);
         }
         double top = rule.sink_logits != nullptr ? static_cast<double>(rule.sink_logits[head]) : scores[0];
         for (const double s : scores) top = std::max(top, s);
@@ -268,28 +315,29 @@ class ReferenceHandler final : public AttentionHandler {
         std::vector<double> out(shape.head_dim_v, 0.0);
         for (size_t i = 0; i < keys.size(); ++i) {
             const double p = std::exp(scores[i] - top);
-            const auto j = static_cast<size_t>(keys[i]);
+            const LayerTile& rows = sequence.tiles[keys[i]->tile].layers[layer];
             sum += p;
             for (size_t d = 0; d < shape.head_dim_v; ++d) {
-                out[d] += p * (packed(sequence, keys[i], pos)
-                                   ? cached.v_tile[j / tile][(kv_head * tile + j % tile) * shape.head_dim_v + d]
-                                   : static_cast<double>(cached.v[j][kv_head * shape.head_dim_v + d]));
+                out[d] += p * (packed(sequence, *keys[i], pos)
+                                   ? rows.v_sealed[(kv_head * n + keys[i]->slot) * shape.head_dim_v + d]
+                                   : static_cast<double>(rows.v[keys[i]->slot][kv_head * shape.head_dim_v + d]));
             }
         }
         for (size_t d = 0; d < shape.head_dim_v; ++d) call.out.row(token, head)[d] = static_cast<float>(out[d] / sum);
     }
 
-    [[nodiscard]] bool packed(const Sequence& sequence, int32_t key, int32_t pos) const {
-        const size_t t = static_cast<size_t>(key) / plan_.tile_tokens;
-        return key >= plan_.sinks && sequence.sealed[t] && (sequence.dropped_f16[t] || !wants_f16(t, pos));
+    [[nodiscard]] bool packed(const Sequence& sequence, const Token& key, int32_t pos) const {
+        const Tile& tile = sequence.tiles[key.tile];
+        return tile.sealed && !is_sink(tile, key.slot) && (key.dropped || !wants_f16(key, pos));
     }
 
     Plan plan_;
     size_t n_ctx_;
     std::vector<Sequence> sequences_, saved_;
     std::map<int32_t, size_t> index_;
-    std::vector<BatchToken> tokens_;
+    std::vector<int32_t> positions_;  // of the micro-batch's tokens
     std::vector<std::vector<int32_t>> seq_ids_;
+    std::set<int32_t> touched_;
 };
 
 }  // namespace

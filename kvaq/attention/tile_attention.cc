@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kvaq/base/alibi.h"
 #include "kvaq/base/error.h"
 #include "kvaq/quant/hadamard.h"
 #include "kvaq/quant/transform.h"
@@ -34,15 +35,6 @@ void write_row(const AttentionCall& call, size_t token, size_t head, const float
 
 }  // namespace
 
-float alibi_slope(float max_bias, size_t head, size_t n_heads) noexcept {
-    if (max_bias <= 0.0F) return 0.0F;
-    const auto n_log2 = static_cast<size_t>(1)
-                        << static_cast<size_t>(std::floor(std::log2(static_cast<double>(n_heads))));
-    const float base = static_cast<float>(n_log2);
-    if (head < n_log2) return std::pow(std::pow(2.0F, -max_bias / base), static_cast<float>(head + 1));
-    return std::pow(std::pow(2.0F, -(max_bias / 2.0F) / base), static_cast<float>(2 * (head - n_log2) + 1));
-}
-
 void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     const auto grow = [](auto& v, size_t n) {
         if (v.size() < n) v.resize(n);
@@ -51,8 +43,6 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     const size_t padded_k = (largest.head_dim_k + 15) / 16 * 16;
     grow(keys_, largest.head_dim_k * tile_tokens);
     grow(values_, largest.padded_v() * tile_tokens);
-    grow(q_plain_, rows * largest.head_dim_k);
-    grow(q_packed_, rows * largest.head_dim_k);
     grow(scores_, rows * tile_tokens);
     grow(o_plain_, rows * largest.padded_v());
     grow(o_packed_, rows * largest.padded_v());
@@ -64,11 +54,15 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     grow(matrix_, dim * dim);
     grow(rows_, rows * padded);
     levels_.reserve(dim, tile_tokens);
-    grow(q_coefs_, rows * largest.head_dim_k);
     grow(coefs_, rows * std::max(dim, tile_tokens));
-    grow(q_steps_, rows * blocks);
-    grow(q_sums_, rows * blocks);
-    grow(q_offsets_, rows);
+    for (Queries& q : queries_) {
+        grow(q.plain, rows * largest.head_dim_k);
+        grow(q.packed, rows * largest.head_dim_k);
+        grow(q.coefs, rows * largest.head_dim_k);
+        grow(q.steps, rows * blocks);
+        grow(q.sums, rows * blocks);
+        grow(q.offsets, rows);
+    }
     grow(steps_, rows);
     grow(sums_, rows);
     grow(init_, rows);
@@ -84,9 +78,9 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
     std::fill_n(m_.data(), shape.n_rows(), kMinusInf);
     std::fill_n(l_.data(), shape.n_rows(), 0.0F);
     packed_used_ = false;
-    if (have_q_ && first_token_ == first_token && kv_head_ == kv_head && shape_.n_tokens == shape.n_tokens) return;
-    have_q_ = true;
-    const CodecSpec& key_codec = key_layout.spec;
+    call_ = &call;
+    key_layout_ = &key_layout;
+    if (first_token_ != first_token || kv_head_ != kv_head || shape_.n_tokens != shape.n_tokens) forget_queries();
     exact_ = attention_mode() == AttentionMode::kExact;
     shape_ = shape;
     rule_ = call.rule;
@@ -95,39 +89,77 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
     kv_head_ = kv_head;
     target_ = best_simd_target();
     kernels_ = &block_kernels(target_);
+}
+
+void TileAttention::forget_queries() noexcept {
+    for (Queries& q : queries_) q.made = false;
+}
+
+void TileAttention::turn(int32_t delta) noexcept {
+    if (call_->rope != nullptr && call_->rope->n_dims == 0) delta = 0;  // nothing is rotated
+    if (q_->made && q_->delta == delta) return;
+    q_ = &queries_[0];
+    for (Queries& q : queries_) {
+        if (q.made && q.delta == delta) {
+            q_ = &q;
+            break;
+        }
+        if (!q.made ? q_->made : q_->made && q.used < q_->used) q_ = &q;
+    }
+    q_->used = ++clock_;
+    if (!q_->made || q_->delta != delta) make_queries(delta);
+}
+
+void TileAttention::make_queries(int32_t delta) noexcept {
+    const Shape& shape = shape_;
+    const CodecSpec& key_codec = key_layout_->spec;
+    std::vector<float>& plain = q_->plain;
+    std::vector<float>& packed = q_->packed;
+    q_->made = true;
+    q_->delta = delta;
+    RopeTurn& rope = turns_[static_cast<size_t>(q_ - queries_.data())];
+    if (delta != 0) {
+        KVAQ_CHECK(call_->rope != nullptr);
+        rope.set(*call_->rope, delta);
+    }
     const size_t dim = shape.head_dim_k;
     const float scale = rule_.softcap > 0.0F ? rule_.scale / rule_.softcap : rule_.scale;
     for (size_t t = 0; t < shape.n_tokens; ++t) {
         for (size_t g = 0; g < shape.group; ++g) {
             const size_t row = t * shape.group + g;
-            const float* q = call.q.row(first_token + t, kv_head * shape.group + g);
-            for (size_t c = 0; c < dim; ++c) q_plain_[row * dim + c] = q[c] * scale;
+            const float* q = call_->q.row(first_token_ + t, kv_head_ * shape.group + g);
+            float* out = &plain[row * dim];
+            if (delta != 0) {
+                rope.apply(q, out, dim);
+                q = out;
+            }
+            for (size_t c = 0; c < dim; ++c) out[c] = q[c] * scale;
         }
     }
     const size_t n_rows = shape.n_rows();
     const bool hadamard = is_hadamard(key_codec);
     if (key_codec.transform == nullptr || hadamard) {
-        std::copy_n(q_plain_.data(), n_rows * dim, q_packed_.data());
-        for (size_t row = 0; row < n_rows && hadamard; ++row) hadamard_transform(&q_packed_[row * dim], dim);
+        std::copy_n(plain.data(), n_rows * dim, packed.data());
+        for (size_t row = 0; row < n_rows && hadamard; ++row) hadamard_transform(&packed[row * dim], dim);
     } else {
         const TransformFit& fit = *key_codec.transform->fit;  // q^T x^ = (U q)^T z^
         if (dim % 16 == 0) {
             kernels_->bytes_to_float(fit.matrix.data(), dim * dim, matrix_.data());
-            kernels_->scores(q_plain_.data(), dim, n_rows, dim, matrix_.data(), dim, dim, q_packed_.data(), dim);
+            kernels_->scores(plain.data(), dim, n_rows, dim, matrix_.data(), dim, dim, packed.data(), dim);
         } else {
             for (size_t row = 0; row < n_rows; ++row) {
                 for (size_t i = 0; i < dim; ++i) {
                     float sum = 0;
-                    for (size_t j = 0; j < dim; ++j) sum += q_plain_[row * dim + j] * static_cast<float>(fit.at(i, j));
-                    q_packed_[row * dim + i] = sum;
+                    for (size_t j = 0; j < dim; ++j) sum += plain[row * dim + j] * static_cast<float>(fit.at(i, j));
+                    packed[row * dim + i] = sum;
                 }
             }
         }
         for (size_t row = 0; row < n_rows; ++row) {
-            for (size_t i = 0; i < dim; ++i) q_packed_[row * dim + i] *= fit.row_scale[i];
+            for (size_t i = 0; i < dim; ++i) packed[row * dim + i] *= fit.row_scale[i];
         }
     }
-    make_coefs(key_layout);
+    make_coefs(*key_layout_);
 }
 
 int32_t TileAttention::first_visible(size_t token_begin) const noexcept {
@@ -137,27 +169,26 @@ int32_t TileAttention::first_visible(size_t token_begin) const noexcept {
     return std::max(0, pos - rule_.sliding_window + 1);
 }
 
-void TileAttention::add_f16(int32_t first_key_pos, size_t key_end, size_t tile_tokens, size_t token_begin,
-                            size_t token_end) noexcept {
-    if (token_begin >= token_end || key_end == 0) return;
+void TileAttention::add_f16(const Keys& keys, size_t tile_tokens, size_t token_begin, size_t token_end) noexcept {
+    if (token_begin >= token_end || keys.begin >= keys.end) return;
     const size_t dim_k = shape_.head_dim_k;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * shape_.group;
     const size_t n_rows = (token_end - token_begin) * shape_.group;
-    const size_t n_keys = std::min((key_end + 15) / 16 * 16, tile_tokens);
-    kernels_->scores(&q_plain_[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile_tokens, n_keys, scores_.data(),
+    const size_t n_keys = std::min((keys.end + 15) / 16 * 16, tile_tokens);
+    kernels_->scores(&q_->plain[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile_tokens, n_keys, scores_.data(),
                      tile_tokens);
-    const Range seen = weigh(first_key_pos, 0, key_end, n_keys, tile_tokens, token_begin, token_end);
+    const Range seen = weigh(keys, n_keys, tile_tokens, token_begin, token_end);
     if (seen.begin >= seen.end) return;
     kernels_->accumulate(scores_.data(), tile_tokens, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
                          &o_plain_[row0 * dim_v], dim_v);
 }
 
 void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout,
-                               const std::byte* value_tile, int32_t first_key_pos, size_t key_begin, size_t token_begin,
+                               const std::byte* value_tile, const Keys& keys, size_t token_begin,
                                size_t token_end) noexcept {
     const size_t tile = key_layout.tile_tokens;
-    if (token_begin >= token_end || key_begin >= tile) return;
+    if (token_begin >= token_end || keys.begin >= keys.end) return;
     const size_t dim_k = shape_.head_dim_k;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * shape_.group;
@@ -165,13 +196,13 @@ void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* ke
     packed_used_ = true;
     if (exact_ || key_layout.spec.is_float16()) {
         decode_tile(key_layout, key_tile, keys_.data());
-        kernels_->scores(&q_packed_[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile, tile, scores_.data(),
+        kernels_->scores(&q_->packed[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile, tile, scores_.data(),
                          tile);
     } else {
         read_levels(target_, key_layout, key_tile, levels_);
         score_levels(key_layout, row0, n_rows);
     }
-    const Range seen = weigh(first_key_pos, key_begin, tile, tile, tile, token_begin, token_end);
+    const Range seen = weigh(keys, tile, tile, token_begin, token_end);
     if (seen.begin >= seen.end) return;
     if (exact_ || value_layout.spec.is_float16()) {
         decode_tile(value_layout, value_tile, values_.data());
@@ -183,8 +214,8 @@ void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* ke
     }
 }
 
-TileAttention::Range TileAttention::weigh(int32_t first_key_pos, size_t key_begin, size_t key_end, size_t n_keys,
-                                          size_t ld, size_t token_begin, size_t token_end) noexcept {
+TileAttention::Range TileAttention::weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin,
+                                          size_t token_end) noexcept {
     const size_t group = shape_.group;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * group;
@@ -194,9 +225,9 @@ TileAttention::Range TileAttention::weigh(int32_t first_key_pos, size_t key_begi
     for (size_t t = token_begin; t < token_end; ++t) {
         const int32_t pos = first_pos_ + static_cast<int32_t>(t);
         const int32_t lo_pos = first_visible(t);
-        const auto lo = static_cast<size_t>(std::max({static_cast<int32_t>(key_begin), lo_pos - first_key_pos, 0}));
+        const auto lo = static_cast<size_t>(std::max(static_cast<int32_t>(keys.begin), lo_pos - keys.first_pos));
         const auto hi =
-            static_cast<size_t>(std::max(0, std::min(static_cast<int32_t>(key_end), pos - first_key_pos + 1)));
+            static_cast<size_t>(std::max(0, std::min(static_cast<int32_t>(keys.end), pos - keys.first_pos + 1)));
         for (size_t g = 0; g < group; ++g) {
             const size_t row = t * group + g;
             float* row_scores = s + (row - row0) * ld;
@@ -206,7 +237,7 @@ TileAttention::Range TileAttention::weigh(int32_t first_key_pos, size_t key_begi
             if (rule_.alibi_max_bias > 0.0F) {
                 const float slope = alibi_slope(rule_.alibi_max_bias, kv_head_ * group + g, shape_.n_heads);
                 for (size_t j = lo; j < hi; ++j) {
-                    row_scores[j] += slope * static_cast<float>(first_key_pos + static_cast<int32_t>(j) - pos);
+                    row_scores[j] += slope * static_cast<float>(keys.first_pos + static_cast<int32_t>(j) - pos);
                 }
             }
             const float factor = kernels_->softmax_step(row_scores, n_keys, lo, hi, &m_[row], &l_[row]);
@@ -291,7 +322,7 @@ void TileAttention::merge(const AttentionCall& call, const Shape& shape, size_t 
     rule_ = call.rule;
     first_token_ = first_token;
     kv_head_ = kv_head;
-    have_q_ = false;
+    forget_queries();
     packed_used_ = true;
     exact_ = attention_mode() == AttentionMode::kExact;
     kernels_ = &block_kernels(best_simd_target());

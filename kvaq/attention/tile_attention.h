@@ -1,11 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "kvaq/attention/block_kernels.h"
 #include "kvaq/base/attention_call.h"
+#include "kvaq/base/rope.h"
 #include "kvaq/cache/tile_levels.h"
 #include "kvaq/quant/codec_spec.h"
 
@@ -34,27 +36,37 @@ class TileAttention {
         [[nodiscard]] size_t n_rows() const noexcept { return n_tokens * group; }
         [[nodiscard]] size_t padded_v() const noexcept { return (head_dim_v + 15) / 16 * 16; }
     };
+    TileAttention() = default;
+    TileAttention(const TileAttention&) = delete;  // q_ points inside
+    TileAttention& operator=(const TileAttention&) = delete;
     /// Makes room. Not noexcept: call it before the hot path.
     void reserve(const Shape& largest, size_t tile_tokens);
 
     /// A new call begins: q of earlier runs means nothing any more.
-    void begin_call() noexcept { have_q_ = false; }
-    /// Starts a run: takes q of `call` for tokens first_token.. and KV head kv_head, scaled; once as it is, once in the key codec's
-    /// basis, and rounded to integers. A thread's next run of the same tokens and KV head finds them made.
+    void begin_call() noexcept { forget_queries(); }
+    /// Starts a run over q of `call` for tokens first_token.. and KV head kv_head. call and key_layout must outlive the run.
     void start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head, const Shape& shape,
                const TileLayout& key_layout) noexcept;
+    /// Before tiles are added: their keys are rotated for positions `delta` past the ones they are used at, so scores take R(delta) q
+    /// instead of q: <R(p) q, R(j) k> = <R(p + delta) q, R(j + delta) k>. Exact but for rounding q in f32. Makes the queries, scaled:
+    /// as they are, in the key codec's basis, and rounded to integers. The last kTurns deltas stay made, also for a thread's
+    /// next run of the same tokens and KV head. delta != 0 needs AttentionCall::rope.
+    void turn(int32_t delta) noexcept;
 
     /// Buffers the caller fills before add_f16: keys [channel][tile_tokens], values [token][padded_v].
     [[nodiscard]] float* keys() noexcept { return keys_.data(); }
     [[nodiscard]] float* values() noexcept { return values_.data(); }
-    /// Adds the buffers' tile for the query tokens [token_begin, token_end). The tile's token j has position first_key_pos + j; only
-    /// tokens j below key_end exist, and causality and windows are applied here.
-    void add_f16(int32_t first_key_pos, size_t key_end, size_t tile_tokens, size_t token_begin,
-                 size_t token_end) noexcept;
-    /// Adds a sealed tile likewise, without its first key_begin tokens.
+    /// The tokens of a tile that a sequence holds: token j of [begin, end) at position first_pos + j.
+    struct Keys {
+        int32_t first_pos = 0;
+        size_t begin = 0;
+        size_t end = 0;
+    };
+    /// Adds the buffers' tile for the query tokens [token_begin, token_end). Causality and windows are applied here.
+    void add_f16(const Keys& keys, size_t tile_tokens, size_t token_begin, size_t token_end) noexcept;
+    /// Adds a sealed tile likewise.
     void add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout,
-                    const std::byte* value_tile, int32_t first_key_pos, size_t key_begin, size_t token_begin,
-                    size_t token_end) noexcept;
+                    const std::byte* value_tile, const Keys& keys, size_t token_begin, size_t token_end) noexcept;
     /// First key position that any query token >= token_begin may see under the window rule.
     [[nodiscard]] int32_t first_visible(size_t token_begin) const noexcept;
 
@@ -74,31 +86,47 @@ class TileAttention {
     struct Range {
         size_t begin = 0, end = 0;
     };
+    /// Queries of a run, turned by `delta` positions.
+    struct Queries {
+        bool made = false;
+        int32_t delta = 0;
+        uint64_t used = 0;                 ///< when last: the oldest ones are made anew
+        std::vector<float> plain, packed;  ///< [row][channel] scaled; in the model's basis, in the key codec's
+        std::vector<int16_t> coefs;        ///< [row][channel] packed, rounded
+        std::vector<float> steps;          ///< [block][row] of the coefficients
+        std::vector<int32_t> sums;         ///< [block][row] of the coefficients
+        std::vector<float> offsets;        ///< [row] share of a codec's offsets
+    };
+    static constexpr size_t kTurns = 4;
+
+    void forget_queries() noexcept;
+    void make_queries(int32_t delta) noexcept;
     void make_coefs(const TileLayout& key_layout) noexcept;
     void score_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
     void sum_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
     /// Scores to weights, earlier sums rescaled; the keys that any row sees.
-    Range weigh(int32_t first_key_pos, size_t key_begin, size_t key_end, size_t n_keys, size_t ld, size_t token_begin,
-                size_t token_end) noexcept;
+    Range weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin, size_t token_end) noexcept;
     void finish(const TileLayout& value_layout) noexcept;
 
     Shape shape_;
     ScoreRule rule_;
     size_t first_token_ = 0, kv_head_ = 0;
     int32_t first_pos_ = 0;
-    bool packed_used_ = false, have_q_ = false, exact_ = false;
+    const AttentionCall* call_ = nullptr;     ///< of the run in progress
+    const TileLayout* key_layout_ = nullptr;  ///< likewise
+    bool packed_used_ = false, exact_ = false;
     SimdTarget target_ = SimdTarget::kScalar;
     const BlockKernels* kernels_ = nullptr;
-    std::vector<float> keys_, values_, q_plain_, q_packed_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_;
-    // Integers. q: coefficients [row][channel], their step and -bias * sum [block][row], and each row's share of a codec's offsets.
+    std::array<Queries, kTurns> queries_;
+    std::array<RopeTurn, kTurns> turns_;
+    Queries* q_ = &queries_[0];  ///< those of the tiles being added
+    uint64_t clock_ = 0;
+    std::vector<float> keys_, values_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_;
     TileLevels levels_;
-    std::vector<int16_t> q_coefs_, coefs_;
-    std::vector<float> q_steps_, q_offsets_, steps_;
-    std::vector<int32_t> q_sums_, sums_, init_, acc_;
+    std::vector<int16_t> coefs_;
+    std::vector<float> steps_;
+    std::vector<int32_t> sums_, init_, acc_;
     std::vector<float> p_packed_;  ///< [row] sum of weights of packed tokens, scaled as o
 };
-
-/// ALiBi slope of a query head, as ggml computes it (soft_max / flash_attn_ext). 0 when max_bias is 0.
-[[nodiscard]] float alibi_slope(float max_bias, size_t head, size_t n_heads) noexcept;
 
 }  // namespace kvaq

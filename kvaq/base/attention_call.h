@@ -5,6 +5,7 @@
 #include <span>
 
 #include "kvaq/base/float16.h"
+#include "kvaq/base/rope.h"
 
 namespace kvaq {
 
@@ -42,7 +43,8 @@ struct AttentionCall {
     HeadRows<const float16> v;  ///< [n_tokens, n_kv_heads, head_dim_v]
     bool append = true;         ///< false: the layer reads K/V another call of this micro-batch already appended
     ScoreRule rule;
-    HeadRows<float> out;  ///< [n_tokens, n_heads, head_dim_v]
+    const RopeRule* rope = nullptr;  ///< how q and k were rotated; may be null while no sequence was shifted (seq_add)
+    HeadRows<float> out;             ///< [n_tokens, n_heads, head_dim_v]
 };
 
 /// A team of threads that all call the same function; index in 0..size-1.
@@ -68,7 +70,8 @@ class AttentionHandler {
     virtual ~AttentionHandler() = default;
     /// Places the tokens. Returns false if there is no room (nothing changed). Throws Error on impossible input.
     [[nodiscard]] virtual bool begin(std::span<const BatchToken> tokens) = 0;
-    /// Called by every thread of the team with the same call. noexcept.
+    /// Called by every thread of the team with the same call. A thread may return before the others have finished: `out` is whole,
+    /// and the next call may begin, once all have returned (ggml waits for its threads after every node). noexcept.
     virtual void attend(const AttentionCall& call, Team& team) noexcept = 0;
     /// Every layer has run: the tokens are now part of their sequences.
     virtual void end() noexcept = 0;
@@ -77,11 +80,18 @@ class AttentionHandler {
 
     // Sequences, with llama.cpp's meaning of the arguments: p0 < 0 = 0, p1 < 0 = infinity.
     virtual void clear() noexcept = 0;
-    /// Removes a whole sequence or a suffix; seq < 0 = all sequences. False if what would remain has a hole.
+    /// Removes a range of positions; seq < 0 = all sequences. False if that cannot be: the handler keeps no holes, or sliding-window
+    /// layers have given up tokens that what would remain still sees.
     [[nodiscard]] virtual bool seq_rm(int32_t seq, int32_t p0, int32_t p1) = 0;
-    /// dst becomes a copy of src's tokens in [p0, p1). False if src's prefix is not included (a hole would remain).
+    /// dst becomes a copy of src's tokens in [p0, p1). False if dst is not empty, or as seq_rm.
     [[nodiscard]] virtual bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) = 0;
     virtual void seq_keep(int32_t seq) noexcept = 0;
+    /// Adds delta to the positions in [p0, p1) (K-shift). False if that is not served or positions would become negative or meet others;
+    /// nothing has changed then. Calls must bring AttentionCall::rope afterwards.
+    [[nodiscard]] virtual bool seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) {
+        (void)seq, (void)p0, (void)p1;
+        return delta == 0;
+    }
     [[nodiscard]] virtual int32_t seq_pos_min(int32_t seq) const noexcept = 0;  ///< -1 when empty
     [[nodiscard]] virtual int32_t seq_pos_max(int32_t seq) const noexcept = 0;  ///< -1 when empty
 };

@@ -20,6 +20,7 @@ struct CacheUse {
     size_t tables = 0;     ///< bases and codebooks of transform codecs
     size_t allocated = 0;  ///< arenas in all, used or free, plus scratch
     size_t n_tokens = 0;   ///< over all sequences, shared ones once
+    [[nodiscard]] size_t held() const noexcept { return packed + open + sinks + tables; }
 };
 
 struct KvCacheOptions {
@@ -36,6 +37,9 @@ class KvCache : public AttentionHandler {
   public:
     [[nodiscard]] virtual const Plan& plan() const noexcept = 0;
     [[nodiscard]] virtual CacheUse use() const noexcept = 0;
+    /// Whether begin() would find room for all these tokens, in as many micro-batches of max_batch_tokens as they need. Changes nothing.
+    /// Throws like begin().
+    [[nodiscard]] virtual bool fits(std::span<const BatchToken> tokens) = 0;
     /// One line per distinct path: layers served, bits, bytes per token, kernel.
     [[nodiscard]] virtual std::vector<std::string> describe() const = 0;
 

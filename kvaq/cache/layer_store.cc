@@ -13,6 +13,7 @@ namespace kvaq {
 namespace {
 
 constexpr size_t kMaxTile = 128;
+constexpr size_t kMaxTurnedDim = 2 * kMaxRopePairs;
 
 }  // namespace
 
@@ -46,9 +47,11 @@ OpenPageShape LayerStore::open_shape(const LayerPlan& plan, size_t tile_tokens) 
             .head_dim_v = plan.shape.head_dim_v};
 }
 
-LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table) : plan_(&plan) {
+LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach)
+    : plan_(&plan), table_(&table), reach_(reach) {
     const size_t tile = table.options().tile_tokens;
     open_shape_ = open_shape(plan, tile);
+    KVAQ_CHECK(plan.shape.head_dim_k <= kMaxTurnedDim);
     sink_shape_ = open_shape(plan, static_cast<size_t>(table.options().sinks));
     size_t offset = 0;
     for (const HeadPlan& head : plan.heads) {
@@ -61,20 +64,22 @@ LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table) : plan_(&p
         value_offsets_.push_back(offset);
         offset += value_layouts_.back().bytes;
     }
-    packed_ = Arena(table.n_packed(), offset, "packed tiles");
+    packed_ = Arena(table.n_packed(reach), offset, "packed tiles");
     open_ = Arena(table.n_open(), open_shape_.bytes(), "f16 pages");
     sinks_ = Arena(table.n_sink(), sink_shape_.bytes(), "sink tokens");
 }
 
-void LayerStore::write_token(std::byte* page, size_t slot, const float16* const* k_rows,
-                             const float16* const* v_rows) const noexcept {
+void LayerStore::write_token(std::byte* page, size_t slot, size_t head, const float16* key, const float16* value,
+                             const RopeTurn* turn) const noexcept {
     const OpenPageShape& shape = open_shape_;
-    for (size_t head = 0; head < shape.n_kv_heads; ++head) {
-        float16* keys = shape.keys(page, head) + slot;
-        for (size_t c = 0; c < shape.head_dim_k; ++c) keys[c * shape.tile_tokens] = k_rows[head][c];
-        std::memcpy(shape.values(page, head) + slot * shape.head_dim_v, v_rows[head],
-                    shape.head_dim_v * sizeof(float16));
+    float16* keys = shape.keys(page, head) + slot;
+    float16 turned[kMaxTurnedDim];
+    if (turn != nullptr) {
+        turn->apply(key, turned, shape.head_dim_k);
+        key = turned;
     }
+    for (size_t c = 0; c < shape.head_dim_k; ++c) keys[c * shape.tile_tokens] = key[c];
+    std::memcpy(shape.values(page, head) + slot * shape.head_dim_v, value, shape.head_dim_v * sizeof(float16));
 }
 
 void LayerStore::copy_slots(const std::byte* from, std::byte* to, size_t n) const noexcept {

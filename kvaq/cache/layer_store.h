@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kvaq/base/float16.h"
+#include "kvaq/base/rope.h"
 #include "kvaq/cache/page_table.h"
 #include "kvaq/plan/plan.h"
 
@@ -50,16 +51,19 @@ struct OpenPageShape {
     }
 };
 
-/// K and V of one layer: packed tiles, f16 pages and sink rows in arenas indexed by the page table's ids.
+/// K and V of one layer: packed tiles, f16 pages and sink rows in arenas indexed by the page table's ids. Plan and table must outlive it.
 class LayerStore {
   public:
-    LayerStore(const LayerPlan& plan, const PageTable& table);
+    /// reach: which of the table's slots the layer uses.
+    LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach);
 
     /// What a layer holds per sealed page: the sum of packed_bytes over sides and heads.
     [[nodiscard]] static size_t packed_page_bytes(const LayerPlan& plan, size_t tile_tokens);
     [[nodiscard]] static OpenPageShape open_shape(const LayerPlan& plan, size_t tile_tokens);
 
     [[nodiscard]] const LayerPlan& plan() const noexcept { return *plan_; }
+    [[nodiscard]] size_t reach() const noexcept { return reach_; }
+    [[nodiscard]] const PageSlots& slots(int32_t page) const noexcept { return table_->slots(page, reach_); }
     [[nodiscard]] const TileLayout& layout(Side side, size_t head) const noexcept {
         return side == Side::kKey ? key_layouts_[head] : value_layouts_[head];
     }
@@ -70,8 +74,9 @@ class LayerStore {
     [[nodiscard]] std::byte* packed_page(int32_t packed) const noexcept { return packed_.item(packed); }
     [[nodiscard]] std::byte* sink_page(int32_t sink) const noexcept { return sinks_.item(sink); }
     /// The f16 page of a page, in this layer's arena or in the scratch shared by all layers.
-    [[nodiscard]] std::byte* f16_page(const Page& page, const Arena& scratch) const noexcept {
-        return page.open != kNone ? open_.item(page.open) : scratch.item(page.scratch);
+    [[nodiscard]] std::byte* f16_page(int32_t page, const Arena& scratch) const noexcept {
+        const int32_t open = slots(page).open;
+        return open != kNone ? open_.item(open) : scratch.item(table_->page(page).scratch);
     }
     [[nodiscard]] size_t packed_bytes() const noexcept { return packed_.item_bytes(); }
     [[nodiscard]] size_t sink_bytes() const noexcept { return sinks_.item_bytes(); }
@@ -79,9 +84,9 @@ class LayerStore {
     [[nodiscard]] const OpenPageShape& sink_shape() const noexcept { return sink_shape_; }
     [[nodiscard]] size_t allocated_bytes() const noexcept { return packed_.bytes() + open_.bytes() + sinks_.bytes(); }
 
-    /// Writes one token's rows into an f16 page. k [n_kv_heads rows], v likewise.
-    void write_token(std::byte* page, size_t slot, const float16* const* k_rows,
-                     const float16* const* v_rows) const noexcept;
+    /// Writes one token's key and value of one head into an f16 page. turn: of the key, or null.
+    void write_token(std::byte* page, size_t slot, size_t head, const float16* key, const float16* value,
+                     const RopeTurn* turn) const noexcept;
     /// Copies the first n slots of every head.
     void copy_slots(const std::byte* from, std::byte* to, size_t n) const noexcept;
     /// Quantizes one head and side of a full f16 page. scratch: tile_tokens * head_dim floats.
@@ -93,6 +98,8 @@ class LayerStore {
 
   private:
     const LayerPlan* plan_;
+    const PageTable* table_;
+    size_t reach_ = 0;
     OpenPageShape open_shape_;
     OpenPageShape sink_shape_;
     std::vector<TileLayout> key_layouts_, value_layouts_;

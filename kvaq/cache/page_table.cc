@@ -1,7 +1,8 @@
+// Micro-batches: where tokens go, which pages are sealed, what is given up afterwards. Operations on whole sequences are in
+// page_table_edit.cc.
 #include "kvaq/cache/page_table.h"
 
 #include <algorithm>
-#include <limits>
 #include <string>
 
 #include "kvaq/base/error.h"
@@ -30,23 +31,33 @@ void give(std::vector<int32_t>& free_ids, int32_t& id) noexcept {
 }  // namespace
 
 PageTable::PageTable(const PageTableOptions& options) : options_(options) {
+    KVAQ_CHECK(n_reaches() <= kMaxReaches);
     const size_t tile = options_.tile_tokens;
+    const size_t n_seq = options_.n_seq_max;
     const size_t window_pages = (static_cast<size_t>(options_.window) + tile - 1) / tile + 2;
-    n_packed_ = (options_.n_ctx + tile - 1) / tile + (options_.n_seq_max > 1 ? options_.n_seq_max : 0);
-    n_open_ = 2 * window_pages * options_.n_seq_max;
-    n_scratch_ = options_.max_batch_tokens / tile + 1 + options_.n_seq_max;
-    const size_t n_pages = n_packed_ + n_open_ + n_scratch_;
-    state_.pages.resize(n_pages);
+    n_packed_[0] =
+        (options_.n_ctx + tile - 1) / tile + 3 * n_seq;  // and three partly used ones per sequence: forks, shifts
+    for (size_t r = 1; r < n_reaches(); ++r) {
+        const auto window = static_cast<size_t>(options_.sliding_windows[r - 1] + options_.rewind);
+        n_packed_[r] = std::min(n_packed_[0], n_seq * (window / tile + 4) + options_.max_batch_tokens / tile + 1);
+    }
+    // The last n_seq are for cuts inside sealed pages (truncate), which may not fail.
+    n_open_ = (2 * window_pages + 2) * n_seq + n_seq;
+    n_scratch_ = options_.max_batch_tokens / tile + 1 + n_seq;
+    state_.pages.resize(n_packed_[0] + n_open_ + n_scratch_);
+    state_.slots.resize(state_.pages.size() * n_reaches());
+    masks_.resize(state_.pages.size());
     clear();
 }
 
 void PageTable::clear() noexcept {
     std::fill(state_.pages.begin(), state_.pages.end(), Page{});
+    std::fill(state_.slots.begin(), state_.slots.end(), PageSlots{});
     state_.free_pages = all_free(state_.pages.size());
-    state_.free_packed = all_free(n_packed_);
-    state_.free_open = all_free(n_open_);
     state_.free_scratch = all_free(n_scratch_);
-    state_.free_sink = all_free(n_sink());
+    for (size_t r = 0; r < n_reaches(); ++r) {
+        state_.free[r] = {.packed = all_free(n_packed_[r]), .open = all_free(n_open_), .sink = all_free(n_sink())};
+    }
     state_.sequences.assign(options_.n_seq_max, Sequence{});
     state_.both.clear();
     state_.n_stored = 0;
@@ -55,46 +66,99 @@ void PageTable::clear() noexcept {
     open_batch_ = false;
 }
 
-int32_t PageTable::n_tokens(int32_t seq_id) const noexcept {
-    return state_.sequences[static_cast<size_t>(seq_id)].n_tokens;
+int32_t PageTable::needed_from(size_t reach, int32_t next) const noexcept {
+    if (reach == 0) return 0;
+    return std::max(0, next + 1 - std::max(options_.sliding_windows[reach - 1], 2) - options_.rewind);
 }
 
-int32_t PageTable::f16_from(int32_t seq_id) const noexcept {
-    return state_.sequences[static_cast<size_t>(seq_id)].f16_from;
+int32_t PageTable::pos_min(int32_t seq_id) const noexcept {
+    const auto all = segments(seq_id);
+    if (all.empty()) return -1;
+    int32_t first = all.front().first();
+    for (size_t r = 1; r < n_reaches(); ++r) {
+        const auto kept = std::find_if(all.begin(), all.end(), [r](const Segment& s) { return s.keeps(r); });
+        first = std::max(first, kept != all.end() ? kept->first() : all.back().last() + 1);
+    }
+    return first;
 }
 
-std::span<const int32_t> PageTable::pages(int32_t seq_id) const noexcept {
-    return state_.sequences[static_cast<size_t>(seq_id)].pages;
-}
-
-int32_t PageTable::new_page(int32_t index) {
+int32_t PageTable::new_page(int32_t frame) {
     const int32_t id = take(state_.free_pages);
     if (id == kNone) return kNone;
-    at(id) = Page{.index = index};
+    at(id) = Page{.frame = frame};
     return id;
 }
 
-void PageTable::free_f16(Page& page) noexcept {
-    give(state_.free_open, page.open);
-    give(state_.free_scratch, page.scratch);
+void PageTable::add_ref(const Segment& segment) noexcept {
+    ++at(segment.page).refs;
+    for (size_t r = 0; r < n_reaches(); ++r) {
+        if (segment.keeps(r)) ++slots_at(segment.page, r).live;
+    }
 }
 
-void PageTable::drop_ref(int32_t id) noexcept {
-    Page& page = at(id);
+// The sequence no longer keeps the page in this reach.
+void PageTable::give_up(Segment& segment, size_t reach) noexcept {
+    PageSlots& slots = slots_at(segment.page, reach);
+    segment.kept = static_cast<uint8_t>(segment.kept & ~(1U << reach));
+    if (--slots.live > 0) return;
+    give(state_.free[reach].packed, slots.packed);
+    give(state_.free[reach].open, slots.open);
+    give(state_.free[reach].sink, slots.sink);
+}
+
+void PageTable::drop_ref(const Segment& segment) noexcept {
+    Segment gone = segment;
+    for (size_t r = 0; r < n_reaches(); ++r) {
+        if (gone.keeps(r)) give_up(gone, r);
+    }
+    Page& page = at(gone.page);
     if (--page.refs > 0) return;
-    if (page.packed != kNone && page.has_f16()) std::erase(state_.both, id);
-    free_f16(page);
-    give(state_.free_packed, page.packed);
-    give(state_.free_sink, page.sink);
-    state_.n_stored -= static_cast<size_t>(page.n_own);
-    state_.free_pages.push_back(id);
+    if (page.sealed && page.has_f16()) std::erase(state_.both, gone.page);
+    give(state_.free_scratch, page.scratch);
+    page.f16 = page.sealed = false;
+    state_.free_pages.push_back(gone.page);
+}
+
+void PageTable::free_packed(int32_t id) noexcept {
+    for (size_t r = 0; r < n_reaches(); ++r) {
+        give(state_.free[r].packed, slots_at(id, r).packed);
+        give(state_.free[r].sink, slots_at(id, r).sink);
+    }
+    if (at(id).has_f16()) std::erase(state_.both, id);
+    at(id).sealed = false;
+}
+
+void PageTable::free_f16(int32_t id) noexcept {
+    for (size_t r = 0; r < n_reaches(); ++r) give(state_.free[r].open, slots_at(id, r).open);
+    give(state_.free_scratch, at(id).scratch);
+    at(id).f16 = false;
+}
+
+bool PageTable::take_open(int32_t id) noexcept {
+    for (size_t r = 0; r < n_reaches(); ++r) {
+        PageSlots& slots = slots_at(id, r);
+        if (slots.live == 0 || slots.open != kNone) continue;
+        if ((slots.open = take(state_.free[r].open)) == kNone) return false;
+    }
+    at(id).f16 = true;
+    return true;
+}
+
+bool PageTable::take_packed(int32_t id) noexcept {
+    for (size_t r = 0; r < n_reaches(); ++r) {
+        PageSlots& slots = slots_at(id, r);
+        if (slots.live == 0) continue;
+        if ((slots.packed = take(state_.free[r].packed)) == kNone) return false;
+        if (at(id).frame == 0 && options_.sinks > 0 && (slots.sink = take(state_.free[r].sink)) == kNone) return false;
+    }
+    at(id).sealed = true;
+    return true;
 }
 
 bool PageTable::someone_wants_f16(int32_t id) const noexcept {
-    const int32_t index = page(id).index;
-    return std::any_of(state_.sequences.begin(), state_.sequences.end(), [&](const Sequence& s) {
-        return static_cast<size_t>(index) < s.pages.size() && s.pages[static_cast<size_t>(index)] == id &&
-               index >= s.f16_from && wants_f16(index, s.n_tokens);
+    return std::any_of(state_.sequences.begin(), state_.sequences.end(), [id](const Sequence& sequence) {
+        return std::any_of(sequence.rbegin(), sequence.rend(),
+                           [id](const Segment& s) { return s.page == id && !s.dropped; });
     });
 }
 
@@ -125,8 +189,95 @@ bool PageTable::begin(std::span<const BatchToken> tokens, size_t block_tokens) {
     return true;
 }
 
-void PageTable::place(std::span<const BatchToken> tokens) {
+bool PageTable::fits(std::span<const BatchToken> tokens) {
+    KVAQ_CHECK(!open_batch_);
+    const State before = state_;
+    bool all = true;
+    try {
+        for (size_t i = 0; i < tokens.size() && all; i += options_.max_batch_tokens) {
+            const size_t n = std::min(options_.max_batch_tokens, tokens.size() - i);
+            all = begin(tokens.subspan(i, n), n);
+            if (all) end();
+        }
+    } catch (...) {
+        state_ = before;
+        throw;
+    }
+    state_ = before;
+    work_ = Work{};
+    return all;
+}
+
+// The page that takes the token: the sequences' last one, a copy of it if others share it, or a fresh one. Its segments are last.
+int32_t PageTable::writable_page(const BatchToken& token) {
     const auto tile = static_cast<int32_t>(options_.tile_tokens);
+    const auto full = [&](const Sequence& s) { return s.empty() || s.back().end == tile; };
+    const Sequence& first = seq(token.seq_ids[0]);
+    for (const int32_t s : token.seq_ids) {
+        const bool same = full(first) ? full(seq(s))
+                                      : !full(seq(s)) && seq(s).back().page == first.back().page &&
+                                            seq(s).back().base == first.back().base;
+        if (same) continue;
+        throw Error(ErrorCode::kInvalidArgument, "a token belongs to sequences whose earlier tokens differ", "",
+                    "sequences " + std::to_string(token.seq_ids[0]) + " and " + std::to_string(s) + " at position " +
+                        std::to_string(token.pos));
+    }
+    if (full(first)) {
+        const int32_t id = new_page(token.pos);
+        KVAQ_CHECK(id != kNone);
+        for (const int32_t s : token.seq_ids) {
+            seq(s).push_back({.page = id, .base = token.pos});
+            add_ref(seq(s).back());
+        }
+        fresh_.push_back(id);
+        return id;
+    }
+    const int32_t id = first.back().page;
+    const int32_t slot = first.back().end;
+    int32_t n_own = 0;
+    for (const int32_t s : token.seq_ids) {
+        if (at(id).refs == static_cast<int32_t>(token.seq_ids.size())) {
+            n_own = at(id).refs;  // the usual case, without a scan
+            break;
+        }
+        n_own += static_cast<int32_t>(
+            std::count_if(seq(s).begin(), seq(s).end(), [id](const Segment& g) { return g.page == id; }));
+    }
+    if (at(id).refs == n_own) {
+        if (at(id).sealed) {
+            // Left over from a longer sequence that shared this page: its packed bits hold tokens that are gone.
+            KVAQ_CHECK(at(id).has_f16());
+            free_packed(id);
+        }
+        return id;
+    }
+    const int32_t copy = new_page(at(id).frame);  // copy on write
+    KVAQ_CHECK(copy != kNone);
+    at(copy).n_filled = at(copy).own_from = slot;
+    for (size_t r = 0; r < n_reaches(); ++r) {
+        int32_t movers = 0;
+        for (const int32_t s : token.seq_ids) {
+            for (const Segment& g : seq(s)) movers += g.page == id && g.keeps(r) ? 1 : 0;
+        }
+        PageSlots& from = slots_at(id, r);
+        if (movers > 0 && from.live == movers)
+            std::swap(slots_at(copy, r).open, from.open);  // the others have given it up: nothing to copy
+    }
+    for (const int32_t s : token.seq_ids) {
+        for (Segment& g : seq(s)) {
+            if (g.page != id) continue;
+            const Segment old = g;
+            g.page = copy;
+            add_ref(g);
+            drop_ref(old);
+        }
+    }
+    work_.copies.push_back({.from = id, .to = copy, .n_tokens = slot});
+    fresh_.push_back(copy);
+    return copy;
+}
+
+void PageTable::place(std::span<const BatchToken> tokens) {
     for (size_t i = 0; i < tokens.size(); ++i) {
         const BatchToken& token = tokens[i];
         KVAQ_CHECK(!token.seq_ids.empty());
@@ -135,54 +286,22 @@ void PageTable::place(std::span<const BatchToken> tokens) {
                 throw Error(ErrorCode::kInvalidArgument, "invalid sequence id",
                             "0.." + std::to_string(options_.n_seq_max - 1), std::to_string(id));
             }
-            if (seq(id).n_tokens != token.pos) {
+            if (next_pos(id) != token.pos) {
                 throw Error(ErrorCode::kInvalidArgument,
                             "the tokens of sequence " + std::to_string(id) + " do not continue what is cached",
-                            "position " + std::to_string(seq(id).n_tokens), "position " + std::to_string(token.pos));
+                            "position " + std::to_string(next_pos(id)), "position " + std::to_string(token.pos));
             }
         }
-        const int32_t index = token.pos / tile;
-        const int32_t slot = token.pos % tile;
-        Sequence& first = seq(token.seq_ids[0]);
-        int32_t id = kNone;
-        if (slot == 0) {
-            id = new_page(index);
-            KVAQ_CHECK(id != kNone);
-            at(id).refs = static_cast<int32_t>(token.seq_ids.size());
-            fresh_.push_back(id);
-            for (const int32_t s : token.seq_ids) seq(s).pages.push_back(id);
-        } else {
-            id = first.pages[static_cast<size_t>(index)];
-            for (const int32_t s : token.seq_ids) {
-                if (seq(s).pages[static_cast<size_t>(index)] != id) {
-                    throw Error(ErrorCode::kInvalidArgument, "a token belongs to sequences whose earlier tokens differ",
-                                "",
-                                "sequences " + std::to_string(token.seq_ids[0]) + " and " + std::to_string(s) +
-                                    " at position " + std::to_string(token.pos));
-                }
-            }
-            if (at(id).refs > static_cast<int32_t>(token.seq_ids.size())) {  // copy on write
-                const int32_t copy = new_page(index);
-                KVAQ_CHECK(copy != kNone);
-                at(copy).refs = static_cast<int32_t>(token.seq_ids.size());
-                at(id).refs -= at(copy).refs;
-                for (const int32_t s : token.seq_ids) seq(s).pages[static_cast<size_t>(index)] = copy;
-                work_.copies.push_back({.from = id, .to = copy, .n_tokens = slot});
-                fresh_.push_back(copy);
-                id = copy;
-            } else if (at(id).packed != kNone) {
-                // Left over from a longer sequence that shared this page: its packed bits hold tokens that are gone.
-                KVAQ_CHECK(at(id).has_f16());
-                std::erase(state_.both, id);
-                give(state_.free_packed, at(id).packed);
-                give(state_.free_sink, at(id).sink);
-            }
-        }
-        work_.writes.push_back({.token = static_cast<int32_t>(i), .page = id, .slot = slot});
-        ++at(id).n_own;
+        const int32_t id = writable_page(token);
+        const Segment& place = seq(token.seq_ids[0]).back();
+        const int32_t slot = place.end;
+        work_.writes.push_back(
+            {.token = static_cast<int32_t>(i), .page = id, .slot = slot, .turn = place.base - at(id).frame});
+        at(id).n_filled = slot + 1;
+        at(id).own_from = std::min(at(id).own_from, slot);
         ++state_.n_stored;
         for (const int32_t s : token.seq_ids) {
-            seq(s).n_tokens = token.pos + 1;
+            seq(s).back().end = slot + 1;
             if (std::find(touched_.begin(), touched_.end(), s) == touched_.end()) touched_.push_back(s);
         }
     }
@@ -190,36 +309,37 @@ void PageTable::place(std::span<const BatchToken> tokens) {
 
 // Decides which pages are sealed now and gives every new page a place for its f16 rows.
 bool PageTable::seal_and_house() {
+    const auto tile = static_cast<int32_t>(options_.tile_tokens);
     for (const int32_t s : touched_) {
-        const Sequence& sequence = seq(s);
-        const int32_t newest = sequence.n_tokens - 1;
-        for (size_t i = sequence.pages.size(); i-- > 0;) {
-            const auto index = static_cast<int32_t>(i);
-            if (wants_f16(index, newest)) continue;
-            const int32_t id = sequence.pages[i];
-            if (at(id).packed != kNone) {
-                if (at(id).has_f16()) continue;
-                break;  // older ones are sealed as well
-            }
-            at(id).packed = take(state_.free_packed);
-            if (at(id).packed == kNone) return false;
-            if (index == 0 && options_.sinks > 0) {
-                at(id).sink = take(state_.free_sink);
-                if (at(id).sink == kNone) return false;
-            }
-            work_.seals.push_back(id);
-            state_.both.push_back(id);
+        const int32_t newest = next_pos(s) - 1;
+        for (auto segment = seq(s).rbegin(); segment != seq(s).rend(); ++segment) {
+            const Page& page = at(segment->page);
+            if (page.sealed || page.n_filled < tile || wants_f16(*segment, newest)) continue;
+            if (!take_packed(segment->page)) return false;
+            work_.seals.push_back(segment->page);
+            state_.both.push_back(segment->page);
         }
     }
     for (const int32_t id : fresh_) {
         Page& page = at(id);
         if (page.refs == 0) continue;
-        if (page.packed != kNone && !someone_wants_f16(id)) {
+        const bool lasts = !page.sealed || std::any_of(touched_.begin(), touched_.end(), [&](int32_t s) {
+            return std::any_of(seq(s).rbegin(), seq(s).rend(),
+                               [&](const Segment& g) { return g.page == id && wants_f16(g, next_pos(s)); });
+        });
+        if (!lasts) {
             page.scratch = take(state_.free_scratch);
-        } else {
-            page.open = take(state_.free_open);
+            if (page.scratch == kNone) return false;
+        } else if (!take_open(id)) {
+            return false;
         }
-        if (!page.has_f16()) return false;
+    }
+    return has_open_reserve();
+}
+
+bool PageTable::has_open_reserve() const noexcept {
+    for (size_t r = 0; r < n_reaches(); ++r) {
+        if (state_.free[r].open.size() < options_.n_seq_max) return false;
     }
     return true;
 }
@@ -232,161 +352,45 @@ void PageTable::make_blocks(std::span<const BatchToken> tokens, size_t block_tok
                tokens[i + n].pos == tokens[i].pos + static_cast<int32_t>(n)) {
             ++n;
         }
-        const size_t last_index = (static_cast<size_t>(tokens[i].pos) + n - 1) / options_.tile_tokens;
-        const std::vector<int32_t>& all = seq(s).pages;
-        work_.blocks.push_back({.first_token = i,
-                                .n_tokens = n,
-                                .first_pos = tokens[i].pos,
-                                .f16_from = seq(s).f16_from,
-                                .pages = {all.begin(), all.begin() + static_cast<ptrdiff_t>(last_index) + 1}});
+        const int32_t last = tokens[i].pos + static_cast<int32_t>(n) - 1;
+        QueryBlock block{.first_token = i, .n_tokens = n, .first_pos = tokens[i].pos, .segments = {}};
+        for (const Segment& segment : seq(s)) {
+            if (segment.first() <= last) block.segments.push_back(segment);
+        }
+        work_.blocks.push_back(std::move(block));
         i += n;
-    }
-}
-
-void PageTable::give_up_f16(Sequence& sequence) noexcept {
-    while (static_cast<size_t>(sequence.f16_from) < sequence.pages.size() &&
-           at(sequence.pages[static_cast<size_t>(sequence.f16_from)]).packed != kNone &&
-           !wants_f16(sequence.f16_from, sequence.n_tokens)) {
-        ++sequence.f16_from;
     }
 }
 
 void PageTable::end() noexcept {
     KVAQ_CHECK(open_batch_);
     open_batch_ = false;
-    for (const int32_t s : touched_) give_up_f16(seq(s));
+    for (const int32_t s : touched_) {
+        const int32_t next = next_pos(s);
+        for (Segment& segment : seq(s)) {
+            if (at(segment.page).sealed && !wants_f16(segment, next)) segment.dropped = true;
+        }
+    }
     std::erase_if(state_.both, [this](int32_t id) {
         if (someone_wants_f16(id)) return false;
-        free_f16(at(id));
+        free_f16(id);
         return true;
     });
+    for (const int32_t s : touched_) {
+        for (size_t r = 1; r < n_reaches(); ++r) {
+            const int32_t needed = needed_from(r, next_pos(s));
+            for (Segment& segment : seq(s)) {
+                if (segment.last() >= needed) break;
+                if (segment.keeps(r)) give_up(segment, r);
+            }
+        }
+    }
 }
 
 void PageTable::rollback() noexcept {
     if (!open_batch_) return;
     open_batch_ = false;
     std::swap(state_, saved_);
-}
-
-void PageTable::truncate(int32_t seq_id, int32_t n, std::vector<Unseal>& unseals) {
-    Sequence& sequence = seq(seq_id);
-    const auto tile = static_cast<int32_t>(options_.tile_tokens);
-    const size_t n_pages = static_cast<size_t>((n + tile - 1) / tile);
-    while (sequence.pages.size() > n_pages) {
-        drop_ref(sequence.pages.back());
-        sequence.pages.pop_back();
-    }
-    const bool shortened = n < sequence.n_tokens;
-    sequence.n_tokens = n;
-    const int32_t kept = n % tile;
-    const bool gave_up = sequence.f16_from > n / tile;
-    sequence.f16_from = std::min(sequence.f16_from, n / tile);
-    if (kept == 0 || !shortened) return;
-    const int32_t id = sequence.pages.back();
-    if (!gave_up) {
-        KVAQ_CHECK(at(id).packed == kNone || at(id).has_f16());
-        if (at(id).refs > 1) return;  // the next write copies what is kept
-        if (at(id).packed != kNone) {
-            std::erase(state_.both, id);
-            give(state_.free_packed, at(id).packed);
-            give(state_.free_sink, at(id).sink);
-        }
-        const int32_t own = std::min(at(id).n_own, kept);
-        state_.n_stored -= static_cast<size_t>(at(id).n_own - own);
-        at(id).n_own = own;
-        return;
-    }
-    const int32_t fresh = new_page(at(id).index);
-    KVAQ_CHECK(fresh != kNone);
-    at(fresh).refs = 1;
-    at(fresh).open = take(state_.free_open);
-    KVAQ_CHECK(at(fresh).open != kNone);
-    at(fresh).n_own = kept;
-    state_.n_stored += static_cast<size_t>(kept);
-    sequence.pages.back() = fresh;
-    unseals.push_back({.from = id, .to = fresh, .n_tokens = kept});
-    deferred_.push_back(id);
-}
-
-void PageTable::release() noexcept {
-    for (const int32_t id : deferred_) drop_ref(id);
-    deferred_.clear();
-}
-
-bool PageTable::seq_rm(int32_t seq_id, int32_t p0, int32_t p1, std::vector<Unseal>& unseals) {
-    KVAQ_CHECK(!open_batch_);
-    const int32_t n = n_tokens(seq_id);
-    const int32_t from = std::max(p0, 0);
-    const int32_t to = p1 < 0 ? std::numeric_limits<int32_t>::max() : p1;
-    if (from >= n || to <= from) return true;
-    if (to < n) return false;
-    truncate(seq_id, from, unseals);
-    return true;
-}
-
-bool PageTable::seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1, std::vector<Unseal>& unseals) {
-    KVAQ_CHECK(!open_batch_);
-    if (src == dst) return true;
-    const int32_t n = n_tokens(src);
-    const int32_t from = std::max(p0, 0);
-    const int32_t to = p1 < 0 ? n : std::min(p1, n);
-    if (to <= from) return true;
-    if (from > 0 || n_tokens(dst) != 0) return false;
-    seq(dst) = seq(src);
-    for (const int32_t id : seq(dst).pages) ++at(id).refs;
-    truncate(dst, to, unseals);
-    return true;
-}
-
-void PageTable::seq_keep(int32_t seq_id) noexcept {
-    for (size_t s = 0; s < state_.sequences.size(); ++s) {
-        if (static_cast<int32_t>(s) == seq_id) continue;
-        for (const int32_t id : state_.sequences[s].pages) drop_ref(id);
-        state_.sequences[s] = Sequence{};
-    }
-}
-
-bool PageTable::replace(int32_t seq_id, int32_t n, std::span<const uint8_t> sealed, std::span<const uint8_t> f16) {
-    KVAQ_CHECK(!open_batch_ && sealed.size() == f16.size());
-    saved_ = state_;
-    for (const int32_t id : seq(seq_id).pages) drop_ref(id);
-    seq(seq_id) = Sequence{};
-    if (state_.n_stored + static_cast<size_t>(n) > options_.n_ctx) {
-        std::swap(state_, saved_);
-        return false;
-    }
-    const auto tile = static_cast<int32_t>(options_.tile_tokens);
-    bool fits = true;
-    for (size_t i = 0; i < sealed.size() && fits; ++i) {
-        const int32_t id = new_page(static_cast<int32_t>(i));
-        if (id == kNone) {
-            fits = false;
-            break;
-        }
-        Page& page = at(id);
-        page.refs = 1;
-        page.n_own = std::min(tile, n - static_cast<int32_t>(i) * tile);
-        state_.n_stored += static_cast<size_t>(page.n_own);
-        if (sealed[i] != 0) {
-            fits = (page.packed = take(state_.free_packed)) != kNone;
-            if (fits && i == 0 && options_.sinks > 0) fits = (page.sink = take(state_.free_sink)) != kNone;
-        }
-        if (fits && f16[i] != 0) {
-            fits = (page.open = take(state_.free_open)) != kNone;
-            if (fits && sealed[i] != 0) state_.both.push_back(id);
-        }
-        seq(seq_id).pages.push_back(id);
-    }
-    if (!fits) {
-        std::swap(state_, saved_);
-        return false;
-    }
-    seq(seq_id).n_tokens = n;
-    while (static_cast<size_t>(seq(seq_id).f16_from) < sealed.size() &&
-           f16[static_cast<size_t>(seq(seq_id).f16_from)] == 0) {
-        ++seq(seq_id).f16_from;
-    }
-    return true;
 }
 
 }  // namespace kvaq

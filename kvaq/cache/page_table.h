@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -11,16 +12,44 @@ namespace kvaq {
 
 inline constexpr int32_t kNone = -1;
 
-/// Where the K/V of `tile_tokens` consecutive tokens of one or more sequences lie. The ids index the arenas of every layer.
+/// Layers that see equally far back share slots: reach 0 keeps every token, reaches 1.. are the distinct sliding windows, whose layers
+/// give a page up once no later token can see it.
+inline constexpr size_t kMaxReaches = 8;
+
+/// Up to `tile_tokens` tokens of one or more sequences. Where their K/V lie is said per reach by PageSlots.
 struct Page {
-    int32_t refs = 0;         ///< sequences that own it
-    int32_t index = 0;        ///< its number within the sequence: first position / tile_tokens
-    int32_t n_own = 0;        ///< slots that count against n_ctx (not those copied from a shared page)
-    int32_t packed = kNone;   ///< sealed tile
-    int32_t open = kNone;     ///< f16 page that outlives the micro-batch
+    int32_t refs = 0;         ///< segments that name it
+    int32_t frame = 0;        ///< position at which the key in slot 0 was (or would have been) rotated
+    int32_t n_filled = 0;     ///< slots written
+    int32_t own_from = 0;     ///< slots before it were copied from a shared page: they do not count against n_ctx
     int32_t scratch = kNone;  ///< f16 page of this micro-batch only
-    int32_t sink = kNone;     ///< f16 copy of the sink tokens (sealed page 0 only)
-    [[nodiscard]] bool has_f16() const noexcept { return open != kNone || scratch != kNone; }
+    bool sealed = false;      ///< has packed tiles
+    bool f16 = false;         ///< has f16 pages that outlive the micro-batch
+    [[nodiscard]] bool has_f16() const noexcept { return f16 || scratch != kNone; }
+};
+
+/// Ids in the arenas of the layers of one reach; all kNone once nobody keeps the page there.
+struct PageSlots {
+    int32_t live = 0;  ///< segments that keep the page in this reach
+    int32_t packed = kNone;
+    int32_t open = kNone;
+    int32_t sink = kNone;  ///< f16 copy of the sink tokens (sealed pages with frame 0)
+};
+
+/// A run of tokens of a sequence: slots [begin, end) of a page, slot j at position base + j. Their keys are rotated for position
+/// page.frame + j; where base differs (K-shift), attention turns the query by the difference.
+struct Segment {
+    int32_t page = kNone;
+    int32_t base = 0;
+    int32_t begin = 0;
+    int32_t end = 0;
+    uint8_t kept = 0xFF;  ///< bit r: the sequence keeps the page in reach r
+    bool dropped =
+        false;  ///< the sequence has given up the page's f16 rows, even if another one keeps them: what a sequence reads
+                ///< never depends on its neighbours
+    [[nodiscard]] int32_t first() const noexcept { return base + begin; }
+    [[nodiscard]] int32_t last() const noexcept { return base + end - 1; }
+    [[nodiscard]] bool keeps(size_t reach) const noexcept { return ((kept >> reach) & 1) != 0; }
 };
 
 struct PageTableOptions {
@@ -30,11 +59,13 @@ struct PageTableOptions {
     size_t n_seq_max = 1;
     size_t n_ctx = 0;
     size_t max_batch_tokens = 512;
+    std::vector<int32_t> sliding_windows;  ///< of reaches 1..; at most kMaxReaches - 1
+    int32_t rewind = 0;  ///< positions by which a sequence can be shortened without missing sliding-window tokens
 };
 
 /// Bookkeeping of sequences, pages and positions; no K/V. Every layer of a cache follows the same table.
-/// Sealing rule (docs/architecture.md): a page is sealed in the micro-batch whose newest query is the first to be at least
-/// `window` positions past the page's last token; its f16 page is dropped at the end of the micro-batch after which no
+/// Sealing rule (docs/architecture.md): a full page is sealed in the micro-batch whose newest query is the first to be at least
+/// `window` positions past the page's last slot; its f16 page is dropped at the end of the micro-batch after which no
 /// owning sequence can need it. Not thread-safe.
 class PageTable {
   public:
@@ -44,6 +75,7 @@ class PageTable {
         int32_t token = 0;  ///< index in the micro-batch
         int32_t page = 0;
         int32_t slot = 0;
+        int32_t turn = 0;  ///< positions by which the key must be turned back to fit the page's frame
     };
     struct Copy {
         int32_t from = 0;  ///< pages
@@ -55,8 +87,7 @@ class PageTable {
         size_t first_token = 0;  ///< index in the micro-batch
         size_t n_tokens = 0;
         int32_t first_pos = 0;
-        int32_t f16_from = 0;        ///< pages before this one are read packed
-        std::vector<int32_t> pages;  ///< of the sequence, up to the last query's position
+        std::vector<Segment> segments;  ///< of the sequence, up to the last query's position
     };
     /// What every layer must do with its data in this micro-batch, in this order: writes, copies, seals.
     struct Work {
@@ -72,6 +103,8 @@ class PageTable {
     void end() noexcept;
     void rollback() noexcept;
     [[nodiscard]] const Work& work() const noexcept { return work_; }
+    /// Whether these tokens would all find room, in micro-batches of at most max_batch_tokens. Changes nothing. Throws like begin().
+    [[nodiscard]] bool fits(std::span<const BatchToken> tokens);
 
     /// A page whose first n_tokens must be turned back into f16 because a sequence was cut inside it.
     struct Unseal {
@@ -80,78 +113,120 @@ class PageTable {
         int32_t n_tokens = 0;
     };
     void clear() noexcept;
-    /// llama_memory_seq_rm for one sequence. On success the caller must carry out `unseals` at once, then call release().
+    /// llama_memory_seq_rm for one sequence, any range. False if sliding-window layers have given up tokens that what would remain still
+    /// needs (then nothing changed). On success the caller must carry out `unseals` at once, then call release().
     [[nodiscard]] bool seq_rm(int32_t seq, int32_t p0, int32_t p1, std::vector<Unseal>& unseals);
+    /// False if dst is not empty, or as seq_rm.
     [[nodiscard]] bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1, std::vector<Unseal>& unseals);
     void seq_keep(int32_t seq) noexcept;
+    /// llama_memory_seq_add for one sequence. False if positions would become negative or meet others, or as seq_rm (then nothing changed).
+    [[nodiscard]] bool seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta);
     /// Frees what seq_rm / seq_cp kept alive for the caller's copies.
     void release() noexcept;
 
-    /// Gives a sequence n_tokens tokens on fresh pages instead of what it holds, as restored from a snapshot: sealed[i] says
-    /// whether page i is sealed, f16[i] whether it has an f16 page. False if there is no room (then nothing changed).
-    [[nodiscard]] bool replace(int32_t seq, int32_t n_tokens, std::span<const uint8_t> sealed,
-                               std::span<const uint8_t> f16);
+    /// A sequence as a snapshot holds it.
+    struct SavedPage {
+        int32_t frame = 0;
+        int32_t n_filled = 0;
+        bool sealed = false;
+        bool f16 = false;
+    };
+    struct Saved {
+        std::vector<SavedPage> pages;
+        std::vector<Segment> segments;  ///< Segment::page is an index in pages
+    };
+    /// Gives a sequence fresh pages instead of what it holds. False if there is no room (then nothing changed).
+    [[nodiscard]] bool replace(int32_t seq, const Saved& saved);
 
-    [[nodiscard]] int32_t n_tokens(int32_t seq) const noexcept;  ///< next position
-    [[nodiscard]] std::span<const int32_t> pages(int32_t seq) const noexcept;
-    [[nodiscard]] int32_t f16_from(int32_t seq) const noexcept;
+    [[nodiscard]] int32_t next_pos(int32_t seq) const noexcept {
+        return next_of(state_.sequences[static_cast<size_t>(seq)]);
+    }
+    /// First position that every layer still has as far back as it looks; -1 when empty.
+    [[nodiscard]] int32_t pos_min(int32_t seq) const noexcept;
+    [[nodiscard]] std::span<const Segment> segments(int32_t seq) const noexcept {
+        return state_.sequences[static_cast<size_t>(seq)];
+    }
     [[nodiscard]] const Page& page(int32_t id) const noexcept { return state_.pages[static_cast<size_t>(id)]; }
+    [[nodiscard]] const PageSlots& slots(int32_t id, size_t reach) const noexcept {
+        return state_.slots[static_cast<size_t>(id) * n_reaches() + reach];
+    }
     [[nodiscard]] const PageTableOptions& options() const noexcept { return options_; }
 
     // Sizes of the arenas.
-    [[nodiscard]] size_t n_packed() const noexcept { return n_packed_; }
+    [[nodiscard]] size_t n_reaches() const noexcept { return options_.sliding_windows.size() + 1; }
+    [[nodiscard]] size_t n_packed(size_t reach) const noexcept { return n_packed_[reach]; }
     [[nodiscard]] size_t n_open() const noexcept { return n_open_; }
     [[nodiscard]] size_t n_scratch() const noexcept { return n_scratch_; }
-    [[nodiscard]] size_t n_sink() const noexcept { return options_.n_seq_max; }
+    [[nodiscard]] size_t n_sink() const noexcept { return 2 * options_.n_seq_max; }
     // In use now.
-    [[nodiscard]] size_t used_packed() const noexcept { return n_packed_ - state_.free_packed.size(); }
-    [[nodiscard]] size_t used_open() const noexcept { return n_open_ - state_.free_open.size(); }
-    [[nodiscard]] size_t used_sink() const noexcept { return n_sink() - state_.free_sink.size(); }
+    [[nodiscard]] size_t used_packed(size_t reach) const noexcept {
+        return n_packed_[reach] - state_.free[reach].packed.size();
+    }
+    [[nodiscard]] size_t used_open(size_t reach) const noexcept { return n_open_ - state_.free[reach].open.size(); }
+    [[nodiscard]] size_t used_sink(size_t reach) const noexcept { return n_sink() - state_.free[reach].sink.size(); }
     [[nodiscard]] size_t used_tokens() const noexcept { return state_.n_stored; }
 
-    /// True if a query at `pos` must read page number `index` in f16 (when it still has that).
-    [[nodiscard]] bool wants_f16(int32_t index, int32_t pos) const noexcept {
-        return last_pos(index) + options_.window > pos;
+    /// True if a query at `pos` must read the segment in f16 (when it still has that).
+    [[nodiscard]] bool wants_f16(const Segment& segment, int32_t pos) const noexcept {
+        return segment.base + static_cast<int32_t>(options_.tile_tokens) - 1 + options_.window > pos;
     }
+    /// First position that layers of a reach still need for queries from `next` on, rewinds included.
+    [[nodiscard]] int32_t needed_from(size_t reach, int32_t next) const noexcept;
 
   private:
-    struct Sequence {
-        int32_t n_tokens = 0;
-        int32_t f16_from =
-            0;  ///< leading pages whose f16 rows this sequence has given up, even if another one keeps them:
-                ///< what a sequence reads never depends on its neighbours
-        std::vector<int32_t> pages;
+    using Sequence = std::vector<Segment>;
+    struct FreeIds {
+        std::vector<int32_t> packed, open, sink;
     };
     struct State {
         std::vector<Page> pages;
-        std::vector<int32_t> free_pages, free_packed, free_open, free_scratch, free_sink;
+        std::vector<PageSlots> slots;  ///< [page][reach]
+        std::vector<int32_t> free_pages, free_scratch;
+        std::array<FreeIds, kMaxReaches> free;
         std::vector<Sequence> sequences;
         std::vector<int32_t> both;  ///< sealed pages that still hold f16
         size_t n_stored = 0;        ///< tokens, shared ones once
     };
 
-    [[nodiscard]] int32_t last_pos(int32_t index) const noexcept {
-        return (index + 1) * static_cast<int32_t>(options_.tile_tokens) - 1;
+    [[nodiscard]] static int32_t next_of(const Sequence& sequence) noexcept {
+        return sequence.empty() ? 0 : sequence.back().last() + 1;
     }
     [[nodiscard]] Page& at(int32_t id) noexcept { return state_.pages[static_cast<size_t>(id)]; }
+    [[nodiscard]] PageSlots& slots_at(int32_t id, size_t reach) noexcept {
+        return state_.slots[static_cast<size_t>(id) * n_reaches() + reach];
+    }
     [[nodiscard]] Sequence& seq(int32_t id) noexcept { return state_.sequences[static_cast<size_t>(id)]; }
-    [[nodiscard]] int32_t new_page(int32_t index);
-    void drop_ref(int32_t id) noexcept;
-    void free_f16(Page& page) noexcept;
-    void give_up_f16(Sequence& sequence) noexcept;
+    [[nodiscard]] int32_t new_page(int32_t frame);
+    void add_ref(const Segment& segment) noexcept;
+    void drop_ref(const Segment& segment) noexcept;
+    void give_up(Segment& segment, size_t reach) noexcept;
+    void free_packed(int32_t id) noexcept;
+    void free_f16(int32_t id) noexcept;
+    [[nodiscard]] bool take_open(int32_t id) noexcept;
+    [[nodiscard]] bool take_packed(int32_t id) noexcept;
     [[nodiscard]] bool someone_wants_f16(int32_t id) const noexcept;
     void place(std::span<const BatchToken> tokens);
+    [[nodiscard]] int32_t writable_page(const BatchToken& token);
     [[nodiscard]] bool seal_and_house();
+    /// Whether every sequence can be cut inside a sealed page, which needs a fresh f16 page and may not fail.
+    [[nodiscard]] bool has_open_reserve() const noexcept;
     void make_blocks(std::span<const BatchToken> tokens, size_t block_tokens);
+    [[nodiscard]] bool can_end_at(const Sequence& sequence, int32_t n) const noexcept;
     void truncate(int32_t seq_id, int32_t n, std::vector<Unseal>& unseals);
+    void remove(int32_t seq_id, int32_t from, int32_t to);
+    void split(Sequence& sequence, int32_t pos);
+    void join(Sequence& sequence);
+    void recount() noexcept;
 
     PageTableOptions options_;
-    size_t n_packed_ = 0, n_open_ = 0, n_scratch_ = 0;
+    std::array<size_t, kMaxReaches> n_packed_ = {};
+    size_t n_open_ = 0, n_scratch_ = 0;
     State state_, saved_;
     Work work_;
-    std::vector<int32_t> touched_;   ///< sequences of this micro-batch
-    std::vector<int32_t> fresh_;     ///< pages created in this micro-batch
-    std::vector<int32_t> deferred_;  ///< pages to drop in release()
+    std::vector<int32_t> touched_;                ///< sequences of this micro-batch
+    std::vector<int32_t> fresh_;                  ///< pages created in this micro-batch
+    std::vector<Segment> deferred_;               ///< references to drop in release()
+    std::vector<std::array<uint64_t, 2>> masks_;  ///< scratch of recount()
     bool open_batch_ = false;
 };
 

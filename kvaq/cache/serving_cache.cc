@@ -2,9 +2,13 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <memory>
+#include <set>
+#include <string>
 
 #include "kvaq/base/error.h"
+#include "kvaq/plan/budget.h"
 
 namespace kvaq {
 namespace {
@@ -23,13 +27,25 @@ void prefetch(const std::byte* from, size_t n) noexcept {
     for (size_t i = 0; i < n; i += 64) __builtin_prefetch(from + i);
 }
 
+/// The distinct sliding windows. More than the table has reaches for: the largest ones are then kept whole.
+std::vector<int32_t> sliding_windows(const Plan& plan) {
+    std::set<int32_t> windows;
+    for (const LayerPlan& layer : plan.layers) {
+        if (layer.shape.sliding_window > 0) windows.insert(layer.shape.sliding_window);
+    }
+    while (windows.size() > kMaxReaches - 1) windows.erase(std::prev(windows.end()));
+    return {windows.begin(), windows.end()};
+}
+
 PageTableOptions table_options(const Plan& plan, const KvCacheOptions& options) {
     return {.tile_tokens = plan.tile_tokens,
             .window = plan.window,
             .sinks = plan.sinks,
             .n_seq_max = options.n_seq_max,
             .n_ctx = options.n_ctx,
-            .max_batch_tokens = options.max_batch_tokens};
+            .max_batch_tokens = options.max_batch_tokens,
+            .sliding_windows = options.keep_sliding ? std::vector<int32_t>{} : sliding_windows(plan),
+            .rewind = static_cast<int32_t>(sliding_rewind(plan))};
 }
 
 }  // namespace
@@ -42,6 +58,7 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
     : plan_(plan), table_(table_options(plan, options)) {
     size_t largest_open = 0;
     size_t max_group = 1;
+    const std::vector<int32_t>& windows = table_.options().sliding_windows;
     layers_.reserve(plan_.layers.size());
     for (const LayerPlan& layer : plan_.layers) {
         const LayerShape& shape = layer.shape;
@@ -49,7 +66,9 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
         if (layer_index_.size() <= static_cast<size_t>(shape.layer))
             layer_index_.resize(static_cast<size_t>(shape.layer) + 1, -1);
         layer_index_[static_cast<size_t>(shape.layer)] = static_cast<int32_t>(layers_.size());
-        layers_.emplace_back(layer, table_);
+        const auto window = std::find(windows.begin(), windows.end(), shape.sliding_window);
+        const size_t reach = window == windows.end() ? 0 : static_cast<size_t>(window - windows.begin()) + 1;
+        layers_.emplace_back(layer, table_, reach);
         largest_open = std::max(largest_open, layers_.back().open_shape().bytes());
         largest_.head_dim_k = std::max(largest_.head_dim_k, shape.head_dim_k);
         largest_.head_dim_v = std::max(largest_.head_dim_v, shape.head_dim_v);
@@ -82,7 +101,7 @@ bool ServingCache::begin(std::span<const BatchToken> tokens) {
     size_t n_split = 0;
     const std::vector<PageTable::QueryBlock>& blocks = table_.work().blocks;
     for (size_t b = 0; b < blocks.size(); ++b) {
-        const size_t n_pages = blocks[b].pages.size();
+        const size_t n_pages = blocks[b].segments.size();
         const bool split = blocks[b].n_tokens <= kSplitTokens && n_pages > kRunPages;
         const size_t run_pages = split ? kRunPages : n_pages;
         const size_t n_runs = (n_pages + run_pages - 1) / run_pages;
@@ -99,29 +118,58 @@ bool ServingCache::begin(std::span<const BatchToken> tokens) {
     if (states_.size() < floats) states_.resize(floats);
     next_unit_.store(0, std::memory_order_relaxed);
     next_seal_.store(0, std::memory_order_relaxed);
+    place_writes();
     return true;
 }
 
+void ServingCache::place_writes() {
+    const PageTable::Work& work = table_.work();
+    writes_in_runs_ = work.writes.size() <= kSplitTokens && work.copies.empty() && work.seals.empty();
+    run_of_write_.clear();
+    for (size_t i = 0; i < work.writes.size() && writes_in_runs_; ++i) {
+        size_t n_readers = 0;
+        for (size_t r = 0; r < runs_.size(); ++r) {
+            const std::vector<Segment>& segments = work.blocks[runs_[r].block].segments;
+            for (size_t p = runs_[r].first_page; p < runs_[r].end_page; ++p) {
+                if (segments[p].page != work.writes[i].page) continue;
+                if (n_readers++ == 0) run_of_write_.push_back(r);
+            }
+        }
+        writes_in_runs_ = n_readers == 1;
+    }
+    const size_t n_counters = work.blocks.size() * max_kv_heads_;
+    if (n_finished_.size() < n_counters) n_finished_ = std::vector<std::atomic<uint32_t>>(n_counters);
+    for (std::atomic<uint32_t>& n : n_finished_) n.store(0, std::memory_order_relaxed);
+}
+
+void ServingCache::write(const AttentionCall& call, const LayerStore& layer, const PageTable::Write& write,
+                         size_t first_head, size_t end_head) noexcept {
+    RopeTurn turn;
+    if (write.turn != 0) {
+        KVAQ_CHECK(call.rope != nullptr);
+        turn.set(*call.rope, -write.turn);
+    }
+    std::byte* page = layer.f16_page(write.page, scratch_);
+    const auto token = static_cast<size_t>(write.token);
+    for (size_t head = first_head; head < end_head; ++head) {
+        layer.write_token(page, static_cast<size_t>(write.slot), head, call.k.row(token, head), call.v.row(token, head),
+                          write.turn != 0 ? &turn : nullptr);
+    }
+}
+
 void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept {
+    if (writes_in_runs_) return;
     const PageTable::Work& work = table_.work();
     const size_t n_heads = layer.open_shape().n_kv_heads;
-    const float16* k_rows[kMaxKvHeads];
-    const float16* v_rows[kMaxKvHeads];
-    for (size_t i = team.index(); i < work.writes.size(); i += team.size()) {
-        const PageTable::Write& write = work.writes[i];
-        for (size_t h = 0; h < n_heads; ++h) {
-            k_rows[h] = call.k.row(static_cast<size_t>(write.token), h);
-            v_rows[h] = call.v.row(static_cast<size_t>(write.token), h);
-        }
-        layer.write_token(layer.f16_page(table_.page(write.page), scratch_), static_cast<size_t>(write.slot), k_rows,
-                          v_rows);
-    }
+    for (size_t i = team.index(); i < work.writes.size(); i += team.size())
+        write(call, layer, work.writes[i], 0, n_heads);
     team.barrier();
     if (!work.copies.empty()) {
         if (team.index() == 0) {
             for (const PageTable::Copy& copy : work.copies) {
-                layer.copy_slots(layer.f16_page(table_.page(copy.from), scratch_),
-                                 layer.f16_page(table_.page(copy.to), scratch_), static_cast<size_t>(copy.n_tokens));
+                if (layer.slots(copy.from).live == 0) continue;  // the copy took the page over
+                layer.copy_slots(layer.f16_page(copy.from, scratch_), layer.f16_page(copy.to, scratch_),
+                                 static_cast<size_t>(copy.n_tokens));
             }
         }
         team.barrier();
@@ -134,12 +182,14 @@ void ServingCache::seal(const LayerStore& layer, Team& team, float* scratch) noe
     const size_t n_heads = layer.open_shape().n_kv_heads;
     const size_t n_units = seals.size() * n_heads * 2;
     for (size_t unit = next_seal_.fetch_add(1); unit < n_units; unit = next_seal_.fetch_add(1)) {
-        const Page& page = table_.page(seals[unit / (2 * n_heads)]);
+        const int32_t page = seals[unit / (2 * n_heads)];
+        const PageSlots& slots = layer.slots(page);
+        if (slots.packed == kNone) continue;  // nobody keeps it in this layer
         const std::byte* f16 = layer.f16_page(page, scratch_);
         const Side side = unit % 2 == 0 ? Side::kKey : Side::kValue;
         const size_t head = unit / 2 % n_heads;
-        layer.seal(f16, page.packed, side, head, scratch);
-        if (head == 0 && side == Side::kKey && page.sink != kNone) layer.keep_sinks(f16, page.sink);
+        layer.seal(f16, slots.packed, side, head, scratch);
+        if (head == 0 && side == Side::kKey && slots.sink != kNone) layer.keep_sinks(f16, slots.sink);
     }
     team.barrier();
 }
@@ -170,48 +220,71 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
                                     .head_dim_v = shape.head_dim_v};
     const TileLayout& key_layout = layer.layout(Side::kKey, kv_head);
     const TileLayout& value_layout = layer.layout(Side::kValue, kv_head);
+    if (writes_in_runs_) {
+        for (size_t i = 0; i < run_of_write_.size(); ++i) {
+            if (&runs_[run_of_write_[i]] == &run) write(call, layer, table_.work().writes[i], kv_head, kv_head + 1);
+        }
+    }
     work.start(call, block.first_token, block.first_pos, kv_head, rows, key_layout);
     const auto tile = static_cast<int32_t>(plan_.tile_tokens);
     const auto n_tokens = static_cast<int32_t>(block.n_tokens);
     for (size_t i = run.first_page; i < run.end_page; ++i) {
-        const auto index = static_cast<int32_t>(i);
-        const int32_t first_key = index * tile;
-        const int32_t last_key = first_key + tile - 1;
-        if (last_key < work.first_visible(0)) continue;
-        const Page& page = table_.page(block.pages[i]);
+        const Segment& segment = block.segments[i];
+        if (segment.last() < work.first_visible(0)) continue;
+        const Page& page = table_.page(segment.page);
+        const PageSlots& slots = layer.slots(segment.page);
+        KVAQ_CHECK(slots.live > 0);  // else a query would see what its layer has given up
+        work.turn(page.frame - segment.base);
         // Query tokens [begin, split) read the page in f16, [split, n_tokens) packed; those before begin do not see it.
-        const int32_t begin = std::clamp(first_key - block.first_pos, 0, n_tokens);
-        int32_t split = std::clamp(last_key + table_.options().window - block.first_pos, begin, n_tokens);
-        if (page.packed == kNone) split = n_tokens;
-        if (index < block.f16_from) split = begin;
+        const int32_t begin = std::clamp(segment.first() - block.first_pos, 0, n_tokens);
+        int32_t split =
+            std::clamp(segment.base + tile - 1 + table_.options().window - block.first_pos, begin, n_tokens);
+        if (segment.dropped) split = begin;
+        if (!page.sealed) split = n_tokens;
         if (split > begin) {
             const int32_t newest = block.first_pos + split - 1;
-            const auto n = static_cast<size_t>(std::min(tile, newest - first_key + 1));
-            load_f16(layer.open_shape(), layer.f16_page(page, scratch_), kv_head, n, work);
-            work.add_f16(first_key, n, plan_.tile_tokens, static_cast<size_t>(begin), static_cast<size_t>(split));
+            const TileAttention::Keys keys{
+                .first_pos = segment.base,
+                .begin = static_cast<size_t>(segment.begin),
+                .end = static_cast<size_t>(std::min(segment.end, newest - segment.base + 1))};
+            load_f16(layer.open_shape(), layer.f16_page(segment.page, scratch_), kv_head, keys.end, work);
+            work.add_f16(keys, plan_.tile_tokens, static_cast<size_t>(begin), static_cast<size_t>(split));
         }
         if (split < n_tokens) {
-            const size_t sinks = page.sink != kNone ? layer.sink_shape().tile_tokens : 0;
-            if (sinks > 0) {
-                load_f16(layer.sink_shape(), layer.sink_page(page.sink), kv_head, sinks, work);
-                work.add_f16(first_key, sinks, plan_.tile_tokens, static_cast<size_t>(split), block.n_tokens);
+            TileAttention::Keys keys{.first_pos = segment.base,
+                                     .begin = static_cast<size_t>(segment.begin),
+                                     .end = static_cast<size_t>(segment.end)};
+            const size_t sinks = slots.sink != kNone ? std::min(layer.sink_shape().tile_tokens, keys.end) : 0;
+            if (sinks > keys.begin) {
+                load_f16(layer.sink_shape(), layer.sink_page(slots.sink), kv_head, sinks, work);
+                work.add_f16({.first_pos = segment.base, .begin = keys.begin, .end = sinks}, plan_.tile_tokens,
+                             static_cast<size_t>(split), block.n_tokens);
+                keys.begin = sinks;
             }
-            if (i + 1 < run.end_page && table_.page(block.pages[i + 1]).packed != kNone) {
-                const int32_t next = table_.page(block.pages[i + 1]).packed;
-                prefetch(layer.tile(next, Side::kKey, kv_head), key_layout.bytes);
-                prefetch(layer.tile(next, Side::kValue, kv_head), value_layout.bytes);
+            if (i + 1 < run.end_page) {
+                const int32_t next = layer.slots(block.segments[i + 1].page).packed;
+                if (next != kNone) {
+                    prefetch(layer.tile(next, Side::kKey, kv_head), key_layout.bytes);
+                    prefetch(layer.tile(next, Side::kValue, kv_head), value_layout.bytes);
+                }
             }
-            work.add_packed(key_layout, layer.tile(page.packed, Side::kKey, kv_head), value_layout,
-                            layer.tile(page.packed, Side::kValue, kv_head), first_key, sinks,
-                            static_cast<size_t>(split), block.n_tokens);
+            work.add_packed(key_layout, layer.tile(slots.packed, Side::kKey, kv_head), value_layout,
+                            layer.tile(slots.packed, Side::kValue, kv_head), keys, static_cast<size_t>(split),
+                            block.n_tokens);
         }
     }
     if (run.n_runs == 1) {
         work.write(call, value_layout);
-    } else {
-        const size_t number = run.first_page / kRunPages;
-        work.save(&states_[((run.state_slot * max_kv_heads_) + kv_head * run.n_runs + number) * state_stride_]);
+        return;
     }
+    float* states = &states_[(run.state_slot * max_kv_heads_ + kv_head * run.n_runs) * state_stride_];
+    work.save(states + run.first_page / kRunPages * state_stride_);
+    // The last of a block's runs to finish merges them all, in their order.
+    std::atomic<uint32_t>& n_finished = n_finished_[run.block * max_kv_heads_ + kv_head];
+    if (n_finished.fetch_add(1, std::memory_order_acq_rel) + 1 < run.n_runs) return;
+    n_finished.store(0, std::memory_order_relaxed);
+    work.merge(call, rows, block.first_token, kv_head, states, run.n_runs, state_stride_);
+    work.write(call, value_layout);
 }
 
 void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
@@ -232,47 +305,29 @@ void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
         const size_t run = one_block ? unit % runs_.size() : unit / n_heads;
         attend_run(call, layer, runs_[runs_.size() - 1 - run], one_block ? unit / runs_.size() : unit % n_heads, work);
     }
-    team.barrier();
-    if (team.index() == 0) {  // nobody takes units between these two barriers
-        next_unit_.store(0, std::memory_order_relaxed);
-        next_seal_.store(0, std::memory_order_relaxed);
-    }
-    for (size_t i = 0, merged = 0; i < runs_.size(); i += runs_[i].n_runs) {
-        const Run& run = runs_[i];
-        if (run.n_runs == 1) continue;
-        const PageTable::QueryBlock& block = table_.work().blocks[run.block];
-        const LayerShape& shape = layer.plan().shape;
-        const TileAttention::Shape rows{.n_tokens = block.n_tokens,
-                                        .n_heads = shape.n_heads,
-                                        .group = shape.heads_per_kv(),
-                                        .head_dim_k = shape.head_dim_k,
-                                        .head_dim_v = shape.head_dim_v};
-        for (size_t head = 0; head < n_heads; ++head, ++merged) {
-            if (merged % team.size() != team.index()) continue;
-            work.merge(call, rows, block.first_token, head,
-                       &states_[(run.state_slot * max_kv_heads_ + head * run.n_runs) * state_stride_], run.n_runs,
-                       state_stride_);
-            work.write(call, layer.layout(Side::kValue, head));
-        }
-    }
-    team.barrier();
+    // The last thread to leave makes the counters ready: the others are not back before it has left (AttentionHandler::attend).
+    if (n_left_.fetch_add(1, std::memory_order_acq_rel) + 1 < team.size()) return;
+    n_left_.store(0, std::memory_order_relaxed);
+    next_unit_.store(0, std::memory_order_relaxed);
+    next_seal_.store(0, std::memory_order_relaxed);
 }
 
 int32_t ServingCache::seq_pos_min(int32_t seq) const noexcept {
     if (seq < 0 || static_cast<size_t>(seq) >= table_.options().n_seq_max) return -1;
-    return table_.n_tokens(seq) > 0 ? 0 : -1;
+    return table_.pos_min(seq);
 }
 
 int32_t ServingCache::seq_pos_max(int32_t seq) const noexcept {
     if (seq < 0 || static_cast<size_t>(seq) >= table_.options().n_seq_max) return -1;
-    return table_.n_tokens(seq) - 1;
+    return table_.next_pos(seq) - 1;
 }
 
 void ServingCache::unseal(const std::vector<PageTable::Unseal>& unseals) {
     for (const PageTable::Unseal& unseal : unseals) {
-        const Page& from = table_.page(unseal.from);
         for (const LayerStore& layer : layers_) {
-            layer.unseal(from.packed, from.sink, layer.f16_page(table_.page(unseal.to), scratch_),
+            const PageSlots& from = layer.slots(unseal.from);
+            if (layer.slots(unseal.to).open == kNone) continue;  // given up: no later token sees it
+            layer.unseal(from.packed, from.sink, layer.f16_page(unseal.to, scratch_),
                          static_cast<size_t>(unseal.n_tokens));
         }
     }
@@ -300,12 +355,21 @@ bool ServingCache::seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) {
     return done;
 }
 
+bool ServingCache::seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) {
+    const auto n_seq = static_cast<int32_t>(table_.options().n_seq_max);
+    if (seq >= n_seq) return true;
+    bool done = true;
+    for (int32_t s = seq < 0 ? 0 : seq; s < (seq < 0 ? n_seq : seq + 1); ++s)
+        done = table_.seq_add(s, p0, p1, delta) && done;
+    return done;
+}
+
 CacheUse ServingCache::use() const noexcept {
     CacheUse use;
     for (const LayerStore& layer : layers_) {
-        use.packed += table_.used_packed() * layer.packed_bytes();
-        use.open += table_.used_open() * layer.open_shape().bytes();
-        use.sinks += table_.used_sink() * layer.sink_bytes();
+        use.packed += table_.used_packed(layer.reach()) * layer.packed_bytes();
+        use.open += table_.used_open(layer.reach()) * layer.open_shape().bytes();
+        use.sinks += table_.used_sink(layer.reach()) * layer.sink_bytes();
         use.tables += table_bytes(layer.plan());
         use.allocated += layer.allocated_bytes() + table_bytes(layer.plan());
     }
@@ -336,7 +400,8 @@ std::vector<std::string> ServingCache::describe() const {
         };
         what += list(&HeadPlan::key) + ", V" + list(&HeadPlan::value);
         if (layer.plan().shape.sliding_window > 0) {
-            what += ", sliding window " + std::to_string(layer.plan().shape.sliding_window);
+            what += ", sliding window " + std::to_string(layer.plan().shape.sliding_window) +
+                    (layer.reach() > 0 ? " (older tiles are freed)" : "");
         }
         auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.what == what; });
         if (group == groups.end()) {

@@ -16,7 +16,11 @@ class ServingCache final : public KvCache {
   public:
     ServingCache(const Plan& plan, const KvCacheOptions& options);
 
+    ServingCache(const ServingCache&) = delete;  // layers_ refer to plan_ and table_
+    ServingCache& operator=(const ServingCache&) = delete;
+
     bool begin(std::span<const BatchToken> tokens) override;
+    bool fits(std::span<const BatchToken> tokens) override { return table_.fits(tokens); }
     void attend(const AttentionCall& call, Team& team) noexcept override;
     void end() noexcept override { table_.end(); }
     void rollback() noexcept override { table_.rollback(); }
@@ -24,6 +28,7 @@ class ServingCache final : public KvCache {
     void clear() noexcept override { table_.clear(); }
     bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override;
     bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) override;
+    bool seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) override;
     void seq_keep(int32_t seq) noexcept override { table_.seq_keep(seq); }
     [[nodiscard]] int32_t seq_pos_min(int32_t seq) const noexcept override;
     [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override;
@@ -48,6 +53,10 @@ class ServingCache final : public KvCache {
 
     [[nodiscard]] size_t block_tokens() const noexcept;
     [[nodiscard]] const LayerStore& store(int32_t layer) const noexcept;
+    /// Decides whether the runs that read the micro-batch's own tokens write them too (no thread then waits for another).
+    void place_writes();
+    void write(const AttentionCall& call, const LayerStore& layer, const PageTable::Write& write, size_t first_head,
+               size_t end_head) noexcept;
     void append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept;
     void seal(const LayerStore& layer, Team& team, float* scratch) noexcept;
     void attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
@@ -68,6 +77,10 @@ class ServingCache final : public KvCache {
     std::vector<float> states_;  ///< [n split runs][kv head][state_stride_]
     std::atomic<size_t> next_unit_{0};
     std::atomic<size_t> next_seal_{0};
+    std::atomic<size_t> n_left_{0};  ///< threads that have finished the call
+    bool writes_in_runs_ = false;
+    std::vector<size_t> run_of_write_;               ///< by write
+    std::vector<std::atomic<uint32_t>> n_finished_;  ///< [block][KV head] runs finished
 };
 
 }  // namespace kvaq

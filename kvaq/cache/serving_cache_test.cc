@@ -1,167 +1,17 @@
 #include <gtest/gtest.h>
 
-#include <array>
-#include <barrier>
 #include <cmath>
 #include <random>
-#include <thread>
 
 #include "kvaq/attention/reference.h"
-#include "kvaq/attention/tile_attention.h"
 #include "kvaq/base/error.h"
 #include "kvaq/base/simd_target.h"
+#include "kvaq/cache/cache_testing.h"
 #include "kvaq/cache/kv_cache.h"
 #include "kvaq/plan/budget.h"
-#include "kvaq/plan/plan.h"
-#include "kvaq/quant/transform_samples.h"
 
 namespace kvaq {
 namespace {
-
-class ThreadTeam final : public Team {
-  public:
-    ThreadTeam(size_t index, size_t size, std::barrier<>& barrier) : index_(index), size_(size), barrier_(barrier) {}
-    [[nodiscard]] size_t index() const noexcept override { return index_; }
-    [[nodiscard]] size_t size() const noexcept override { return size_; }
-    void barrier() noexcept override { barrier_.arrive_and_wait(); }
-
-  private:
-    size_t index_, size_;
-    std::barrier<>& barrier_;
-};
-
-void run_team(AttentionHandler& handler, const AttentionCall& call, size_t n_threads) {
-    std::barrier barrier(static_cast<ptrdiff_t>(n_threads));
-    std::vector<std::thread> threads;
-    for (size_t i = 0; i < n_threads; ++i) {
-        threads.emplace_back([&, i] {
-            ThreadTeam team(i, n_threads, barrier);
-            handler.attend(call, team);
-        });
-    }
-    for (std::thread& thread : threads) thread.join();
-}
-
-ModelShape small_model(size_t head_dim_k = 32, size_t head_dim_v = 32, int32_t sliding_window = 0) {
-    ModelShape shape;
-    shape.architecture = "test";
-    for (const int32_t layer : {0, 3}) {
-        shape.layers.push_back({.layer = layer,
-                                .n_heads = 6,
-                                .n_kv_heads = 2,
-                                .head_dim_k = head_dim_k,
-                                .head_dim_v = head_dim_v,
-                                .sliding_window = layer == 3 ? sliding_window : 0});
-    }
-    return shape;
-}
-
-/// A preset, or "klt" and suffixes: sample transform codecs, another one for every head.
-Plan plan_of(const std::string& name, const ModelShape& model) {
-    if (name.rfind("klt", 0) != 0) return make_uniform_plan(parse_preset(name), model);
-    Plan plan = make_uniform_plan(parse_preset("k4v4" + name.substr(3)), model);
-    unsigned seed = 1;
-    for (LayerPlan& layer : plan.layers) {
-        for (HeadPlan& head : layer.heads) {
-            head.key = sample_transform(Side::kKey, layer.shape.head_dim_k, seed, seed % 3);
-            head.value = sample_transform(Side::kValue, layer.shape.head_dim_v, seed + 100, seed % 4);
-            ++seed;
-        }
-    }
-    return plan;
-}
-
-/// One token of a test: which sequences it belongs to, at which position. Its q, k, v follow from (layer, content).
-struct TestToken {
-    int32_t pos;
-    std::vector<int32_t> seq_ids;
-    uint32_t content;
-};
-
-struct Rows {
-    std::vector<float> q, out;
-    std::vector<float16> k, v;
-};
-
-Rows rows_of(const LayerShape& shape, const std::vector<TestToken>& tokens) {
-    Rows rows;
-    for (const TestToken& token : tokens) {
-        std::mt19937 random(token.content * 7919U + static_cast<uint32_t>(shape.layer));
-        std::normal_distribution<float> normal;
-        for (size_t i = 0; i < shape.n_heads * shape.head_dim_k; ++i) rows.q.push_back(normal(random) * 1.5F);
-        for (size_t i = 0; i < shape.n_kv_heads * shape.head_dim_k; ++i)
-            rows.k.push_back(to_float16(normal(random) + (i % 7 == 0 ? 3.0F : 0.0F)));
-        for (size_t i = 0; i < shape.n_kv_heads * shape.head_dim_v; ++i) rows.v.push_back(to_float16(normal(random)));
-    }
-    rows.out.assign(tokens.size() * shape.n_heads * shape.head_dim_v, -1.0F);
-    return rows;
-}
-
-/// Runs one micro-batch through every layer; returns all outputs, layer after layer. Empty if there was no room.
-std::vector<float> step(AttentionHandler& handler, const ModelShape& model, const std::vector<TestToken>& tokens,
-                        const ScoreRule& rule = {.scale = 0.2F}, size_t n_threads = 1) {
-    std::vector<BatchToken> batch;
-    for (const TestToken& token : tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
-    if (!handler.begin(batch)) return {};
-    std::vector<float> all;
-    for (const LayerShape& shape : model.layers) {
-        Rows rows = rows_of(shape, tokens);
-        AttentionCall call;
-        call.layer = shape.layer;
-        call.n_tokens = tokens.size();
-        call.q = {rows.q.data(), shape.n_heads * shape.head_dim_k, shape.head_dim_k};
-        call.k = {rows.k.data(), shape.n_kv_heads * shape.head_dim_k, shape.head_dim_k};
-        call.v = {rows.v.data(), shape.n_kv_heads * shape.head_dim_v, shape.head_dim_v};
-        call.out = {rows.out.data(), shape.n_heads * shape.head_dim_v, shape.head_dim_v};
-        call.rule = rule;
-        if (shape.sliding_window > 0) call.rule.sliding_window = shape.sliding_window;
-        run_team(handler, call, n_threads);
-        all.insert(all.end(), rows.out.begin(), rows.out.end());
-    }
-    handler.end();
-    return all;
-}
-
-std::vector<TestToken> text(int32_t seq, int32_t first, int32_t n, uint32_t salt = 0) {
-    std::vector<TestToken> tokens;
-    for (int32_t i = 0; i < n; ++i)
-        tokens.push_back({first + i, {seq}, static_cast<uint32_t>(first + i) + salt * 100003U});
-    return tokens;
-}
-
-double max_difference(const std::vector<float>& a, const std::vector<float>& b) {
-    EXPECT_EQ(a.size(), b.size());
-    double worst = 0;
-    for (size_t i = 0; i < a.size() && i < b.size(); ++i) {
-        const double difference = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
-        if (!(difference <= worst)) worst = difference;  // NaN counts
-    }
-    return worst;
-}
-
-// f32 sums of at most 512 terms of size <= 4 with weights that sum to 1: 512 * 2^-24 * 4, and the same once more for the
-// scores, whose error of 64 terms * 2^-24 * |q||k| (<= 200) enters as a relative error of p.
-constexpr double kTolerance = 4e-4;
-// Integers round q and p to 15 bits, with errors of at most e = 1/32638 of the largest (uniform: a standard deviation of .58 e). A score
-// of 32 channels moves by .2 * 5 * 1.5 (scale, largest q, size of x) * sqrt(32) * .58 e = 1.5e-4 sd, thus every p by as much in
-// proportion, thus the output by at most 1.5e-4 |v|; and rounding p * scale of 64 tokens moves it by sqrt(64) * .58 e * range / 2 <= 4e-4 sd
-// (the codec's range of 6 sd of v). Together 5e-4 sd where one token holds all the weight; six of them, for the largest of 1e5 outputs.
-constexpr double kIntegerTolerance = 3e-3;
-
-constexpr std::array kModes = {AttentionMode::kExact, AttentionMode::kIntegers};
-
-double tolerance() { return attention_mode() == AttentionMode::kExact ? kTolerance : kIntegerTolerance; }
-
-class ForcedMode {
-  public:
-    explicit ForcedMode(AttentionMode mode) : before_(attention_mode()) { force_attention_mode(mode); }
-    ~ForcedMode() { force_attention_mode(before_); }
-    ForcedMode(const ForcedMode&) = delete;
-    ForcedMode& operator=(const ForcedMode&) = delete;
-
-  private:
-    AttentionMode before_;
-};
 
 class ServingCachePreset : public testing::TestWithParam<const char*> {};
 
@@ -237,7 +87,8 @@ TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
         ASSERT_FALSE(step(*cache, model, text(0, pos, n)).empty());
         pos += n;
         const CacheUse use = cache->use();
-        EXPECT_EQ(use.packed + use.open + use.sinks + use.tables, cache_bytes(plan, static_cast<size_t>(pos)).total)
+        EXPECT_EQ(use.packed + use.open + use.sinks + use.tables,
+                  cache_bytes(plan, static_cast<size_t>(pos), true).total)
             << GetParam() << " " << pos;
         EXPECT_LE(use.packed + use.open + use.sinks + use.tables, use.allocated);
     }
@@ -301,74 +152,105 @@ TEST(ServingCache, EveryHeadSizeFrom32To256MatchesTheReference) {
     }
 }
 
-// Random traffic of four sequences (appends alone and together, suffix and whole removals, forks, rollbacks, snapshots)
-// against the plain-vector reference.
+// Random traffic of four sequences (appends alone and together, removals anywhere, forks, shifts, rollbacks, snapshots) against the
+// plain-vector reference, with and without a sliding window.
 TEST(ServingCache, RandomOperationsMatchTheReference) {
-    const ModelShape model = small_model(16, 16);
+    const RopeRule rope = rope_of(16);
+    const uint32_t seed = 20261124;
     for (const AttentionMode mode : kModes) {
         const ForcedMode forced(mode);
-        for (const char* preset : {"f16", "k4v2-w20-s4", "k4v4-rot", "k2v2-kchan-g32-w64", "klt-w20-s4"}) {
-            const uint32_t seed = 20261124;
-            std::mt19937 random(seed);
-            const Plan plan = plan_of(preset, model);
-            const auto cache = make_kv_cache(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200});
-            const auto reference = make_reference_handler(plan, 4, 100000);
-            const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
-            for (int op = 0; op < 250; ++op) {
-                const std::string where =
-                    std::string(preset) + " seed " + std::to_string(seed) + " op " + std::to_string(op);
-                const int32_t seq = below(4);
-                const int32_t n = cache->seq_pos_max(seq) + 1;
-                ASSERT_EQ(n, reference->seq_pos_max(seq) + 1) << where;
-                switch (below(8)) {
-                    case 0: {
-                        const int32_t from = n == 0 ? 0 : below(n + 1);
-                        ASSERT_EQ(cache->seq_rm(seq, from, -1), reference->seq_rm(seq, from, -1)) << where;
-                        break;
-                    }
-                    case 1: {
-                        const int32_t dst = below(4);
-                        if (dst == seq) break;
-                        ASSERT_TRUE(cache->seq_rm(dst, -1, -1) && reference->seq_rm(dst, -1, -1));
-                        const int32_t to = below(3) == 0 && n > 0 ? below(n) : -1;
-                        ASSERT_EQ(cache->seq_cp(seq, dst, -1, to), reference->seq_cp(seq, dst, -1, to)) << where;
-                        break;
-                    }
-                    case 2: {  // a batch that fails
-                        std::vector<TestToken> tokens = text(seq, n, 1 + below(80), 99);
-                        std::vector<BatchToken> batch;
-                        for (const TestToken& token : tokens)
-                            batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
-                        const auto before = cache->save_sequence(seq);
-                        ASSERT_TRUE(cache->begin(batch));
-                        cache->rollback();
-                        ASSERT_TRUE(before == cache->save_sequence(seq)) << where;
-                        break;
-                    }
-                    case 3: {  // save, lose, restore
-                        const auto bytes = cache->save_sequence(seq);
-                        if (bytes.empty()) break;
-                        ASSERT_TRUE(cache->seq_rm(seq, n / 2, -1));
-                        cache->load_sequence(seq, bytes);
-                        ASSERT_TRUE(bytes == cache->save_sequence(seq)) << where;
-                        break;
-                    }
-                    default: {
-                        std::vector<TestToken> tokens =
-                            text(seq, n, below(3) == 0 ? 1 + below(150) : 1 + below(3), static_cast<uint32_t>(op));
-                        const int32_t other = below(4);
-                        if (other != seq) {
-                            const std::vector<TestToken> more = text(other, cache->seq_pos_max(other) + 1,
-                                                                     1 + below(40), static_cast<uint32_t>(op) + 7);
-                            tokens.insert(tokens.end(), more.begin(), more.end());
-                        }
-                        const auto got = step(*cache, model, tokens);
-                        if (got.empty()) {
-                            cache->clear();
-                            reference->clear();
+        for (const std::string preset :
+             {"f16", "k4v2-w20-s4", "k4v4-rot", "k2v2-kchan-g32-w64", "klt-w20-s4", "k4v4-w150"}) {
+            for (const int32_t sliding : {0, 50}) {
+                std::mt19937 random(seed);
+                const ModelShape model = small_model(16, 16, sliding);
+                const Plan plan = plan_of(preset, model);
+                const auto cache = make_kv_cache(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200});
+                const auto reference = make_reference_handler(plan, 4, 100000);
+                const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
+                for (int op = 0; op < 250; ++op) {
+                    const std::string where = preset + " sliding " + std::to_string(sliding) + " seed " +
+                                              std::to_string(seed) + " op " + std::to_string(op);
+                    const int32_t seq = below(4);
+                    const int32_t n = cache->seq_pos_max(seq) + 1;
+                    ASSERT_EQ(n, reference->seq_pos_max(seq) + 1) << where;
+                    switch (below(10)) {
+                        case 0: {
+                            const int32_t from = below(3) == 0 || n < 60 ? below(n + 1) : n - below(60);
+                            const bool done = cache->seq_rm(seq, from, -1);
+                            if (done) {
+                                ASSERT_TRUE(reference->seq_rm(seq, from, -1)) << where;
+                            } else {  // sliding-window layers no longer have what the next query sees
+                                ASSERT_GT(sliding, 0) << where;
+                                ASSERT_GT(cache->seq_pos_min(seq), from - sliding + 1) << where;
+                            }
                             break;
                         }
-                        ASSERT_LE(max_difference(got, step(*reference, model, tokens)), tolerance()) << where;
+                        case 1: {
+                            const int32_t dst = below(4);
+                            if (dst == seq) break;
+                            ASSERT_TRUE(cache->seq_rm(dst, -1, -1) && reference->seq_rm(dst, -1, -1));
+                            const int32_t to = below(3) == 0 && n > 0 ? n - below(std::min(n, 50)) : -1;
+                            if (cache->seq_cp(seq, dst, -1, to)) {
+                                ASSERT_TRUE(reference->seq_cp(seq, dst, -1, to)) << where;
+                            } else {
+                                ASSERT_GT(sliding, 0) << where;
+                            }
+                            break;
+                        }
+                        case 2: {  // a batch that fails
+                            std::vector<TestToken> tokens = text(seq, n, 1 + below(80), 99);
+                            std::vector<BatchToken> batch;
+                            for (const TestToken& token : tokens)
+                                batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
+                            const auto before = cache->save_sequence(seq);
+                            ASSERT_TRUE(cache->begin(batch)) << where;
+                            cache->rollback();
+                            ASSERT_TRUE(before == cache->save_sequence(seq)) << where;
+                            break;
+                        }
+                        case 3: {  // save, lose, restore
+                            const auto bytes = cache->save_sequence(seq);
+                            if (bytes.empty()) break;
+                            ASSERT_EQ(bytes.size(), cache->sequence_bytes(seq));
+                            ASSERT_TRUE(cache->seq_rm(seq, below(2) == 0 ? 0 : n - 1, -1)) << where;
+                            cache->load_sequence(seq, bytes);
+                            ASSERT_TRUE(bytes == cache->save_sequence(seq)) << where;
+                            break;
+                        }
+                        case 4: {  // a context shift, as llama-server does it
+                            if (n < 8) break;
+                            const int32_t keep = below(2) == 0 ? 0 : below(n / 4 + 1);
+                            const int32_t discard = 1 + below((n - keep) / 2);
+                            ASSERT_TRUE(cache->seq_rm(seq, keep, keep + discard) &&
+                                        reference->seq_rm(seq, keep, keep + discard))
+                                << where;
+                            if (cache->seq_add(seq, keep + discard, n, -discard)) {
+                                ASSERT_TRUE(reference->seq_add(seq, keep + discard, n, -discard)) << where;
+                            } else {  // what is kept in front would come into a window that has given it up
+                                ASSERT_GT(sliding, 0) << where;
+                            }
+                            break;
+                        }
+                        default: {
+                            std::vector<TestToken> tokens =
+                                text(seq, n, below(3) == 0 ? 1 + below(150) : 1 + below(3), static_cast<uint32_t>(op));
+                            const int32_t other = below(4);
+                            if (other != seq) {
+                                const std::vector<TestToken> more = text(other, cache->seq_pos_max(other) + 1,
+                                                                         1 + below(40), static_cast<uint32_t>(op) + 7);
+                                tokens.insert(tokens.end(), more.begin(), more.end());
+                            }
+                            const auto got = step(*cache, model, tokens, {.scale = 0.2F}, 1, &rope);
+                            if (got.empty()) {
+                                cache->clear();
+                                reference->clear();
+                                break;
+                            }
+                            ASSERT_LE(max_difference(got, step(*reference, model, tokens, {.scale = 0.2F}, 1, &rope)),
+                                      tolerance())
+                                << where;
+                        }
                     }
                 }
             }

@@ -1,8 +1,10 @@
 // One sequence as bytes (docs/formats.md, "Sequence snapshot"). Little-endian:
-//   SnapshotHeader | flags [n_pages] (1 = sealed, 2 = f16) | per layer, per page: tiles, sink rows, f16 rows | sha256 of all before
+//   SnapshotHeader | SnapshotPage [n_pages] | SnapshotSegment [n_segments] | per layer, per page it keeps: tiles, sink rows, f16 rows |
+//   sha256 of all before
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <string>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/sha256.h"
@@ -11,17 +13,49 @@
 namespace kvaq {
 namespace {
 
-constexpr std::array<char, 8> kMagic = {'K', 'V', 'A', 'Q', 'S', 'E', 'Q', '1'};
+constexpr std::array<char, 8> kMagic = {'K', 'V', 'A', 'Q', 'S', 'E', 'Q', '2'};
 constexpr uint8_t kSealed = 1;
 constexpr uint8_t kF16 = 2;
+constexpr int32_t kMaxPosition = 1 << 30;
+constexpr const char* kUnchanged = "The sequence is unchanged";
 
 struct SnapshotHeader {
     std::array<char, 8> magic = kMagic;
     std::array<uint8_t, 32> plan_digest = {};
-    int32_t n_tokens = 0;
     uint32_t n_pages = 0;
+    uint32_t n_segments = 0;
+    uint32_t n_reaches = 0;
+    uint32_t zero = 0;
 };
-static_assert(sizeof(SnapshotHeader) == 48);
+static_assert(sizeof(SnapshotHeader) == 56);
+
+struct SnapshotPage {
+    int32_t frame = 0;
+    int32_t n_filled = 0;
+    uint8_t flags = 0;
+    uint8_t kept = 0;  ///< bit r: the layers of reach r have it
+    uint16_t zero = 0;
+};
+static_assert(sizeof(SnapshotPage) == 12);
+
+struct SnapshotSegment {
+    uint32_t page = 0;
+    int32_t base = 0;
+    int16_t begin = 0, end = 0;
+    uint8_t kept = 0;
+    uint8_t dropped = 0;
+    uint16_t zero = 0;
+};
+static_assert(sizeof(SnapshotSegment) == 16);
+
+struct Contents {
+    std::vector<SnapshotPage> pages;
+    std::vector<SnapshotSegment> segments;
+    std::vector<int32_t> ids;  ///< the table's, of the pages
+    [[nodiscard]] size_t bytes() const noexcept {
+        return pages.size() * sizeof(SnapshotPage) + segments.size() * sizeof(SnapshotSegment);
+    }
+};
 
 std::array<uint8_t, 32> digest_of(std::span<const std::byte> bytes) {
     Sha256 hash;
@@ -40,56 +74,177 @@ std::array<uint8_t, 32> plan_digest(const Plan& plan) {
     return digest_of(std::as_bytes(std::span(text)));
 }
 
+/// What of a sequence is to be written: f16 rows only where the sequence itself still reads them, and of its last page only its own tokens
+/// (others that share the page may have gone on, and sealed it).
+Contents contents_of(const PageTable& table, int32_t seq) {
+    Contents out;
+    const auto all = table.segments(seq);
+    const auto mask = static_cast<uint8_t>((1U << table.n_reaches()) - 1);
+    const auto tile = static_cast<int32_t>(table.options().tile_tokens);
+    const bool open_end = !all.empty() && all.back().end < tile;
+    for (const Segment& segment : all) {
+        const auto found = std::find(out.ids.begin(), out.ids.end(), segment.page);
+        const auto index = static_cast<size_t>(found - out.ids.begin());
+        const Page& page = table.page(segment.page);
+        const bool last = open_end && segment.page == all.back().page;
+        if (found == out.ids.end()) {
+            out.ids.push_back(segment.page);
+            out.pages.push_back({.frame = page.frame, .n_filled = last ? all.back().end : page.n_filled});
+        }
+        const bool sealed = page.sealed && !last;
+        SnapshotPage& saved = out.pages[index];
+        if (sealed) saved.flags |= kSealed;
+        if (!sealed || !segment.dropped) saved.flags |= kF16;
+        saved.kept = static_cast<uint8_t>(saved.kept | (segment.kept & mask));
+        out.segments.push_back({.page = static_cast<uint32_t>(index),
+                                .base = segment.base,
+                                .begin = static_cast<int16_t>(segment.begin),
+                                .end = static_cast<int16_t>(segment.end),
+                                .kept = static_cast<uint8_t>(segment.kept & mask),
+                                .dropped = static_cast<uint8_t>(segment.dropped && sealed ? 1 : 0)});
+    }
+    return out;
+}
+
+bool keeps(const SnapshotPage& page, size_t reach) { return ((page.kept >> reach) & 1) != 0; }
+
+size_t layer_bytes(const LayerStore& layer, const SnapshotPage& page) {
+    if (!keeps(page, layer.reach())) return 0;
+    size_t bytes = 0;
+    if ((page.flags & kSealed) != 0) bytes += layer.packed_bytes() + (page.frame == 0 ? layer.sink_bytes() : 0);
+    if ((page.flags & kF16) != 0) bytes += layer.open_shape().bytes();
+    return bytes;
+}
+
+/// Whether a table could have come to hold this: the reader trusts nothing, a checksum is no signature.
+bool sane(const Contents& c, const PageTableOptions& options, size_t n_reaches) {
+    const auto tile = static_cast<int32_t>(options.tile_tokens);
+    const uint32_t all_reaches = (1U << n_reaches) - 1;
+    for (const SnapshotPage& page : c.pages) {
+        if (page.frame < 0 || page.frame > kMaxPosition || page.n_filled <= 0 || page.n_filled > tile ||
+            page.flags == 0 || (page.flags & ~(kSealed | kF16)) != 0 || (page.kept & ~all_reaches) != 0 ||
+            page.zero != 0 || ((page.flags & kSealed) != 0 && page.n_filled < tile))
+            return false;
+    }
+    std::vector<uint32_t> kept(c.pages.size(), 0);
+    size_t n_named = 0;  // pages are numbered in the order of the segments that name them first
+    int32_t next = 0;
+    for (size_t i = 0; i < c.segments.size(); ++i) {
+        const SnapshotSegment& s = c.segments[i];
+        if (s.page > n_named || s.page >= c.pages.size()) return false;
+        if (s.page == n_named) ++n_named;
+        const SnapshotPage& page = c.pages[s.page];
+        if (s.begin < 0 || s.end <= s.begin || s.end > page.n_filled || s.base < -tile || s.base > kMaxPosition ||
+            s.base + s.begin < next || s.dropped > 1 || s.zero != 0 || (s.kept & 1) == 0)
+            return false;
+        if ((page.flags & (s.dropped != 0 ? kSealed : kF16)) == 0) return false;
+        if (i > 0 && (c.segments[i - 1].kept & ~s.kept) != 0) return false;  // given up from the front
+        kept[s.page] |= s.kept;
+        next = s.base + s.end;
+    }
+    if (n_named != c.pages.size() || c.segments.back().kept != all_reaches) return false;
+    const SnapshotSegment& last = c.segments.back();
+    for (size_t i = 0; i < c.pages.size(); ++i) {
+        if (kept[i] != c.pages[i].kept) return false;
+        if (i != last.page && c.pages[i].n_filled < tile) return false;  // only the last page may go on
+    }
+    if (last.end < tile && (c.pages[last.page].n_filled != last.end || (c.pages[last.page].flags & kSealed) != 0))
+        return false;
+    for (const SnapshotSegment& s : c.segments) {
+        for (size_t r = 1; r < n_reaches; ++r) {
+            const bool needed = s.base + s.end - 1 > next - std::max(options.sliding_windows[r - 1], 2);
+            if (needed && ((s.kept >> r) & 1) == 0) return false;
+        }
+    }
+    return true;
+}
+
+/// Checks everything that can be checked without the table. Throws Error.
+SnapshotHeader checked_header(std::span<const std::byte> bytes, const Plan& plan, size_t n_reaches) {
+    SnapshotHeader header;
+    if (bytes.size() < sizeof header + 32) {
+        throw Error(ErrorCode::kCorrupt, "the sequence snapshot is truncated",
+                    "at least " + std::to_string(sizeof header + 32) + " bytes", std::to_string(bytes.size()),
+                    kUnchanged);
+    }
+    std::memcpy(&header, bytes.data(), sizeof header);
+    if (header.magic != kMagic) {
+        const bool older = std::equal(kMagic.begin(), kMagic.end() - 1, header.magic.begin());
+        throw Error(ErrorCode::kCorrupt, "not a sequence snapshot of this version", "magic KVAQSEQ2",
+                    older ? std::string("KVAQSEQ") + header.magic.back() : "other bytes", kUnchanged);
+    }
+    const auto body = bytes.first(bytes.size() - 32);
+    const auto digest = digest_of(body);
+    if (std::memcmp(digest.data(), bytes.data() + body.size(), digest.size()) != 0) {
+        throw Error(ErrorCode::kCorrupt, "the sequence snapshot is damaged or truncated", "its sha256", "another",
+                    kUnchanged);
+    }
+    if (header.plan_digest != plan_digest(plan)) {
+        throw Error(ErrorCode::kMismatch, "the sequence snapshot was made with another plan or model",
+                    "plan '" + plan.name + "'", "another digest",
+                    std::string("Restore it with the plan it was saved with. ") + kUnchanged);
+    }
+    if (header.n_reaches != n_reaches) {
+        const auto windows = [](bool whole) {
+            return whole ? "sliding windows kept whole (--swa-full, or a context no longer than the window)"
+                         : "sliding windows that free older tiles";
+        };
+        throw Error(ErrorCode::kMismatch, "the sequence snapshot was made with other flags", windows(n_reaches == 1),
+                    windows(header.n_reaches == 1), kUnchanged);
+    }
+    const size_t n_described = header.n_pages * sizeof(SnapshotPage) + header.n_segments * sizeof(SnapshotSegment);
+    if (header.n_pages == 0 || header.n_segments < header.n_pages || header.zero != 0 ||
+        header.n_segments > kMaxPosition || n_described > body.size() - sizeof header) {
+        throw Error(ErrorCode::kCorrupt, "the sequence snapshot's counts do not agree", "", "", kUnchanged);
+    }
+    return header;
+}
+
 }  // namespace
 
 size_t ServingCache::sequence_bytes(int32_t seq) const {
-    const auto pages = table_.pages(seq);
-    if (pages.empty()) return 0;
-    size_t bytes = sizeof(SnapshotHeader) + pages.size() + 32;
-    for (size_t i = 0; i < pages.size(); ++i) {
-        const Page& page = table_.page(pages[i]);
-        const bool f16 = static_cast<int32_t>(i) >= table_.f16_from(seq) || page.packed == kNone;
-        for (const LayerStore& layer : layers_) {
-            if (page.packed != kNone) bytes += layer.packed_bytes();
-            if (page.sink != kNone) bytes += layer.sink_bytes();
-            if (f16) bytes += layer.open_shape().bytes();
-        }
+    if (seq < 0 || static_cast<size_t>(seq) >= table_.options().n_seq_max) return 0;
+    const Contents contents = contents_of(table_, seq);
+    if (contents.segments.empty()) return 0;
+    size_t bytes = sizeof(SnapshotHeader) + contents.bytes() + 32;
+    for (const SnapshotPage& page : contents.pages) {
+        for (const LayerStore& layer : layers_) bytes += layer_bytes(layer, page);
     }
     return bytes;
 }
 
 std::vector<std::byte> ServingCache::save_sequence(int32_t seq) const {
     std::vector<std::byte> out;
-    const auto pages = table_.pages(seq);
-    if (pages.empty()) return out;
-    out.reserve(sequence_bytes(seq));
+    const size_t n_bytes = sequence_bytes(seq);
+    if (n_bytes == 0) return out;
+    out.reserve(n_bytes);
     const auto put = [&out](const void* data, size_t n) {
         const auto* bytes = static_cast<const std::byte*>(data);
         out.insert(out.end(), bytes, bytes + n);
     };
+    const Contents contents = contents_of(table_, seq);
     SnapshotHeader header;
     header.plan_digest = plan_digest(plan_);
-    header.n_tokens = table_.n_tokens(seq);
-    header.n_pages = static_cast<uint32_t>(pages.size());
+    header.n_pages = static_cast<uint32_t>(contents.pages.size());
+    header.n_segments = static_cast<uint32_t>(contents.segments.size());
+    header.n_reaches = static_cast<uint32_t>(table_.n_reaches());
     put(&header, sizeof header);
-    std::vector<uint8_t> flags;
-    for (size_t i = 0; i < pages.size(); ++i) {
-        const Page& page = table_.page(pages[i]);
-        const bool f16 = static_cast<int32_t>(i) >= table_.f16_from(seq) || page.packed == kNone;
-        flags.push_back(static_cast<uint8_t>((page.packed != kNone ? kSealed : 0) | (f16 ? kF16 : 0)));
-    }
-    put(flags.data(), flags.size());
+    put(contents.pages.data(), contents.pages.size() * sizeof(SnapshotPage));
+    put(contents.segments.data(), contents.segments.size() * sizeof(SnapshotSegment));
     for (const LayerStore& layer : layers_) {
         std::vector<std::byte> rows(layer.open_shape().bytes());
-        for (size_t i = 0; i < pages.size(); ++i) {
-            const Page& page = table_.page(pages[i]);
-            if (page.packed != kNone) put(layer.packed_page(page.packed), layer.packed_bytes());
-            if (page.sink != kNone) put(layer.sink_page(page.sink), layer.sink_bytes());
-            if ((flags[i] & kF16) == 0) continue;
-            const size_t used =
-                std::min(plan_.tile_tokens, static_cast<size_t>(header.n_tokens) - i * plan_.tile_tokens);
+        for (size_t i = 0; i < contents.pages.size(); ++i) {
+            const SnapshotPage& page = contents.pages[i];
+            if (!keeps(page, layer.reach())) continue;
+            const PageSlots& slots = layer.slots(contents.ids[i]);
+            if ((page.flags & kSealed) != 0) {
+                put(layer.packed_page(slots.packed), layer.packed_bytes());
+                if (slots.sink != kNone) put(layer.sink_page(slots.sink), layer.sink_bytes());
+            }
+            if ((page.flags & kF16) == 0) continue;
             std::fill(rows.begin(), rows.end(), std::byte{0});  // slots not in use hold whatever was there before
-            layer.copy_slots(layer.f16_page(page, scratch_), rows.data(), used);
+            layer.copy_slots(layer.f16_page(contents.ids[i], scratch_), rows.data(),
+                             static_cast<size_t>(page.n_filled));
             put(rows.data(), rows.size());
         }
     }
@@ -99,71 +254,62 @@ std::vector<std::byte> ServingCache::save_sequence(int32_t seq) const {
 }
 
 void ServingCache::load_sequence(int32_t seq, std::span<const std::byte> bytes) {
-    SnapshotHeader header;
-    if (bytes.size() < sizeof header + 32) {
-        throw Error(ErrorCode::kCorrupt, "the sequence snapshot is truncated",
-                    "at least " + std::to_string(sizeof header + 32) + " bytes", std::to_string(bytes.size()),
-                    "The sequence is unchanged");
+    if (seq < 0 || static_cast<size_t>(seq) >= table_.options().n_seq_max) {
+        throw Error(ErrorCode::kInvalidArgument, "invalid sequence id",
+                    "0.." + std::to_string(table_.options().n_seq_max - 1), std::to_string(seq), kUnchanged);
     }
-    std::memcpy(&header, bytes.data(), sizeof header);
-    if (header.magic != kMagic) {
-        throw Error(ErrorCode::kCorrupt, "not a kvaq sequence snapshot", "magic KVAQSEQ1", "other bytes",
-                    "The sequence is unchanged");
-    }
-    const auto body = bytes.first(bytes.size() - 32);
-    const auto digest = digest_of(body);
-    if (std::memcmp(digest.data(), bytes.data() + body.size(), digest.size()) != 0) {
-        throw Error(ErrorCode::kCorrupt, "the sequence snapshot is damaged or truncated", "its sha256", "another",
-                    "The sequence is unchanged");
-    }
-    if (header.plan_digest != plan_digest(plan_)) {
-        throw Error(ErrorCode::kMismatch, "the sequence snapshot was made with another plan or model",
-                    "plan '" + plan_.name + "'", "another digest",
-                    "Restore it with the plan it was saved with. The sequence is unchanged");
-    }
-    const size_t n_pages = header.n_pages;
-    const size_t tile = plan_.tile_tokens;
-    const bool sane = header.n_tokens > 0 && n_pages == (static_cast<size_t>(header.n_tokens) + tile - 1) / tile &&
-                      body.size() >= sizeof header + n_pages;
-    if (!sane)
-        throw Error(ErrorCode::kCorrupt, "the sequence snapshot's counts do not agree", "", "",
-                    "The sequence is unchanged");
-    std::vector<uint8_t> sealed(n_pages), f16(n_pages);
-    size_t expected = sizeof header + n_pages;
-    for (size_t i = 0; i < n_pages; ++i) {
-        const auto flag = static_cast<uint8_t>(body[sizeof header + i]);
-        sealed[i] = flag & kSealed;
-        f16[i] = (flag & kF16) != 0 ? 1 : 0;
-        if ((sealed[i] | f16[i]) == 0 || (sealed[i] != 0 && (i + 1) * tile > static_cast<size_t>(header.n_tokens))) {
-            throw Error(ErrorCode::kCorrupt, "the sequence snapshot has a page without contents", "", "",
-                        "The sequence is unchanged");
-        }
-        for (const LayerStore& layer : layers_) {
-            if (sealed[i] != 0) expected += layer.packed_bytes() + (i == 0 ? layer.sink_bytes() : 0);
-            if (f16[i] != 0) expected += layer.open_shape().bytes();
-        }
-    }
-    if (expected != body.size()) {
-        throw Error(ErrorCode::kCorrupt, "the sequence snapshot has the wrong size",
-                    std::to_string(expected + 32) + " bytes", std::to_string(bytes.size()),
-                    "The sequence is unchanged");
-    }
-    if (!table_.replace(seq, header.n_tokens, sealed, f16)) {
-        throw Error(ErrorCode::kOutOfMemory, "no room for the sequence snapshot",
-                    std::to_string(header.n_tokens) + " tokens", "fewer free", "The sequence is unchanged");
-    }
-    const auto pages = table_.pages(seq);
-    const std::byte* from = body.data() + sizeof header + n_pages;
-    const auto get = [&from](std::byte* to, size_t n) {
-        std::memcpy(to, from, n);
-        from += n;
+    const SnapshotHeader header = checked_header(bytes, plan_, table_.n_reaches());
+    Contents contents;
+    contents.pages.resize(header.n_pages);
+    contents.segments.resize(header.n_segments);
+    const std::byte* from = bytes.data() + sizeof header;
+    const auto get = [&from](void* to, size_t n_bytes) {
+        std::memcpy(to, from, n_bytes);
+        from += n_bytes;
     };
+    get(contents.pages.data(), contents.pages.size() * sizeof(SnapshotPage));
+    get(contents.segments.data(), contents.segments.size() * sizeof(SnapshotSegment));
+    if (!sane(contents, table_.options(), table_.n_reaches())) {
+        throw Error(ErrorCode::kCorrupt, "the sequence snapshot describes a sequence that cannot be", "", "",
+                    kUnchanged);
+    }
+    size_t expected = sizeof header + contents.bytes() + 32;
+    PageTable::Saved saved;
+    for (const SnapshotPage& page : contents.pages) {
+        for (const LayerStore& layer : layers_) expected += layer_bytes(layer, page);
+        saved.pages.push_back({.frame = page.frame,
+                               .n_filled = page.n_filled,
+                               .sealed = (page.flags & kSealed) != 0,
+                               .f16 = (page.flags & kF16) != 0});
+    }
+    for (const SnapshotSegment& s : contents.segments) {
+        saved.segments.push_back({.page = static_cast<int32_t>(s.page),
+                                  .base = s.base,
+                                  .begin = s.begin,
+                                  .end = s.end,
+                                  .kept = s.kept,
+                                  .dropped = s.dropped != 0});
+    }
+    if (expected != bytes.size()) {
+        throw Error(ErrorCode::kCorrupt, "the sequence snapshot has the wrong size",
+                    std::to_string(expected) + " bytes", std::to_string(bytes.size()), kUnchanged);
+    }
+    if (!table_.replace(seq, saved)) {
+        throw Error(ErrorCode::kOutOfMemory, "no room for the sequence snapshot",
+                    std::to_string(contents.segments.size()) + " runs of tokens", "fewer free pages", kUnchanged);
+    }
+    std::vector<int32_t> ids(contents.pages.size());
+    for (size_t i = 0; i < contents.segments.size(); ++i) ids[contents.segments[i].page] = table_.segments(seq)[i].page;
     for (const LayerStore& layer : layers_) {
-        for (size_t i = 0; i < n_pages; ++i) {
-            const Page& page = table_.page(pages[i]);
-            if (page.packed != kNone) get(layer.packed_page(page.packed), layer.packed_bytes());
-            if (page.sink != kNone) get(layer.sink_page(page.sink), layer.sink_bytes());
-            if (f16[i] != 0) get(layer.f16_page(page, scratch_), layer.open_shape().bytes());
+        for (size_t i = 0; i < contents.pages.size(); ++i) {
+            const SnapshotPage& page = contents.pages[i];
+            if (!keeps(page, layer.reach())) continue;
+            const PageSlots& slots = layer.slots(ids[i]);
+            if ((page.flags & kSealed) != 0) {
+                get(layer.packed_page(slots.packed), layer.packed_bytes());
+                if (slots.sink != kNone) get(layer.sink_page(slots.sink), layer.sink_bytes());
+            }
+            if ((page.flags & kF16) != 0) get(layer.f16_page(ids[i], scratch_), layer.open_shape().bytes());
         }
     }
 }

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <string>
 
+#include "kvaq/base/clones.h"
 #include "kvaq/base/error.h"
 #include "kvaq/quant/affine.h"
 #include "kvaq/quant/bit_planes.h"
@@ -17,6 +20,7 @@ namespace {
 constexpr size_t kAlign = 64;
 constexpr size_t kMaxDim = 512;
 constexpr size_t kMaxTile = 128;
+constexpr size_t kMaxGroup = 128;
 
 size_t round_up(size_t n, size_t to) noexcept { return (n + to - 1) / to * to; }
 
@@ -39,6 +43,71 @@ AffineParams stored(double scale, double offset) noexcept {
             .offset = static_cast<double>(to_float16(static_cast<float>(offset)))};
 }
 
+/// cell[lane] = the four neighbouring codes of row `lane`.
+inline void gather_quads(const uint8_t* from, size_t stride, size_t n, uint8_t* cell) noexcept {
+    for (size_t lane = 0; lane < n; ++lane) std::memcpy(cell + 4 * lane, from + lane * stride, 4);
+}
+
+/// cell[lane] = codes of four rows at column `lane`.
+KVAQ_CLONES void interleave_quads(const uint8_t* __restrict from, size_t stride, size_t n,
+                                  uint8_t* __restrict cell) noexcept {
+    for (size_t lane = 0; lane < n; ++lane) {
+        for (size_t i = 0; i < 4; ++i) cell[4 * lane + i] = from[i * stride + lane];
+    }
+}
+
+KVAQ_CLONES void clamp_to_float16(const float* __restrict x, size_t n, float* __restrict out) noexcept {
+    for (size_t i = 0; i < n; ++i) {
+        const float low = x[i] < -kFloat16Max ? -kFloat16Max : x[i];
+        const float both = low > kFloat16Max ? kFloat16Max : low;
+        out[i] = x[i] == x[i] ? both : 0.0F;
+    }
+}
+
+KVAQ_CLONES void to_doubles(const float* __restrict x, size_t n, double* __restrict out) noexcept {
+    for (size_t i = 0; i < n; ++i) out[i] = static_cast<double>(x[i]);
+}
+
+/// affine_code of every element, the group's parameters given.
+KVAQ_CLONES void affine_codes(const double* __restrict x, size_t n, AffineParams params, double most,
+                              uint8_t* __restrict codes) noexcept {
+    constexpr double kMagic = 6755399441055744.0;  // 1.5 * 2^52: rounds half to even
+    if (!(params.scale > 0)) {
+        for (size_t i = 0; i < n; ++i) codes[i] = 0;
+        return;
+    }
+    alignas(64) std::array<int64_t, kMaxGroup> rounded;
+    for (size_t i = 0; i < n; ++i) {
+        const double v = (x[i] - params.offset) / params.scale;
+        const double low = v < 0.0 ? 0.0 : v;
+        const double both = low > most ? most : low;
+        rounded[i] = std::bit_cast<int64_t>(both + kMagic) & 0xFF;
+    }
+    for (size_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(rounded[i]);
+}
+
+/// Least and largest of n > 0 values.
+KVAQ_CLONES void find_range(const double* __restrict x, size_t n, double& least, double& largest) noexcept {
+    constexpr size_t kLanes = 8;
+    alignas(64) std::array<double, kLanes> low;
+    alignas(64) std::array<double, kLanes> high;
+    low.fill(x[0]);
+    high.fill(x[0]);
+    const size_t whole = n / kLanes * kLanes;
+    for (size_t i = 0; i < whole; i += kLanes) {
+        for (size_t j = 0; j < kLanes; ++j) {
+            low[j] = x[i + j] < low[j] ? x[i + j] : low[j];
+            high[j] = x[i + j] > high[j] ? x[i + j] : high[j];
+        }
+    }
+    least = *std::min_element(low.begin(), low.end());
+    largest = *std::max_element(high.begin(), high.end());
+    for (size_t i = whole; i < n; ++i) {
+        least = std::min(least, x[i]);
+        largest = std::max(largest, x[i]);
+    }
+}
+
 AffineParams group_params(const CodecSpec& spec, std::span<const double> group) noexcept {
     if (spec.rule == AffineRule::kQuanto) {
         const AffineParams params = quanto_params(group, spec.bits);
@@ -49,9 +118,11 @@ AffineParams group_params(const CodecSpec& spec, std::span<const double> group) 
         const double scale = static_cast<double>(round_up_f16(symmetric_params(group, spec.bits).scale));
         return {.scale = scale, .offset = symmetric_offset(spec.bits) * scale};
     }
-    const auto [low, high] = std::minmax_element(group.begin(), group.end());
-    const double offset = static_cast<double>(round_down(*low));
-    const double range = *high - offset;
+    double low = 0;
+    double high = 0;
+    find_range(group.data(), group.size(), low, high);
+    const double offset = static_cast<double>(round_down(low));
+    const double range = high - offset;
     return {.scale = static_cast<double>(round_up_f16(range / static_cast<double>(n_levels(spec.bits) - 1))),
             .offset = offset};
 }
@@ -67,35 +138,35 @@ struct Scratch {
     std::array<float, kMaxTile * kMaxDim> x;
     std::array<double, kMaxTile * kMaxDim> grouped;
     std::array<uint32_t, kMaxTile * kMaxDim> hqq_codes;
-    std::array<uint8_t, kMaxTile * kMaxDim> codes;
+    std::array<uint8_t, kMaxTile * kMaxDim> grouped_codes;  // in the order of the groups
+    std::array<uint8_t, kMaxTile * kMaxDim> codes;          // [token][channel]
+    std::array<uint8_t, kMaxTile * kMaxDim> ordered;        // in code order
     std::array<AffineParams, kMaxTile * kMaxDim / 8> params;
 };
 
-// Elements of one group in row order.
+/// Pieces of one group that lie together in a row: visit(first element of x, n).
 template <typename Visit>
-void for_each_in_group(const Band& band, size_t token_block, size_t channel_block, Visit visit) {
+void for_each_piece(const TileLayout& layout, const Band& band, size_t token_block, size_t channel_block, Visit visit) {
     const size_t t0 = token_block * band.group_tokens;
     const size_t c0 = channel_block * band.group_channels;
-    const size_t c1 = std::min<size_t>(c0 + band.group_channels, band.n_channels);
-    for (size_t t = t0; t < t0 + band.group_tokens; ++t) {
-        for (size_t c = c0; c < c1; ++c) visit(t, c);
-    }
+    const size_t n = std::min<size_t>(band.group_channels, band.n_channels - c0);
+    for (size_t t = t0; t < t0 + band.group_tokens; ++t) visit(t * layout.head_dim + c0, n);
 }
 
 void encode_affine(const TileLayout& layout, const Band& band, Scratch& s, std::byte* packed) noexcept {
     const CodecSpec& spec = layout.spec;
-    const size_t dim = layout.head_dim;
-    std::fill_n(s.codes.data(), band_codes(layout, band), uint8_t{0});
     const size_t n_groups = size_t{band.n_token_blocks} * band.n_channel_blocks;
     const size_t group_size = size_t{band.group_tokens} * band.group_channels;
-    const bool together =
-        spec.rule == AffineRule::kHqq && group_size * n_groups == layout.tile_tokens * band.n_channels;
+    const bool hqq = spec.rule == AffineRule::kHqq;
     size_t n = 0;
     const auto gather = [&](size_t tb, size_t cb) {
-        for_each_in_group(band, tb, cb,
-                          [&](size_t t, size_t c) { s.grouped[n++] = static_cast<double>(s.x[t * dim + c]); });
+        for_each_piece(layout, band, tb, cb, [&](size_t first, size_t count) {
+            to_doubles(&s.x[first], count, &s.grouped[n]);
+            n += count;
+        });
     };
-    if (spec.rule == AffineRule::kHqq) {  // all groups of the tile are refined together where they have one size
+    if (hqq) {  // all groups of the tile are refined together where they have one size
+        const bool together = group_size * n_groups == layout.tile_tokens * band.n_channels;
         size_t group = 0;
         for (size_t tb = 0; tb < band.n_token_blocks; ++tb) {
             for (size_t cb = 0; cb < band.n_channel_blocks; ++cb, ++group) {
@@ -109,31 +180,31 @@ void encode_affine(const TileLayout& layout, const Band& band, Scratch& s, std::
         if (together)
             hqq_quantize({s.grouped.data(), n}, group_size, spec.bits, {s.params.data(), n_groups},
                          {s.hqq_codes.data(), n});
+        for (size_t i = 0; i < n; ++i) s.grouped_codes[i] = static_cast<uint8_t>(s.hqq_codes[i]);
         n = 0;
     }
     for (size_t tb = 0, group = 0; tb < band.n_token_blocks; ++tb) {
         for (size_t cb = 0; cb < band.n_channel_blocks; ++cb, ++group) {
-            AffineParams params;
-            if (spec.rule == AffineRule::kHqq) {
-                params = s.params[group];
-                for_each_in_group(band, tb, cb, [&](size_t t, size_t c) {
-                    s.codes[code_index(layout, band, t, c)] = static_cast<uint8_t>(s.hqq_codes[n++]);
-                });
+            size_t at = n;
+            if (hqq) {
+                for_each_piece(layout, band, tb, cb, [&](size_t, size_t count) { n += count; });
             } else {
-                n = 0;
+                at = n = 0;
                 gather(tb, cb);
-                params = group_params(spec, {s.grouped.data(), n});
-                size_t i = 0;
-                for_each_in_group(band, tb, cb, [&](size_t t, size_t c) {
-                    s.codes[code_index(layout, band, t, c)] =
-                        static_cast<uint8_t>(affine_code(s.grouped[i++], params, spec.bits));
-                });
+                s.params[group] = group_params(spec, {s.grouped.data(), n});
+                affine_codes(s.grouped.data(), n, s.params[group], static_cast<double>(n_levels(spec.bits) - 1),
+                             s.grouped_codes.data());
             }
-            put_f16(packed, band.scale_offset, group, params.scale);
-            if (!spec.symmetric) put_f16(packed, band.offset_offset, group, params.offset);
+            for_each_piece(layout, band, tb, cb, [&](size_t first, size_t count) {
+                std::copy_n(&s.grouped_codes[at], count, &s.codes[first]);
+                at += count;
+            });
+            put_f16(packed, band.scale_offset, group, s.params[group].scale);
+            if (!spec.symmetric) put_f16(packed, band.offset_offset, group, s.params[group].offset);
         }
     }
-    pack_codes(spec.bits, {s.codes.data(), band_codes(layout, band)}, packed + band.codes_offset);
+    order_codes(layout, band, s.codes.data(), layout.head_dim, QuadAxis::kChannels, s.ordered.data());
+    pack_codes(spec.bits, {s.ordered.data(), band_codes(layout, band)}, packed + band.codes_offset);
 }
 
 }  // namespace
@@ -151,6 +222,27 @@ size_t code_index(const TileLayout& layout, const Band& band, size_t token, size
     }
     const size_t cell = token / 4 * (round_up(band.n_channels, 16) / 16) + channel / 16;
     return cell * 64 + channel % 16 * 4 + token % 4;
+}
+
+void order_codes(const TileLayout& layout, const Band& band, const uint8_t* codes, size_t stride, QuadAxis rows,
+                 uint8_t* out) noexcept {
+    const bool key = layout.side == Side::kKey;
+    const size_t n_lanes = key ? layout.tile_tokens : band.n_channels;
+    const size_t n_quads = key ? band.n_channels : layout.tile_tokens;
+    const size_t lane_blocks = round_up(n_lanes, 16) / 16;
+    const bool quads_lie_together = key == (rows == QuadAxis::kChannels);
+    if (n_lanes % 16 != 0) std::fill_n(out, band_codes(layout, band), uint8_t{0});
+    for (size_t quad = 0; quad < n_quads; quad += 4) {
+        for (size_t block = 0; block < lane_blocks; ++block) {
+            const size_t n = std::min<size_t>(16, n_lanes - 16 * block);
+            uint8_t* cell = out + (quad / 4 * lane_blocks + block) * 64;
+            if (quads_lie_together) {
+                gather_quads(codes + 16 * block * stride + quad, stride, n, cell);
+            } else {
+                interleave_quads(codes + quad * stride + 16 * block, stride, n, cell);
+            }
+        }
+    }
 }
 
 void undo_codec_basis(const CodecSpec& spec, double* x, size_t head_dim) noexcept {
@@ -252,9 +344,7 @@ void encode_tile(const TileLayout& layout, const float* x, std::byte* packed) no
     thread_local Scratch scratch;
     std::fill_n(packed, layout.bytes, std::byte{0});
     const size_t dim = layout.head_dim;
-    for (size_t i = 0; i < layout.tile_tokens * dim; ++i) {
-        scratch.x[i] = std::isnan(x[i]) ? 0.0F : std::clamp(x[i], -kFloat16Max, kFloat16Max);
-    }
+    clamp_to_float16(x, layout.tile_tokens * dim, scratch.x.data());
     if (layout.spec.transform != nullptr) {
         encode_transform_tile(layout, scratch.x.data(), packed);
         return;

@@ -96,6 +96,13 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
 [[nodiscard]] size_t band_codes(const TileLayout& layout, const Band& band) noexcept;
 [[nodiscard]] size_t code_index(const TileLayout& layout, const Band& band, size_t token, size_t channel) noexcept;
 
+/// Rows of plain codes into code order: out[code_index(t, c)] for every element, out overwritten (band_codes bytes, padding zero).
+///   kTokens    codes[c * stride + t], rows of tokens
+///   kChannels  codes[t * stride + c], rows of channels (counted from the band's first)
+enum class QuadAxis { kTokens, kChannels };
+void order_codes(const TileLayout& layout, const Band& band, const uint8_t* codes, size_t stride, QuadAxis rows,
+                 uint8_t* out) noexcept;
+
 /// A head vector from the codec's basis back to the model's, in place.
 void undo_codec_basis(const CodecSpec& spec, double* x, size_t head_dim) noexcept;
 

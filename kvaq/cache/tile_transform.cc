@@ -1,10 +1,10 @@
-// Sealing of transform codecs. Inner loops run over the tile's tokens, so that the compiler vectorizes them without changing a
-// sum's order: the same bytes on every machine.
+// Sealing of transform codecs. Vectors run over the tile's tokens, so no sum's order depends on the machine: the same bytes everywhere.
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 
+#include "kvaq/base/clones.h"
 #include "kvaq/cache/tile.h"
 #include "kvaq/quant/bit_planes.h"
 #include "kvaq/quant/hadamard.h"
@@ -18,46 +18,116 @@ constexpr size_t kMaxTile = 128;
 /// Gains tried around the one that fits the token's energy, in 16ths of an octave.
 constexpr std::array kTries = {0, -8, -4, 4, 8, 12};
 
+constexpr size_t kLanes = 16;
+constexpr float kRound = 12582912.0F;  ///< 1.5 * 2^23: adding and taking it away rounds |x| < 2^22 half to even
+using Vec = float __attribute__((vector_size(64), aligned(64)));
+
 struct Scratch {
     alignas(64) std::array<float, kMaxDim * kMaxTile> x;        // [channel][token]
     alignas(64) std::array<float, kMaxDim * kMaxTile> u;        // levels at gain 1, [codec channel][token]
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> codes;  // [codec channel][token]
-    alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> best;
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> ordered;
 };
 
-using Row = std::array<float, kMaxTile>;
+struct alignas(64) Row : std::array<float, kMaxTile> {};
 
-/// Codes of one channel at the given inverse gains and the squared error in levels, times weight * gain^2, added to `error`.
-void quantize_channel(const float* u, size_t n, const std::vector<int8_t>* levels, const Row& gain, const Row& inverse,
-                      float weight, uint8_t* codes, Row& error) noexcept {
-    alignas(64) Row v;
-    alignas(64) Row level;
-    for (size_t t = 0; t < n; ++t) v[t] = u[t] * inverse[t];
-    if (levels == nullptr) {  // 8 bits
-        for (size_t t = 0; t < n; ++t) {
-            const float clamped = std::min(std::max(v[t], -128.0F), 127.0F);
-            level[t] = std::nearbyint(clamped);
-            codes[t] = static_cast<uint8_t>(static_cast<int>(level[t]) + 128);
+/// A band's codebook: levels and the middles between them.
+struct Codebook {
+    size_t n = 0;  ///< 0: 8 bits, the level is the code - 128
+    std::array<float, 64> level;
+    std::array<float, 64> middle;  ///< middle[k] between level k - 1 and k
+};
+
+KVAQ_CLONES void transpose(const float* __restrict x, size_t n, size_t dim, float* __restrict out) noexcept {
+    for (size_t c = 0; c < dim; ++c) {
+        for (size_t t = 0; t < n; ++t) out[c * n + t] = x[t * dim + c];
+    }
+}
+
+/// u[t] = sum_j weight_j x[j][t]: row i of the codec's matrix [j][i] times the tile.
+KVAQ_CLONES void multiply(const int8_t* __restrict weight, size_t stride, const float* __restrict x, size_t dim,
+                          size_t n, float* __restrict u) noexcept {
+    for (size_t t = 0; t < n; t += 4 * kLanes) {
+        Vec a0 = {};
+        Vec a1 = {};
+        Vec a2 = {};
+        Vec a3 = {};
+        for (size_t j = 0; j < dim; ++j) {
+            const auto w = static_cast<float>(weight[j * stride]);
+            const auto* row = reinterpret_cast<const Vec*>(x + j * n + t);
+            a0 += w * row[0];
+            a1 += w * row[1];
+            a2 += w * row[2];
+            a3 += w * row[3];
         }
-    } else {
-        alignas(64) std::array<int32_t, kMaxTile> code = {};
-        for (size_t t = 0; t < n; ++t) level[t] = static_cast<float>((*levels)[0]);
-        for (size_t k = 1; k < levels->size(); ++k) {
-            const auto low = static_cast<float>((*levels)[k - 1]);
-            const auto high = static_cast<float>((*levels)[k]);
-            const float middle = 0.5F * (low + high);
-            for (size_t t = 0; t < n; ++t) {
-                code[t] += v[t] > middle ? 1 : 0;
-                level[t] = v[t] > middle ? high : level[t];
+        auto* out = reinterpret_cast<Vec*>(u + t);
+        out[0] = a0;
+        out[1] = a1;
+        out[2] = a2;
+        out[3] = a3;
+    }
+}
+
+KVAQ_CLONES void normalize(float* u, size_t n, float row_scale, float offset, float inverse) noexcept {
+    for (size_t t = 0; t < n; ++t) u[t] = (u[t] * row_scale - offset) * inverse;
+}
+
+KVAQ_CLONES void add_squares(const float* __restrict u, size_t n, float* __restrict sum) noexcept {
+    for (size_t t = 0; t < n; ++t) sum[t] += u[t] * u[t];
+}
+
+/// Adds weight * (error of one channel at these gains)^2 to `error`.
+KVAQ_CLONES void add_error(const float* __restrict u, size_t n, const Codebook& book, const Row& gain,
+                           const Row& inverse, float weight, Row& error) noexcept {
+    for (size_t t = 0; t < n; t += kLanes) {
+        const Vec v = *reinterpret_cast<const Vec*>(u + t) * *reinterpret_cast<const Vec*>(&inverse[t]);
+        Vec level = {};
+        if (book.n == 0) {
+            const Vec low = Vec{} - 128.0F;
+            const Vec high = Vec{} + 127.0F;
+            level = v < low ? low : (v > high ? high : v);
+            level = (level + kRound) - kRound;
+        } else {
+            level += book.level[0];
+            for (size_t k = 1; k < book.n; ++k) {
+                const Vec high = Vec{} + book.level[k];
+                level = v > book.middle[k] ? high : level;
             }
         }
-        for (size_t t = 0; t < n; ++t) codes[t] = static_cast<uint8_t>(code[t]);
+        const Vec e = (v - level) * *reinterpret_cast<const Vec*>(&gain[t]);
+        *reinterpret_cast<Vec*>(&error[t]) += weight * e * e;
     }
-    for (size_t t = 0; t < n; ++t) {
-        const float e = (v[t] - level[t]) * gain[t];
-        error[t] += weight * e * e;
+}
+
+/// Codes of one channel at these gains.
+KVAQ_CLONES void quantize(const float* __restrict u, size_t n, const Codebook& book, const Row& inverse,
+                          uint8_t* __restrict codes) noexcept {
+    alignas(64) std::array<int32_t, kMaxTile> code = {};
+    alignas(64) std::array<float, kMaxTile> v;
+    for (size_t t = 0; t < n; ++t) v[t] = u[t] * inverse[t];
+    if (book.n == 0) {
+        for (size_t t = 0; t < n; ++t) {
+            const float clamped = v[t] < -128.0F ? -128.0F : (v[t] > 127.0F ? 127.0F : v[t]);
+            code[t] = static_cast<int32_t>((clamped + kRound) - kRound) + 128;
+        }
     }
+    for (size_t k = 1; k < book.n; ++k) {
+        const float middle = book.middle[k];
+        for (size_t t = 0; t < n; ++t) code[t] += v[t] > middle ? 1 : 0;
+    }
+    for (size_t t = 0; t < n; ++t) codes[t] = static_cast<uint8_t>(code[t]);
+}
+
+Codebook codebook_of(const TransformFit& fit, int bits) noexcept {
+    Codebook book;
+    if (bits == 8) return book;
+    const std::vector<int8_t>& levels = fit.levels[static_cast<size_t>(bits)];
+    book.n = levels.size();
+    for (size_t k = 0; k < book.n; ++k) {
+        book.level[k] = static_cast<float>(levels[k]);
+        if (k > 0) book.middle[k] = 0.5F * (book.level[k - 1] + book.level[k]);
+    }
+    return book;
 }
 
 }  // namespace
@@ -67,49 +137,35 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     const TransformFit& fit = *layout.spec.transform->fit;
     const size_t n = layout.tile_tokens;
     const size_t dim = layout.head_dim;
-    std::array<float, kMaxDim> row;
-    for (size_t t = 0; t < n; ++t) {
-        std::copy_n(x + t * dim, dim, row.data());
-        if (fit.hadamard) hadamard_transform(row.data(), dim);
-        for (size_t c = 0; c < dim; ++c) s.x[c * n + t] = row[c];
-    }
+    transpose(x, n, dim, s.x.data());
+    if (fit.hadamard) hadamard_columns(s.x.data(), dim, n, n);
     size_t n_coded = 0;
     for (const Band& band : layout.bands) {
         if (static_cast<int>(band.bits) != 0) n_coded = size_t{band.first_channel} + band.n_channels;
     }
     for (size_t i = 0; i < n_coded; ++i) {
         float* u = &s.u[i * n];
-        std::fill_n(u, n, 0.0F);
-        if (fit.hadamard) std::copy_n(&s.x[i * n], n, u);
-        for (size_t j = 0; j < dim && !fit.hadamard; ++j) {
-            const auto weight = static_cast<float>(fit.at(i, j));
-            for (size_t t = 0; t < n; ++t) u[t] += weight * s.x[j * n + t];
+        if (fit.hadamard) {
+            std::copy_n(&s.x[i * n], n, u);
+        } else {
+            multiply(fit.matrix.data() + i, dim, s.x.data(), dim, n, u);
         }
-        const float inverse = fit.scale[i] > 0 ? 1.0F / fit.scale[i] : 0.0F;
-        for (size_t t = 0; t < n; ++t) u[t] = (u[t] * fit.row_scale[i] - fit.offset[i]) * inverse;
+        normalize(u, n, fit.row_scale[i], fit.offset[i], fit.scale[i] > 0 ? 1.0F / fit.scale[i] : 0.0F);
     }
-    // Reverse water-filling spends bits until all channels' errors cost the same: an error of one step weighs about 4^bits.
-    const auto codebook = [&](const Band& band) {
-        return static_cast<int>(band.bits) == 8 ? nullptr : &fit.levels[static_cast<size_t>(band.bits)];
-    };
-    Row energy = {};
+    alignas(64) Row energy = {};
     float expected = 0;
-    for (const Band& band : layout.bands) {
-        const int bits = static_cast<int>(band.bits);
-        if (bits == 0) continue;
-        for (size_t i = band.first_channel; i < size_t{band.first_channel} + band.n_channels; ++i) {
-            for (size_t t = 0; t < n; ++t) energy[t] += s.u[i * n + t] * s.u[i * n + t];
-            expected += kLevelsPerSigma * kLevelsPerSigma;
-        }
+    for (size_t i = 0; i < n_coded; ++i) {
+        add_squares(&s.u[i * n], n, energy.data());
+        expected += kLevelsPerSigma * kLevelsPerSigma;
     }
     std::array<int, kMaxTile> base = {};
-    std::array<int, kMaxTile> chosen = {};
-    Row least;
-    least.fill(std::numeric_limits<float>::infinity());
     for (size_t t = 0; t < n; ++t) {
         const float ratio = expected > 0 ? energy[t] / expected : 1.0F;
         base[t] = 128 + (ratio > 0 ? static_cast<int>(std::lround(8.0F * std::log2(ratio))) : -128);
     }
+    std::array<uint8_t, kMaxTile> chosen = {};
+    Row least;
+    least.fill(std::numeric_limits<float>::infinity());
     for (const int step : kTries) {
         Row gain;
         Row inverse;
@@ -123,26 +179,30 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
         for (const Band& band : layout.bands) {
             const int bits = static_cast<int>(band.bits);
             if (bits == 0) continue;
+            // Reverse water-filling spends bits until all channels' errors cost the same: an error of one step weighs about 4^bits.
             const float weight = std::ldexp(1.0F, 2 * bits);
-            for (size_t i = band.first_channel; i < size_t{band.first_channel} + band.n_channels; ++i) {
-                quantize_channel(&s.u[i * n], n, codebook(band), gain, inverse, weight, &s.codes[i * n], error);
-            }
+            const Codebook book = codebook_of(fit, bits);
+            for (size_t i = band.first_channel; i < size_t{band.first_channel} + band.n_channels; ++i)
+                add_error(&s.u[i * n], n, book, gain, inverse, weight, error);
         }
         for (size_t t = 0; t < n; ++t) {
             if (!(error[t] < least[t])) continue;
             least[t] = error[t];
             chosen[t] = code[t];
-            for (size_t i = 0; i < n_coded; ++i) s.best[i * n + t] = s.codes[i * n + t];
         }
     }
-    for (size_t t = 0; t < n; ++t) packed[layout.gain_offset + t] = static_cast<std::byte>(chosen[t]);
+    Row inverse;
+    for (size_t t = 0; t < n; ++t) {
+        packed[layout.gain_offset + t] = static_cast<std::byte>(chosen[t]);
+        inverse[t] = 1.0F / transform_gain(chosen[t]);
+    }
     for (const Band& band : layout.bands) {
-        if (static_cast<int>(band.bits) == 0) continue;
-        std::fill_n(s.ordered.data(), band_codes(layout, band), uint8_t{0});
-        for (size_t i = 0; i < band.n_channels; ++i) {
-            for (size_t t = 0; t < n; ++t)
-                s.ordered[code_index(layout, band, t, i)] = s.best[(band.first_channel + i) * n + t];
-        }
+        const int bits = static_cast<int>(band.bits);
+        if (bits == 0) continue;
+        const Codebook book = codebook_of(fit, bits);
+        for (size_t i = 0; i < band.n_channels; ++i)
+            quantize(&s.u[(band.first_channel + i) * n], n, book, inverse, &s.codes[i * n]);
+        order_codes(layout, band, s.codes.data(), n, QuadAxis::kTokens, s.ordered.data());
         pack_codes(band.bits, {s.ordered.data(), band_codes(layout, band)}, packed + band.codes_offset);
     }
 }

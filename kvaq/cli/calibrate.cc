@@ -21,6 +21,7 @@ struct CalibrateFlags {
     CalibrateRequest request;
     size_t n_chunks = 0;  ///< 0: the effort's
     size_t probe_chunks = 0;
+    int long_ctx = -1;  ///< negative: the effort's
     std::string out;
     std::string effort = "normal";
     bool no_probes = false;
@@ -47,6 +48,7 @@ CalibrateRequest request_of(const CalibrateFlags& flags) {
                                              : Effort::kNormal);
     if (flags.n_chunks > 0) request.n_chunks = flags.n_chunks;
     if (flags.probe_chunks > 0) request.probe_chunks = flags.probe_chunks;
+    if (flags.long_ctx >= 0) request.long_ctx = static_cast<size_t>(flags.long_ctx);
     request.probes = !flags.no_probes;
     return request;
 }
@@ -112,6 +114,9 @@ void add_calibrate(CLI::App& app) {
     verb->add_option("--joint-ctx", request.joint_ctx, "tokens per chunk of a joint probe")
         ->check(CLI::Range(16, 1 << 20))
         ->capture_default_str();
+    verb->add_option("--long-ctx", flags->long_ctx,
+                     "context of the length probe, which tells what longer contexts cost; 0: none (normal: 4096)")
+        ->check(CLI::Range(0, 1 << 20));
     verb->add_option("-t,--threads", request.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_flag("--no-probes", flags->no_probes, "statistics only: quicker, but no measured plan can be made");
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");

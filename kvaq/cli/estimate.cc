@@ -24,6 +24,7 @@ struct EstimateFlags {
     std::string memory;
     std::string json;
     bool per_layer = false;
+    bool swa_full = false;
 };
 
 Plan plan_of(const std::string& preset_or_file, const ModelShape& shape) {
@@ -61,16 +62,16 @@ void run_estimate(EstimateFlags flags) {
     fmt::print("| cache | bits/element | MiB | bytes/token |{}\n|---|---|---|---|{}\n",
                memory > 0 ? fmt::format(" largest context in {} |", flags.memory) : "", memory > 0 ? "---|" : "");
     for (const Plan& plan : plans) {
-        const CacheBytes bytes = cache_bytes(plan, flags.n_ctx);
+        const CacheBytes bytes = cache_bytes(plan, flags.n_ctx, flags.swa_full);
         fmt::print("| {} | {:.2f} | {:.1f} | {:.0f} |", plan.name, bytes.effective_bits,
                    static_cast<double>(bytes.total) / kMiB, bytes_per_token(plan));
-        if (memory > 0) fmt::print(" {} |", largest_context(plan, memory));
+        if (memory > 0) fmt::print(" {} |", largest_context(plan, memory, flags.swa_full));
         fmt::print("\n");
         nlohmann::ordered_json row = {{"name", plan.name},
                                       {"bytes", bytes.total},
                                       {"effective_bits", bytes.effective_bits},
                                       {"bytes_per_token", bytes_per_token(plan)}};
-        if (memory > 0) row["largest_context"] = largest_context(plan, memory);
+        if (memory > 0) row["largest_context"] = largest_context(plan, memory, flags.swa_full);
         for (const LayerBytes& layer : bytes.layers) {
             row["layers"].push_back({{"layer", layer.layer},
                                      {"packed_key", layer.packed_key},
@@ -82,18 +83,20 @@ void run_estimate(EstimateFlags flags) {
     }
     const auto elements =
         static_cast<double>(cache_bytes(make_uniform_plan(parse_preset("f16"), shape), flags.n_ctx).elements);
+    ModelShape kept = shape;  // what llama.cpp keeps of every layer
+    for (LayerShape& layer : kept.layers) layer.sliding_window = flags.swa_full ? 0 : layer.sliding_window;
     for (const char* type : {"f16", "q8_0", "q5_1", "q4_0"}) {
-        const size_t bytes = llama_cache_bytes(shape, type, flags.n_ctx);
+        const size_t bytes = llama_cache_bytes(kept, type, flags.n_ctx);
         fmt::print("| llama.cpp {} | {:.2f} | {:.1f} | |{}\n", type, 8.0 * static_cast<double>(bytes) / elements,
                    static_cast<double>(bytes) / kMiB,
-                   memory > 0 ? fmt::format(" {} |", largest_llama_context(shape, type, memory)) : "");
+                   memory > 0 ? fmt::format(" {} |", largest_llama_context(kept, type, memory)) : "");
         nlohmann::ordered_json row = {{"type", type}, {"bytes", bytes}};
-        if (memory > 0) row["largest_context"] = largest_llama_context(shape, type, memory);
+        if (memory > 0) row["largest_context"] = largest_llama_context(kept, type, memory);
         json["llama.cpp"].push_back(row);
     }
     if (flags.per_layer) {
         for (const Plan& plan : plans) {
-            const CacheBytes bytes = cache_bytes(plan, flags.n_ctx);
+            const CacheBytes bytes = cache_bytes(plan, flags.n_ctx, flags.swa_full);
             fmt::print(
                 "\n{} per layer\n\n| layer | K MiB | V MiB | f16 pages KiB | sinks KiB |\n|---|---|---|---|---|\n",
                 plan.name);
@@ -122,6 +125,8 @@ void add_estimate(CLI::App& app) {
         ->capture_default_str();
     verb->add_option("--memory", flags->memory, "also the largest context that fits in this much, e.g. 512MiB or 4GiB");
     verb->add_flag("--layers", flags->per_layer, "a table per layer as well");
+    verb->add_flag("--swa-full", flags->swa_full,
+                   "sliding-window layers keep all their tokens, as llama.cpp programs have it with the same flag");
     verb->add_option("--json", flags->json, "write all numbers here");
     verb->callback([flags] { run_estimate(*flags); });
 }

@@ -95,6 +95,12 @@ void inspect_stats(const std::string& path, bool json) {
                                       {"base_bits", stats.base_bits},
                                       {"base_kl", stats.base_kl},
                                       {"joint_floor", stats.joint_floor}};
+        for (const LengthProbe& probe : stats.lengths) {
+            out["length_probes"].push_back({{"n_ctx", probe.n_ctx},
+                                            {"short_ctx", probe.short_ctx},
+                                            {"kl", probe.kl},
+                                            {"short_kl", probe.short_kl}});
+        }
         for (const JointProbe& probe : stats.joint)
             out["joint_probes"].push_back({{"key_bits", probe.key_bits},
                                            {"value_bits", probe.value_bits},

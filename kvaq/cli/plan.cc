@@ -42,6 +42,7 @@ struct PlanFlags {
     int32_t sinks = 4;
     int32_t n_threads = 2;
     bool check = false;
+    std::string head_weights = "logits";
     bool frontier = false;
     std::string frontier_out = "frontier";
     bool verbose = false;
@@ -157,7 +158,8 @@ Made make_measured(const PlanFlags& flags) {
     const PlanRequest request{
         .budget = parse_budget(flags.budget), .n_ctx = flags.n_ctx, .window = flags.window, .sinks = flags.sinks};
     const ModelStats stats = stats_of(flags);
-    DamageModel damage(stats, flags.policy == "measured" ? CodecFamily::kTransform : CodecFamily::kAffine);
+    DamageModel damage(stats, flags.policy == "measured" ? CodecFamily::kTransform : CodecFamily::kAffine,
+                       flags.head_weights == "output" ? HeadWeights::kOutput : HeadWeights::kLogits);
     Made made;
     if (flags.text.empty() && !flags.check) {
         made.plan = solve_plan(damage, request);
@@ -288,6 +290,12 @@ void add_plan(CLI::App& app) {
     verb->add_option("--window", flags->window,
                      "newest tokens kept in f16 (measured policies: chosen by what calibration measured; others: 0)")
         ->check(CLI::NonNegativeNumber);
+    verb->add_option(
+            "--head-weights", flags->head_weights,
+            "how a layer's damage is split over its heads: logits (noise of the attention scores, and of V) or "
+            "output (after W_O, where attention rests)")
+        ->check(CLI::IsMember({"logits", "output"}))
+        ->capture_default_str();
     verb->add_option("--sinks", flags->sinks, "first tokens kept in f16")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();

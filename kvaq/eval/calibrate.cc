@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "kvaq/eval/calibration_text.h"
 #include "kvaq/eval/prober.h"
 #include "kvaq/eval/session.h"
+#include "kvaq/llama/model_weights.h"
 #include "kvaq/plan/planner.h"
 #include "kvaq/stats/collector.h"
 #include "kvaq/stats/transform_fit.h"
@@ -72,7 +74,8 @@ class Calibration {
                         "Use a longer text or a smaller -c");
         }
         const size_t n_joint = request_.probes && request_.joint_chunks > 0 ? 1 + joint_probes().size() : 0;
-        total_ = n_chunks_ + (request_.probes ? 1 + 2 * shape_.layers.size() : 0) + n_joint;
+        const size_t long_ctx = n_joint > 0 ? length_to_probe() : 0;
+        total_ = n_chunks_ + (request_.probes ? 1 + 2 * shape_.layers.size() : 0) + n_joint + (long_ctx > 0 ? 2 : 0);
         if (started_ && started_->settings == request_.settings() && started_->text_sha256 == text_sha256 &&
             started_->fingerprint == shape_.fingerprint) {
             stats_ = std::move(*started_);
@@ -93,6 +96,7 @@ class Calibration {
         fits_ = fit_all(stats_);
         probe_layers();
         if (n_joint > 0) probe_jointly();
+        if (long_ctx > 0) probe_length(long_ctx);
         stats_.joint_floor = std::max(0.0, stats_.joint_floor);
         return std::move(stats_);
     }
@@ -108,11 +112,18 @@ class Calibration {
     }
 
     void collect() {
+        const std::vector<OutputGrams> output = read_output_grams(request_.model, shape_);
+        if (output.empty()) {
+            std::fputs(
+                "kvaq: warning: this model has no attn_output weights that can be read; heads of a layer are compared "
+                "without them\n",
+                stderr);
+        }
         StatsCollector* collector = nullptr;
         const HandlerFactory collecting = [&](const ModelShape& s,
                                               const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
             auto made = std::make_unique<StatsCollector>(
-                s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options), request_.n_sample_tiles);
+                s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options), request_.n_sample_tiles, output);
             collector = made.get();
             return made;
         };
@@ -186,6 +197,39 @@ class Calibration {
         }
     }
 
+    /// The longest context up to the one asked for that the text and the model have, in powers of two times joint_ctx; 0: none
+    /// longer than that.
+    [[nodiscard]] size_t length_to_probe() const {
+        size_t length = request_.joint_ctx;
+        while (2 * length <= std::min({request_.long_ctx, tokens_.size(), static_cast<size_t>(shape_.n_ctx_train)}))
+            length *= 2;
+        return length > request_.joint_ctx ? length : 0;
+    }
+
+    void probe_length(size_t long_ctx) {
+        if (!stats_.lengths.empty()) {
+            done_ += 2;
+            return;
+        }
+        const size_t short_ctx = request_.joint_ctx;
+        const Plan base = uniform_transform_plan(stats_, fits_, kBaseBits, kBaseBits, 0, kProbeSinks);
+        const std::span<const llama_token> text =
+            std::span(tokens_).subspan(std::min(n_chunks_ * request_.n_ctx, tokens_.size() - long_ctx), long_ctx);
+        const auto added = [&](std::vector<std::vector<llama_token>> chunks) {
+            Prober prober(model_.get(), std::move(chunks), request_.n_threads, {});
+            return prober.measure(base).kl.value - prober.measure(f16_plan()).kl.value;
+        };
+        LengthProbe probe{.n_ctx = static_cast<int32_t>(long_ctx), .short_ctx = static_cast<int32_t>(short_ctx)};
+        probe.kl = added({chunk_of(model_.get(), text, 0, long_ctx)});
+        step(std::to_string(long_ctx) + " tokens", false);
+        std::vector<std::vector<llama_token>> chunks;
+        for (size_t first = (long_ctx - short_ctx) / 2; first + short_ctx <= long_ctx; first += short_ctx / 2)
+            chunks.push_back(chunk_of(model_.get(), text.subspan(first), 0, short_ctx));
+        probe.short_kl = added(std::move(chunks));
+        stats_.lengths.push_back(probe);
+        step("the same in chunks of " + std::to_string(short_ctx), true);
+    }
+
     [[nodiscard]] std::vector<JointProbe> joint_probes() const {
         std::vector<JointProbe> probes;
         for (const double bits : kJointBits) {
@@ -225,6 +269,7 @@ void CalibrateRequest::set(Effort effort) noexcept {
         n_sample_tiles = 48;
         probe_chunks = 4;
         joint_chunks = 4;
+        long_ctx = 8192;
     }
 }
 
@@ -233,8 +278,8 @@ std::string CalibrateRequest::settings() const {
     std::string words =
         "statistics " + product(n_chunks, n_ctx) + " tokens, " + std::to_string(n_sample_tiles) + " sample tiles";
     if (probes)
-        words +=
-            ", layer probes " + product(probe_chunks, probe_ctx) + ", joint probes " + product(joint_chunks, joint_ctx);
+        words += ", layer probes " + product(probe_chunks, probe_ctx) + ", joint probes " +
+                 product(joint_chunks, joint_ctx) + ", length probe up to " + std::to_string(long_ctx);
     return words;
 }
 

@@ -23,6 +23,7 @@ struct CalibrateRequest {
     size_t probe_chunks = 2;
     size_t joint_ctx = 2048;  ///< likewise of a joint probe
     size_t joint_chunks = 1;  ///< 0: no joint probes
+    size_t long_ctx = 4096;   ///< of the length probe, if the text and the model go that far; 0: none
     bool probes = true;
     int32_t n_threads = 2;
 
@@ -34,6 +35,7 @@ struct CalibrateRequest {
 
 /// Collects moments and sample tiles of K, V and Q over the text, then measures damage as mean KL:
 ///   layer probes  one side of one layer lowered from 3 bits to 1, everything else at 3 bits of the fitted transform codecs
+///   length probe  everything at 3 bits at long_ctx tokens, and the same tokens in chunks of joint_ctx
 ///   joint probes  all layers' keys, values or both at 1, 2, 3 and 4 bits; both at 3 bits with the newest 32 to 256 tokens in f16
 /// against plain llama.cpp with its f16 cache, four sink tokens in f16, on text that the statistics have not seen where it is long enough. progress(done, total, what) after every chunk or probe.
 ///   started   what an earlier call with the same settings left behind: what it measured is not measured again

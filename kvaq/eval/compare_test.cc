@@ -146,6 +146,7 @@ TEST(Calibrate, CountsEveryTokenFindsWhatOneBitCostsAndGoesOnWhereItStopped) {
     request.probe_ctx = 64;
     request.probe_chunks = 1;
     request.joint_ctx = 128;
+    request.long_ctx = 256;
     struct Stop {};
     std::optional<ModelStats> saved;
     const auto save = [&](const ModelStats& so_far) { saved = so_far; };
@@ -193,6 +194,10 @@ TEST(Calibrate, CountsEveryTokenFindsWhatOneBitCostsAndGoesOnWhereItStopped) {
         }
     }
     EXPECT_GT(worst, 0.05 * stats.base_kl) << "one layer at 1 bit is felt";
+    ASSERT_EQ(stats.lengths.size(), 1U);
+    EXPECT_EQ(stats.lengths[0].n_ctx, 256);
+    EXPECT_EQ(stats.lengths[0].short_ctx, 128);
+    EXPECT_GT(stats.lengths[0].kl, 0.0);
     EXPECT_EQ(stats.joint.size(), 13U)
         << "four numbers of bits for keys, values and both; one window fits in 128 tokens";
     EXPECT_LT(stats.joint_floor, stats.joint[11].kl) << "all layers at 4 bits";

@@ -37,16 +37,17 @@ std::string number(double value) {
     return text;
 }
 
-double predicted_kl(const DamageModel& model, const Plan& plan) {
+double predicted_kl(const DamageModel& model, const Plan& plan, size_t n_ctx) {
     const std::vector<double> damages = damage_by_layer(model, plan);
-    return model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window);
+    return model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window, n_ctx);
 }
 
 }  // namespace
 
-CheckedPlan check_and_repair(DamageModel& model, const PlanRequest& request, Prober& prober, size_t max_rounds,
-                             bool always, const std::function<void(size_t, size_t, const std::string&)>& progress) {
+CheckedPlan check_and_repair(DamageModel& model, PlanRequest request, Prober& prober, size_t max_rounds, bool always,
+                             const std::function<void(size_t, size_t, const std::string&)>& progress) {
     CheckedPlan checked;
+    request.predict_ctx = prober.n_ctx();
     Plan plan = solve_plan(model, request);
     ProbeResult measured = prober.measure(plan);
     const size_t per_round = 2 * kRuns + 1;
@@ -65,7 +66,7 @@ CheckedPlan check_and_repair(DamageModel& model, const PlanRequest& request, Pro
             for (const Side side : {Side::kKey, Side::kValue}) {
                 const Plan less = lowered(model, plan, run, side);
                 const double found = prober.measure(less).kl.value - measured.kl.value;
-                const double expected = predicted_kl(model, less) - plan.predicted_kl;
+                const double expected = predicted_kl(model, less, prober.n_ctx()) - plan.predicted_kl;
                 corrections.push_back(expected > 0 ? std::clamp(found / expected, 1 / kMostCorrection, kMostCorrection)
                                                    : 1.0);
                 progress(++done, 1 + max_rounds * per_round,

@@ -29,6 +29,7 @@ class Prober {
            HandlerFactory reference);
 
     [[nodiscard]] ProbeResult measure(const Plan& plan);
+    [[nodiscard]] size_t n_ctx() const noexcept { return chunks_[0].size(); }
 
   private:
     template <typename Visit>

@@ -71,6 +71,7 @@ ContextPtr make_context(llama_model* model, const ContextOptions& options, Handl
     params.n_threads_batch = options.n_threads;
     params.flash_attn_type = options.flash_attention ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     params.kv_unified = true;
+    params.swa_full = options.swa_full;
     params.type_k = options.cache_type;
     params.type_v = options.cache_type;
     attach(std::move(factory));

@@ -40,6 +40,7 @@ struct ContextOptions {
     uint32_t n_seq_max = 1;
     int32_t n_threads = 2;
     bool flash_attention = true;           ///< plain llama.cpp only; a plan needs it
+    bool swa_full = false;                 ///< sliding-window layers keep all their tokens
     ggml_type cache_type = GGML_TYPE_F16;  ///< llama.cpp's own cache, when no factory serves the context
 };
 

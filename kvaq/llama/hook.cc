@@ -123,6 +123,9 @@ void prepare_node(ServedContext& context, ggml_tensor* node) {
             context.fail(-1, reason);
             return;
         }
+        const auto [rope, first] = context.ropes.try_emplace(fresh->layer);
+        if (first) rope->second = rope_of_queries(node->src[0]);
+        fresh->rope = rope->second.why_not.empty() ? &rope->second.rule : nullptr;
         served = fresh.get();
         context.nodes[node] = std::move(fresh);
         const CustomParams params{run_node, GGML_N_TASKS_MAX, served};
@@ -213,6 +216,7 @@ void run_node(ggml_tensor* node, int index, int size, void* user_data) {
     call.v = {reinterpret_cast<const float16*>(static_cast<const char*>(v->data) + context.micro_first * v->nb[1]),
               v->nb[1] / sizeof(float16), v->nb[2] / sizeof(float16)};
     call.append = served.append;
+    call.rope = served.rope;
     call.rule = {.scale = served.scale,
                  .softcap = served.softcap,
                  .alibi_max_bias = served.max_bias,

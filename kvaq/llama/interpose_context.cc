@@ -63,7 +63,7 @@ std::string mebibytes(size_t bytes) {
 void print_start(const ServedContext& context, const llama_context_params& own) {
     if (context.cache == nullptr || !plans_announced()) return;
     const Plan& plan = context.cache->plan();
-    const CacheBytes bytes = cache_bytes(plan, context.n_ctx);
+    const CacheBytes bytes = cache_bytes(plan, context.n_ctx, !context.frees_windows);
     size_t token_bytes = 0;
     for (const LayerShape& layer : context.shape.layers)
         token_bytes += layer.n_kv_heads * (layer.head_dim_k + layer.head_dim_v) * 2;
@@ -115,9 +115,16 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
 
     const uint32_t n_batch = std::min(asked, params.n_batch);
     const uint32_t n_ubatch = std::min(n_batch, params.n_ubatch == 0 ? params.n_batch : params.n_ubatch);
-    context->handler =
-        factory(context->shape,
-                {.n_seq_max = n_seq_max, .n_ctx = context->n_ctx, .max_batch_tokens = n_ubatch, .keep_sliding = true});
+    context->n_ubatch = n_ubatch;
+    context->frees_windows =
+        !params.swa_full &&
+        std::any_of(context->shape.layers.begin(), context->shape.layers.end(), [&](const LayerShape& layer) {
+            return layer.sliding_window > 0 && static_cast<uint32_t>(layer.sliding_window) < context->n_ctx;
+        });
+    context->handler = factory(context->shape, {.n_seq_max = n_seq_max,
+                                                .n_ctx = context->n_ctx,
+                                                .max_batch_tokens = n_ubatch,
+                                                .keep_sliding = !context->frees_windows});
     context->cache = dynamic_cast<KvCache*>(context->handler.get());
     print_start(*context, own);
     llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);

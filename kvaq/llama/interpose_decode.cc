@@ -3,6 +3,7 @@
 #include <llama.h>
 
 #include <algorithm>
+#include <exception>
 #include <set>
 #include <vector>
 
@@ -72,6 +73,17 @@ int32_t serve_decode(ServedContext& context, Decode decode) {
     if (context.tokens.empty()) return decode();  // llama.cpp's own message
     if (!positions_continue(context)) return -1;
     if (context.cache != nullptr && context.cache->use().n_tokens + context.tokens.size() > context.n_ctx) return 1;
+    if (context.cache != nullptr && context.tokens.size() > context.n_ubatch) {
+        // Several micro-batches: whether all find room is known before the first changes anything, as in llama.cpp.
+        std::vector<BatchToken> batch;
+        for (const PendingToken& token : context.tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
+        try {
+            if (!context.cache->fits(batch)) return 1;
+        } catch (const std::exception& error) {
+            print_error(error.what());
+            return -1;
+        }
+    }
     std::vector<int32_t> before(context.n_seq_max);
     for (size_t s = 0; s < before.size(); ++s) before[s] = context.handler->seq_pos_max(static_cast<int32_t>(s)) + 1;
 
@@ -103,8 +115,14 @@ int32_t serve_decode(ServedContext& context, Decode decode) {
         if (!context.failure.empty()) print_error(context.failure);
     }
     if (result != 2) {  // 2 = aborted: finished micro-batches stay, as in llama.cpp
-        for (size_t s = 0; s < before.size(); ++s)
-            (void)context.handler->seq_rm(static_cast<int32_t>(s), before[s], -1);
+        for (size_t s = 0; s < before.size(); ++s) {
+            const auto seq = static_cast<int32_t>(s);
+            if (context.handler->seq_rm(seq, before[s], -1)) continue;
+            // Finished micro-batches have moved a sliding window too far to go back: nothing is better than a wrong rest.
+            (void)context.handler->seq_rm(seq, -1, -1);
+            print_error("the failed batch cost all of sequence " + std::to_string(s) +
+                        ": its sliding windows had moved on. Decode it again from its start");
+        }
     }
     return result;
 }

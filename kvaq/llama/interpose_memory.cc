@@ -36,7 +36,16 @@ void llama_memory_clear(llama_memory_t mem, bool data) {
 bool llama_memory_seq_rm(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     ServedContext* context = Registry::instance().find(mem);
     if (context == nullptr) return KVAQ_REAL(llama_memory_seq_rm)(mem, seq_id, p0, p1);
-    return context->handler->seq_rm(seq_id, p0, p1);
+    const bool done = context->handler->seq_rm(seq_id, p0, p1);
+    if (!done) {
+        print_error("cannot remove [" + std::to_string(p0) + ", " + std::to_string(p1) + ") of sequence " +
+                    std::to_string(seq_id) +
+                    ": wanted what the next token sees before it, found sliding-window layers " +
+                    "with positions from " + std::to_string(context->handler->seq_pos_min(seq_id)) +
+                    " on (llama_memory_seq_pos_min). Remove the whole sequence, restore a checkpoint, or start with " +
+                    "--swa-full");
+    }
+    return done;
 }
 
 void llama_memory_seq_cp(llama_memory_t mem, llama_seq_id src, llama_seq_id dst, llama_pos p0, llama_pos p1) {
@@ -45,9 +54,11 @@ void llama_memory_seq_cp(llama_memory_t mem, llama_seq_id src, llama_seq_id dst,
         KVAQ_REAL(llama_memory_seq_cp)(mem, src, dst, p0, p1);
     } else if (!context->handler->seq_cp(src, dst, p0, p1)) {
         poison(*context, "cannot copy sequence " + std::to_string(src) + " to " + std::to_string(dst) +
-                             ": wanted an empty target and a range from position 0, found [" + std::to_string(p0) +
-                             ", " + std::to_string(p1) + ") and " +
-                             std::to_string(context->handler->seq_pos_max(dst) + 1) + " tokens in the target");
+                             ": wanted an empty target and a source whose sliding windows still hold what the next "
+                             "token sees, found [" +
+                             std::to_string(p0) + ", " + std::to_string(p1) + "), a target up to position " +
+                             std::to_string(context->handler->seq_pos_max(dst)) + " and a source with windows from " +
+                             std::to_string(context->handler->seq_pos_min(src)) + " on");
     }
 }
 
@@ -65,9 +76,19 @@ void llama_memory_seq_add(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0,
     if (context == nullptr) {
         KVAQ_REAL(llama_memory_seq_add)(mem, seq_id, p0, p1, delta);
     } else if (delta != 0 && touches(*context, seq_id, p0, p1)) {
-        poison(*context,
-               "context shift (K-shift) is not served by the packed cache; llama_memory_can_shift says so. Use a "
-               "larger context (-c)");
+        const std::string why = context->why_no_shift();
+        if (!why.empty()) {
+            poison(*context, "context shift (K-shift) is not served here, as llama_memory_can_shift says: " + why);
+        } else if (context->ropes.size() < context->shape.layers.size()) {
+            poison(*context,
+                   "cannot shift positions yet: wanted a batch decoded in this context, which tells how each layer "
+                   "rotates "
+                   "its keys, found none");
+        } else if (!context->handler->seq_add(seq_id, p0, p1, delta)) {
+            poison(*context, "cannot shift positions [" + std::to_string(p0) + ", " + std::to_string(p1) +
+                                 ") of sequence " + std::to_string(seq_id) + " by " + std::to_string(delta) +
+                                 ": wanted free positions from 0 on, found others there");
+        }
     }
 }
 
@@ -76,7 +97,10 @@ void llama_memory_seq_div(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0,
     if (context == nullptr) {
         KVAQ_REAL(llama_memory_seq_div)(mem, seq_id, p0, p1, d);
     } else if (d != 1 && touches(*context, seq_id, p0, p1)) {
-        poison(*context, "self-extend (position division) is not served by the packed cache");
+        poison(*context,
+               "self-extend (llama_memory_seq_div) is not served by the packed cache: wanted positions that are "
+               "shifted or kept, found a division by " +
+                   std::to_string(d) + ". Use a larger context (-c)");
     }
 }
 
@@ -93,7 +117,9 @@ llama_pos llama_memory_seq_pos_max(llama_memory_t mem, llama_seq_id seq_id) {
 }
 
 bool llama_memory_can_shift(llama_memory_t mem) {
-    return Registry::instance().find(mem) == nullptr && KVAQ_REAL(llama_memory_can_shift)(mem);
+    const ServedContext* context = Registry::instance().find(mem);
+    // llama.cpp's own memory, one batch long and with full windows, says whether the model's positions can be shifted at all.
+    return KVAQ_REAL(llama_memory_can_shift)(mem) && (context == nullptr || context->why_no_shift().empty());
 }
 
 }  // extern "C"

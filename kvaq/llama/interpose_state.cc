@@ -72,8 +72,7 @@ extern "C" {
 
 size_t llama_state_seq_get_size_ext(llama_context* ctx, llama_seq_id seq_id, llama_state_seq_flags flags) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_get_size_ext)(ctx, seq_id, flags));
-    return state_size(
-        *context, seq_id);  // also for partial states: sliding windows are kept whole, so a checkpoint is the sequence
+    return state_size(*context, seq_id);  // also for partial states: a checkpoint is the whole sequence, packed
 }
 
 size_t llama_state_seq_get_data_ext(llama_context* ctx, uint8_t* dst, size_t size, llama_seq_id seq_id,

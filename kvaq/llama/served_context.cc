@@ -50,6 +50,17 @@ void ServedContext::fail(int32_t code, const std::string& why) {
     failed.store(true);
 }
 
+std::string ServedContext::why_no_shift() const {
+    if (frees_windows)
+        return "sliding-window layers have given up tokens that a shift could bring back into view; start with "
+               "--swa-full "
+               "to keep them";
+    for (const auto& [layer, rope] : ropes) {
+        if (!rope.why_not.empty()) return "layer " + std::to_string(layer) + ": " + rope.why_not;
+    }
+    return "";
+}
+
 Registry& Registry::instance() {
     static Registry registry;
     return registry;

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -17,6 +18,7 @@
 #include "kvaq/base/attention_call.h"
 #include "kvaq/base/model_shape.h"
 #include "kvaq/cache/kv_cache.h"
+#include "kvaq/llama/graph_rope.h"
 
 namespace kvaq {
 
@@ -44,8 +46,9 @@ struct ServedNode {
     ServedContext* context = nullptr;
     int32_t layer = -1;
     float scale = 1, max_bias = 0, softcap = 0;
-    bool append = true;       ///< of the micro-batch in progress
-    bool check_mask = false;  ///< first node with its mask in the micro-batch in progress
+    const RopeRule* rope = nullptr;  ///< null: positions of this layer cannot be shifted
+    bool append = true;              ///< of the micro-batch in progress
+    bool check_mask = false;         ///< first node with its mask in the micro-batch in progress
 };
 
 struct ServedContext {
@@ -56,7 +59,10 @@ struct ServedContext {
     uint32_t n_ctx = 0;        ///< what the program asked for, as llama.cpp would have rounded it
     uint32_t n_ctx_seq = 0;
     size_t n_seq_max = 1;
+    size_t n_ubatch = 1;  ///< tokens of the largest micro-batch
     bool chunked_window = false;
+    bool frees_windows = false;          ///< sliding-window layers give up what no later token sees, within n_ctx
+    std::map<int32_t, GraphRope> ropes;  ///< of the layers whose attention has been seen
     ggml_backend_sched_eval_callback program_callback = nullptr;
     void* program_callback_data = nullptr;
 
@@ -79,6 +85,8 @@ struct ServedContext {
     SpinBarrier barrier;
 
     void fail(int32_t code, const std::string& why);
+    /// Why positions cannot be shifted, as far as layers have been seen; empty = they can.
+    [[nodiscard]] std::string why_no_shift() const;
 };
 
 /// The callback that llama_init_from_model installs; user data is the ServedContext.

@@ -64,12 +64,21 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     for (const JointProbe& probe : stats.joint)
         joint.insert(joint.end(), {probe.key_bits, probe.value_bits, static_cast<double>(probe.window), probe.kl});
     if (!joint.empty()) file.add_tensor("joint_probes", std::span<const double>(joint));
+    file.set(key("n_length_probes"), static_cast<uint32_t>(stats.lengths.size()));
+    std::vector<double> lengths;
+    for (const LengthProbe& probe : stats.lengths) {
+        lengths.insert(lengths.end(), {static_cast<double>(probe.n_ctx), static_cast<double>(probe.short_ctx), probe.kl,
+                                       probe.short_kl});
+    }
+    if (!lengths.empty()) file.add_tensor("length_probes", std::span<const double>(lengths));
     for (const LayerStats& layer : stats.layers) {
         for (size_t h = 0; h < layer.heads.size(); ++h) {
             const HeadStats& head = layer.heads[h];
             file.add_tensor(tensor(layer.shape, h, "k2"), std::span<const double>(head.key_second));
             file.add_tensor(tensor(layer.shape, h, "v2"), std::span<const double>(head.value_second));
             file.add_tensor(tensor(layer.shape, h, "q2"), std::span<const double>(head.query_second));
+            file.add_tensor(tensor(layer.shape, h, "k_metric"), std::span<const double>(head.key_metric));
+            file.add_tensor(tensor(layer.shape, h, "v_metric"), std::span<const double>(head.value_metric));
             file.add_tensor(tensor(layer.shape, h, "k1"), std::span<const double>(head.key_mean));
             file.add_tensor(tensor(layer.shape, h, "v1"), std::span<const double>(head.value_mean));
             if (stats.n_sample_tiles == 0) continue;
@@ -121,6 +130,22 @@ ModelStats read_stats(const std::string& path) {
                                    .kl = field[3]});
         }
     }
+    const auto n_lengths = static_cast<size_t>(file.get_int(key("n_length_probes"), 0, kMaxJoint));
+    if (n_lengths > 0) {
+        const std::vector<double> lengths = file.read_f64("length_probes", 4 * n_lengths);
+        for (size_t i = 0; i < n_lengths; ++i) {
+            const double* field = &lengths[4 * i];
+            if (!(field[1] >= 1) || !(field[0] > field[1]) || !(field[0] <= 1 << 30) || !std::isfinite(field[2]) ||
+                !std::isfinite(field[3])) {
+                file.corrupt("length probe " + std::to_string(i), "a long and a short context and two finite KLs",
+                             "others");
+            }
+            stats.lengths.push_back({.n_ctx = static_cast<int32_t>(field[0]),
+                                     .short_ctx = static_cast<int32_t>(field[1]),
+                                     .kl = field[2],
+                                     .short_kl = field[3]});
+        }
+    }
     const std::vector<int64_t> shape = file.get_ints(key("layers"), 0, INT32_MAX);
     constexpr size_t kFields = 6;
     const size_t n_layers = shape.size() / kFields;
@@ -149,6 +174,8 @@ ModelStats read_stats(const std::string& path) {
             head.key_second = file.read_f64(tensor(layer.shape, h, "k2"), dk * dk);
             head.value_second = file.read_f64(tensor(layer.shape, h, "v2"), dv * dv);
             head.query_second = file.read_f64(tensor(layer.shape, h, "q2"), dk * dk);
+            head.key_metric = file.read_f64(tensor(layer.shape, h, "k_metric"), dk * dk);
+            head.value_metric = file.read_f64(tensor(layer.shape, h, "v_metric"), dv * dv);
             head.key_mean = file.read_f64(tensor(layer.shape, h, "k1"), dk);
             head.value_mean = file.read_f64(tensor(layer.shape, h, "v1"), dv);
             const auto tiles = [&](const char* what, size_t dim) {

@@ -4,73 +4,17 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <eigen3/Eigen/Eigenvalues>
 
-#include "ggml.h"
 #include "kvaq/base/error.h"
-#include "kvaq/base/file.h"
-#include "kvaq/llama/fingerprint.h"
 #include "kvaq/llama/gguf_file.h"
 #include "kvaq/llama/gguf_model.h"
+#include "kvaq/llama/model_weights.h"
 
 namespace kvaq {
 namespace {
 
-using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-
-/// All parts of a model.
-class Parts {
-  public:
-    explicit Parts(const std::string& path) {
-        files_.emplace_back(path, "model");
-        const int64_t count = files_[0].find_int("split.count", 0, 65535).value_or(1);
-        for (int64_t i = 1; i < count; ++i) files_.emplace_back(split_part_path(path, i, count), "model");
-    }
-    [[nodiscard]] const GgufReader& first() const { return files_[0]; }
-    [[nodiscard]] const GgufReader* holder(const std::string& name) const {
-        for (const GgufReader& file : files_) {
-            if (file.find_tensor(name) != nullptr) return &file;
-        }
-        return nullptr;
-    }
-    [[nodiscard]] bool any_tensor_contains(const std::string& part) const {
-        for (const GgufReader& file : files_) {
-            for (const GgufReader::Tensor& tensor : file.tensors()) {
-                if (tensor.name.find(part) != std::string::npos) return true;
-            }
-        }
-        return false;
-    }
-
-  private:
-    std::vector<GgufReader> files_;
-};
-
-/// Rows [first, first + n) of a tensor that has n_rows rows.
-Matrix read_rows(const GgufReader& file, const GgufReader::Tensor& tensor, size_t n_rows, size_t first, size_t n) {
-    const auto type = static_cast<ggml_type>(tensor.type);
-    const size_t n_cols = tensor.elements / n_rows;
-    if (n_cols == 0 || n_cols * n_rows != tensor.elements || n_cols % static_cast<size_t>(ggml_blck_size(type)) != 0) {
-        file.corrupt("tensor " + tensor.name, fmt::format("{} whole rows", n_rows),
-                     fmt::format("{} elements", tensor.elements));
-    }
-    const size_t row_bytes = ggml_row_size(type, static_cast<int64_t>(n_cols));
-    std::vector<std::byte> bytes(n * row_bytes);
-    read_file_range(file.path(), tensor.offset + first * row_bytes, bytes);
-    Matrix out(static_cast<Eigen::Index>(n), static_cast<Eigen::Index>(n_cols));
-    const auto to_float = ggml_get_type_traits(type)->to_float;
-    if (type == GGML_TYPE_F32) {
-        std::memcpy(out.data(), bytes.data(), bytes.size());
-    } else if (to_float != nullptr) {
-        to_float(bytes.data(), out.data(), static_cast<int64_t>(n * n_cols));
-    } else {
-        throw Error(ErrorCode::kUnsupported, "model '" + file.path() + "', tensor " + tensor.name,
-                    "a type that ggml dequantizes", ggml_type_name(type));
-    }
-    if (!out.allFinite()) file.corrupt("tensor " + tensor.name, "finite weights", "infinite ones, or no numbers");
-    return out;
-}
+using Matrix = WeightMatrix;
 
 struct Norms {
     double frobenius = 0;
@@ -99,7 +43,7 @@ LayerNorms WeightNorms::of(NormScore score) const {
 
 WeightNorms read_weight_norms(const std::string& path, const std::function<void(size_t)>& progress) {
     const ModelShape shape = read_model_shape(path);
-    const Parts parts(path);
+    const ModelFiles parts(path);
     const auto n_blocks = static_cast<int32_t>(parts.first().get_int(shape.architecture + ".block_count", 1, 512));
     WeightNorms out;
     out.qk_norm = parts.any_tensor_contains(".attn_k_norm.");
@@ -112,10 +56,10 @@ WeightNorms read_weight_norms(const std::string& path, const std::function<void(
         Matrix key;
         Matrix value;
         if (const GgufReader* file = parts.holder(block + "attn_k.weight"); file != nullptr) {
-            key = read_rows(*file, *file->find_tensor(block + "attn_k.weight"), rows_k, 0, rows_k);
+            key = read_weight_rows(*file, *file->find_tensor(block + "attn_k.weight"), rows_k, 0, rows_k);
             const std::string name = block + "attn_v.weight";
             if (const GgufReader* v = parts.holder(name); v != nullptr) {
-                value = read_rows(*v, *v->find_tensor(name), rows_v, 0, rows_v);
+                value = read_weight_rows(*v, *v->find_tensor(name), rows_v, 0, rows_v);
             } else {
                 norms.value_is_key = true;
                 value = key;
@@ -123,8 +67,8 @@ WeightNorms read_weight_norms(const std::string& path, const std::function<void(
         } else if (file = parts.holder(block + "attn_qkv.weight"); file != nullptr) {
             const GgufReader::Tensor& fused = *file->find_tensor(block + "attn_qkv.weight");
             const size_t n_rows = rows_q + rows_k + rows_v;
-            key = read_rows(*file, fused, n_rows, rows_q, rows_k);
-            value = read_rows(*file, fused, n_rows, rows_q + rows_k, rows_v);
+            key = read_weight_rows(*file, fused, n_rows, rows_q, rows_k);
+            value = read_weight_rows(*file, fused, n_rows, rows_q + rows_k, rows_v);
         } else {
             throw Error(ErrorCode::kUnsupported,
                         fmt::format("model '{}', layer {}: no weights of the keys", path, layer.layer),
@@ -145,6 +89,6 @@ WeightNorms read_weight_norms(const std::string& path, const std::function<void(
     return out;
 }
 
-bool has_qk_norm(const std::string& path) { return Parts(path).any_tensor_contains(".attn_k_norm."); }
+bool has_qk_norm(const std::string& path) { return ModelFiles(path).any_tensor_contains(".attn_k_norm."); }
 
 }  // namespace kvaq

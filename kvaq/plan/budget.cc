@@ -22,7 +22,8 @@ struct LayerUnits {
     size_t sinks = 0;  ///< the f16 sink rows
     size_t tables = 0;
     size_t row = 0;      ///< elements of K and V per token
-    size_t sliding = 0;  ///< sliding window, 0 = none
+    size_t sliding = 0;  ///< positions kept: sliding window and rewind, 0 = all
+    size_t visible = 0;  ///< sliding window, 0 = none
 };
 
 std::vector<LayerUnits> layer_units(const Plan& plan) {
@@ -40,7 +41,9 @@ std::vector<LayerUnits> layer_units(const Plan& plan) {
         u.row = s.n_kv_heads * (s.head_dim_k + s.head_dim_v);
         u.page = plan.tile_tokens * u.row * sizeof(float16);
         u.sinks = static_cast<size_t>(plan.sinks) * u.row * sizeof(float16);
-        u.sliding = static_cast<size_t>(s.sliding_window);
+        u.sliding =
+            s.sliding_window > 0 ? static_cast<size_t>(std::max(s.sliding_window, 2)) + sliding_rewind(plan) : 0;
+        u.visible = static_cast<size_t>(s.sliding_window);
         units.push_back(u);
     }
     return units;
@@ -90,7 +93,7 @@ CacheBytes cache_bytes(const Plan& plan, size_t n_tokens, bool keep_sliding) {
     for (const LayerUnits& u : layer_units(plan)) {
         out.layers.push_back(bytes_of(u, rule, n_tokens));
         out.total += out.layers.back().total();
-        out.elements += u.row * (u.sliding > 0 ? std::min(n_tokens, u.sliding) : n_tokens);
+        out.elements += u.row * (u.visible > 0 ? std::min(n_tokens, u.visible) : n_tokens);
     }
     if (out.elements > 0) out.effective_bits = 8.0 * static_cast<double>(out.total) / static_cast<double>(out.elements);
     return out;

@@ -33,16 +33,20 @@ struct CacheBytes {
 ///   sealed tiles   S = floor((n_tokens - window) / tile_tokens), 0 below the window;  packed_bytes each
 ///   open pages     ceil((n_tokens - S * tile_tokens) / tile_tokens);  n_kv_heads * tile_tokens * (dim_k + dim_v) * 2 each
 ///   sinks          when S > 0: n_kv_heads * sinks * (dim_k + dim_v) * 2
-/// keep_sliding false: of a sliding-window layer only those tiles and pages count that a later token can still see
-/// (last position > n_tokens - sliding_window), and the sinks only while tile 0 is among them.
-[[nodiscard]] CacheBytes cache_bytes(const Plan& plan, size_t n_tokens, bool keep_sliding = true);
+/// keep_sliding true: sliding-window layers count like the others (--swa-full). False, what the drop-in does unless told otherwise: of a sliding-window layer only those tiles and pages count that a later token can still see, also after the
+/// sequence was shortened by up to sliding_rewind() tokens (last position > n_tokens - sliding_window - sliding_rewind), and the
+/// sinks only while tile 0 is among them.
+[[nodiscard]] CacheBytes cache_bytes(const Plan& plan, size_t n_tokens, bool keep_sliding = false);
+
+/// Tokens by which a sequence may be shortened (a chat's next turn, rejected drafts) without its sliding-window layers missing any: one tile.
+[[nodiscard]] inline size_t sliding_rewind(const Plan& plan) noexcept { return plan.tile_tokens; }
 
 /// Bytes per token in the limit of a long context: sealed tiles only, / tile_tokens; full-attention layers only.
 [[nodiscard]] double bytes_per_token(const Plan& plan);
 
 /// Largest n_tokens with cache_bytes(plan, n).total <= bytes; 0 if none. The total is not monotone (a tile that seals
 /// shrinks), so every phase of a tile is searched. At most 2^30 - 1.
-[[nodiscard]] size_t largest_context(const Plan& plan, size_t bytes, bool keep_sliding = true);
+[[nodiscard]] size_t largest_context(const Plan& plan, size_t bytes, bool keep_sliding = false);
 
 /// Bytes of llama.cpp's own cache of a type ("f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "bf16", "f32") for comparison
 /// rows: n_cells per full layer (n_tokens padded to 256), window + ubatch padded to 256 for sliding layers.

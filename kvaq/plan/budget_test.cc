@@ -33,7 +33,8 @@ size_t counted_by_tokens(const Plan& plan, size_t n, bool keep_sliding) {
         for (size_t first = 0; first < n; first += plan.tile_tokens) {
             const size_t last = first + plan.tile_tokens - 1;
             bool visible = keep_sliding || s.sliding_window == 0;  // to a query at position n, or a later one
-            for (size_t t = first; t <= last; ++t) visible = visible || t + static_cast<size_t>(s.sliding_window) > n;
+            for (size_t t = first; t <= last; ++t)
+                visible = visible || t + static_cast<size_t>(s.sliding_window) + sliding_rewind(plan) > n;
             if (!visible) continue;
             if (last + static_cast<size_t>(plan.window) + 1 <= n) {
                 for (const HeadPlan& head : layer.heads) {

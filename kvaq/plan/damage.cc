@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <thread>
 
 #include "kvaq/base/error.h"
@@ -11,14 +12,29 @@ namespace kvaq {
 namespace {
 
 constexpr size_t kTile = kDefaultTileTokens;
+constexpr double kLeastLength = 0.5;  ///< a length factor beyond these is noise
+constexpr double kMostLength = 4.0;
 constexpr double kLeastShare = 0.1;  ///< of the mean over a side: a probe that found nothing still costs something
 
 size_t dim_of(const HeadStats& head, Side side) {
     return side == Side::kKey ? head.key_mean.size() : head.value_mean.size();
 }
 
+/// Mean weight of an error at the layer's output against its weight in codec_noise.
+double output_weight(const HeadStats& head, Side side) {
+    const size_t dim = dim_of(head, side);
+    double output = 0;
+    double plain = 0;
+    for (size_t i = 0; i < dim; ++i) {
+        output += (side == Side::kKey ? head.key_metric : head.value_metric)[i * dim + i];
+        plain += side == Side::kKey ? head.query_second[i * dim + i] : 1.0;
+    }
+    return plain > 0 ? output / plain : 0.0;
+}
+
 /// Codecs, bytes, and noise relative to the probe's; the noise of the probe itself goes into `share`.
-void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, const FittedTransform& fitted) {
+void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, HeadWeights weights,
+               const FittedTransform& fitted) {
     const HeadStats& head = stats.layers[slot.layer].heads[slot.head];
     const size_t dim = dim_of(head, slot.side);
     const TransformChoice probe = rung_at(fitted, stats.probe_bits);
@@ -40,6 +56,7 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, co
     }
     for (const CodecSpec& codec : slot.codecs) slot.bytes.push_back(packed_bytes(codec, slot.side, dim, kTile));
     for (double& noise : slot.noise) noise = slot.share > 0 ? noise / slot.share : 0.0;
+    if (weights == HeadWeights::kOutput) slot.share *= output_weight(head, slot.side);
 }
 
 }  // namespace
@@ -83,7 +100,8 @@ std::vector<CodecSpec> candidate_codecs() {
     return codecs;
 }
 
-DamageModel::DamageModel(const ModelStats& stats, CodecFamily family) : stats_(stats), family_(family) {
+DamageModel::DamageModel(const ModelStats& stats, CodecFamily family, HeadWeights weights)
+    : stats_(stats), family_(family) {
     if (stats.probe_bits <= 0 || stats.n_sample_tiles == 0) {
         throw Error(ErrorCode::kInvalidArgument, "the statistics hold no measured damage", "probes of every layer",
                     "none", "Calibrate with a longer text and without --no-probes, or use --policy uniform:k4v4-rot");
@@ -109,7 +127,7 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family) : stats_(s
     std::atomic<size_t> next{0};
     const auto work = [&] {
         for (size_t i = next.fetch_add(1); i < slots_.size(); i = next.fetch_add(1))
-            fill_slot(slots_[i], stats, family, fits[i]);
+            fill_slot(slots_[i], stats, family, weights, fits[i]);
     };
     {
         std::vector<std::jthread> helpers;
@@ -185,6 +203,24 @@ void DamageModel::set_curves(const std::vector<FittedTransform>& fits) {
         const double factor = std::max(0.0, probe.kl - stats_.joint_floor) / (bare->kl - stats_.joint_floor);
         window_factors_.emplace_back(probe.window, std::clamp(factor, 0.1, window_factors_.back().second));
     }
+    for (const LengthProbe& probe : stats_.lengths) {
+        if (probe.kl < least || probe.short_kl < least) continue;
+        if (length_factors_.empty()) length_factors_.emplace_back(std::log(static_cast<double>(probe.short_ctx)), 1.0);
+        length_factors_.emplace_back(std::log(static_cast<double>(probe.n_ctx)),
+                                     std::clamp(probe.kl / probe.short_kl, kLeastLength, kMostLength));
+    }
+}
+
+double DamageModel::length_factor(size_t n_ctx) const noexcept {
+    if (length_factors_.empty()) return 1;
+    const double at = std::log(static_cast<double>(std::max<size_t>(n_ctx, 1)));
+    if (at <= length_factors_.front().first) return length_factors_.front().second;
+    for (size_t i = 1; i < length_factors_.size(); ++i) {
+        const auto& [x0, f0] = length_factors_[i - 1];
+        const auto& [x1, f1] = length_factors_[i];
+        if (at <= x1) return f0 + (f1 - f0) * (at - x0) / (x1 - x0);
+    }
+    return length_factors_.back().second;
 }
 
 double DamageModel::window_factor(int32_t window) const noexcept {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 #include "kvaq/base/error.h"
 #include "kvaq/plan/budget.h"
@@ -19,12 +20,13 @@ std::string number(double value) {
 /// A budget as bytes of sealed tiles.
 struct Room {
     size_t n_ctx = 0;
-    double bytes = 0;    ///< the budget, in bytes at n_ctx tokens
-    double fixed = 0;    ///< spent whatever the codecs are: pages in f16, sinks, tables
-    size_t n_pages = 0;  ///< sealed
+    double bytes = 0;             ///< the budget, in bytes at n_ctx tokens
+    double fixed = 0;             ///< spent whatever the codecs are: pages in f16, sinks, tables
+    std::vector<size_t> n_tiles;  ///< sealed, by layer (sliding-window layers hold fewer), divided by `unit`
+    size_t unit = 0;              ///< their greatest common divisor; 0: nothing is sealed
     double elements = 0;
-    [[nodiscard]] size_t per_page() const {
-        return bytes > fixed && n_pages > 0 ? static_cast<size_t>((bytes - fixed) / static_cast<double>(n_pages)) : 0;
+    [[nodiscard]] size_t for_tiles() const {
+        return bytes > fixed && unit > 0 ? static_cast<size_t>((bytes - fixed) / static_cast<double>(unit)) : 0;
     }
 };
 
@@ -32,23 +34,20 @@ Room room_of(const DamageModel& model, const PlanRequest& request, const Plan& p
     Room room;
     room.n_ctx = request.budget.n_tokens > 0 ? request.budget.n_tokens : request.n_ctx;
     const CacheBytes all = cache_bytes(plan, room.n_ctx);
-    size_t packed = 0;
-    size_t page = 0;
-    for (const LayerBytes& layer : all.layers) {
-        room.fixed += static_cast<double>(layer.open + layer.sinks);
-        packed += layer.packed_key + layer.packed_value;
+    for (size_t l = 0; l < plan.layers.size(); ++l) {
+        const LayerPlan& layer = plan.layers[l];
+        room.fixed += static_cast<double>(all.layers[l].open + all.layers[l].sinks);
+        size_t tile = 0;
+        for (const HeadPlan& head : layer.heads)
+            tile += packed_bytes(head.key, Side::kKey, layer.shape.head_dim_k, plan.tile_tokens);
+        room.n_tiles.push_back(all.layers[l].packed_key / tile);
+        room.unit = std::gcd(room.unit, room.n_tiles.back());
     }
-    for (const LayerPlan& layer : plan.layers) {
-        for (const HeadPlan& head : layer.heads) {
-            page += packed_bytes(head.key, Side::kKey, layer.shape.head_dim_k, plan.tile_tokens) +
-                    packed_bytes(head.value, Side::kValue, layer.shape.head_dim_v, plan.tile_tokens);
-        }
-    }
+    for (size_t& n : room.n_tiles) n = room.unit > 0 ? n / room.unit : 0;
     for (const DamageSlot& slot : model.slots()) {
         if (slot.codecs[0].transform != nullptr)
             room.fixed += static_cast<double>(slot.codecs[0].transform->fit->bytes());
     }
-    room.n_pages = packed / page;
     room.elements = static_cast<double>(all.elements);
     room.bytes = request.budget.amount;
     if (request.budget.unit == Budget::Unit::kEffectiveBits) room.bytes = request.budget.amount * room.elements / 8;
@@ -109,11 +108,11 @@ Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
     for (const DamageSlot& slot : model.slots()) {
         std::vector<Choice>& own = choices.emplace_back();
         for (size_t i = 0; i < slot.codecs.size(); ++i)
-            own.push_back({.bytes = slot.bytes[i], .damage = model.damage(slot, i)});
+            own.push_back({.bytes = slot.bytes[i] * room.n_tiles[slot.layer], .damage = model.damage(slot, i)});
     }
-    const std::vector<size_t> picked = solve_budget(choices, room.per_page());
+    const std::vector<size_t> picked = solve_budget(choices, room.for_tiles());
     if (picked.empty()) {
-        const double floor_bytes = room.fixed + static_cast<double>(room.n_pages * smallest_bytes(choices));
+        const double floor_bytes = room.fixed + static_cast<double>(room.unit * smallest_bytes(choices));
         throw Error(ErrorCode::kBudgetTooSmall,
                     "the budget is below this model's floor at " + std::to_string(room.n_ctx) + " tokens",
                     "at least " + number(8 * floor_bytes / room.elements) + "bits (" +
@@ -131,11 +130,13 @@ Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
     }
     plan.name =
         "measured " + number(cache_bytes(plan, room.n_ctx).effective_bits) + "bits@" + std::to_string(room.n_ctx);
-    plan.predicted_kl = model.predict(damage, plan.window);
+    const size_t predict_ctx = request.predict_ctx > 0 ? request.predict_ctx : room.n_ctx;
+    plan.predicted_kl = model.predict(damage, plan.window, predict_ctx);
     plan.measured_how = "KL probes of every layer and side (" + number(stats.base_bits) + " to " +
                         number(stats.probe_bits) + " bits) and " + std::to_string(stats.joint.size()) +
-                        " joint probes, by query-weighted noise; " + std::to_string(stats.n_tokens) +
-                        " calibration tokens, text sha256 " + stats.text_sha256.substr(0, 16);
+                        " joint probes, by query-weighted noise; for chunks of " + std::to_string(predict_ctx) +
+                        " tokens; " + std::to_string(stats.n_tokens) + " calibration tokens, text sha256 " +
+                        stats.text_sha256.substr(0, 16);
     return plan;
 }
 

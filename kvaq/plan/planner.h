@@ -15,6 +15,7 @@ struct PlanRequest {
         8192;  ///< context at which a budget in bits or bytes per token is met (a budget "512MiB@32768" brings its own)
     int32_t window = kBestWindow;  ///< newest tokens in f16
     int32_t sinks = 4;
+    size_t predict_ctx = 0;  ///< context at which the KL is predicted; 0: n_ctx
     static constexpr int32_t kBestWindow =
         -1;  ///< of the windows that calibration measured, the one of least predicted KL within the budget
 };

@@ -86,8 +86,8 @@ TEST(Planner, SpendsMoreWhereProbesFoundMoreDamage) {
     EXPECT_GT(mean_bits(plan, 1, Side::kKey), mean_bits(plan, 1, Side::kValue) + 0.5);
     const std::vector<double> damages = damage_by_layer(model, plan);
     ASSERT_EQ(damages.size(), 2 * kLayers);
-    EXPECT_NEAR(model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window), plan.predicted_kl,
-                1e-12);
+    EXPECT_NEAR(model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window, 32768),
+                plan.predicted_kl, 1e-12);
 }
 
 TEST(Planner, PredictsWhatTheJointProbesMeasured) {
@@ -98,7 +98,7 @@ TEST(Planner, PredictsWhatTheJointProbesMeasured) {
         if (probe.key_bits >= 16 || probe.value_bits >= 16) continue;
         const Plan plan = uniform_transform_plan(stats, fits, probe.key_bits, probe.value_bits, 0, 4);
         const std::vector<double> damages = damage_by_layer(model, plan);
-        const double predicted = model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window);
+        const double predicted = model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window, 2048);
         EXPECT_NEAR(predicted / probe.kl, 1.0, 0.15) << probe.key_bits;
     }
 }
@@ -120,6 +120,37 @@ TEST(Planner, KeepsAWindowWhereItPays) {
     EXPECT_EQ(solve_plan(model, bits_of(2, 1024)).window, 0) << "a quarter of the budget";
     for (const size_t n_ctx : {1024U, 4096U, 131072U})
         EXPECT_LE(cache_bytes(solve_plan(model, bits_of(3, n_ctx)), n_ctx).effective_bits, 3 + 1e-9);
+}
+
+TEST(Planner, SlidingLayersCountTheTilesTheyKeep) {
+    ModelStats stats = sample_stats();
+    stats.layers[0].shape.sliding_window = 512;
+    stats.layers[2].shape.sliding_window = 512;
+    stats.layers[2].heads = stats.layers[1].heads;  // as layer 1, which keeps everything
+    stats.layers[2].probe = stats.layers[1].probe;
+    const DamageModel model(stats, CodecFamily::kTransform);
+    for (const double bits : {2.5, 3.5}) {
+        const Plan plan = solve_plan(model, bits_of(bits));
+        EXPECT_LE(cache_bytes(plan, 32768).effective_bits, bits + 1e-9);
+        EXPECT_GT(cache_bytes(plan, 32768).effective_bits, bits - 0.3);
+        EXPECT_GT(mean_bits(plan, 2, Side::kKey), mean_bits(plan, 1, Side::kKey)) << "bits are cheap in a short layer";
+    }
+}
+
+TEST(Planner, LongerContextsCostWhatTheLengthProbesFound) {
+    ModelStats stats = sample_stats();
+    stats.lengths.push_back({.n_ctx = 4096, .short_ctx = 1024, .kl = 0.3, .short_kl = 0.2});
+    const DamageModel model(stats, CodecFamily::kTransform);
+    EXPECT_EQ(model.length_factor(512), 1.0);
+    EXPECT_EQ(model.length_factor(1024), 1.0);
+    EXPECT_NEAR(model.length_factor(2048), 1.25, 1e-9);
+    EXPECT_NEAR(model.length_factor(4096), 1.5, 1e-9);
+    EXPECT_NEAR(model.length_factor(100000), 1.5, 1e-9);
+    PlanRequest request = bits_of(3, 4096);
+    const Plan longer = solve_plan(model, request);
+    request.predict_ctx = 1024;
+    const Plan shorter = solve_plan(model, request);
+    EXPECT_NEAR((longer.predicted_kl - stats.joint_floor) / (shorter.predicted_kl - stats.joint_floor), 1.5, 1e-9);
 }
 
 TEST(Planner, ACorrectedShareMovesBits) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kvaq/base/clones.h"
+
 namespace kvaq {
 namespace {
 
@@ -11,6 +13,20 @@ constexpr std::array<uint8_t, 5> kPowersOf3 = {1, 3, 9, 27, 81};
 size_t plane_bytes(size_t bits, size_t n_codes) noexcept { return (n_codes * bits / 8 + kBlock - 1) / kBlock * kBlock; }
 
 size_t ternary_bytes(size_t n_codes) noexcept { return ((n_codes + 4) / 5 + kBlock - 1) / kBlock * kBlock; }
+
+/// One plane: block b of 64 bytes holds 8 / plane cells of 64 codes.
+KVAQ_CLONES void pack_plane(const uint8_t* __restrict codes, size_t n_cells, size_t plane, size_t low_bit,
+                            uint8_t* __restrict out) noexcept {
+    const auto mask = static_cast<uint8_t>((1U << plane) - 1U);
+    const size_t per_block = 8 / plane;
+    for (size_t cell = 0; cell < n_cells; ++cell) {
+        const uint8_t* from = codes + cell * kBlock;
+        uint8_t* to = out + cell / per_block * kBlock;
+        const size_t shift = cell % per_block * plane;
+        for (size_t i = 0; i < kBlock; ++i)
+            to[i] = static_cast<uint8_t>(to[i] | static_cast<uint8_t>(((from[i] >> low_bit) & mask) << shift));
+    }
+}
 
 }  // namespace
 
@@ -55,13 +71,13 @@ void pack_codes(CodeBits bits, std::span<const uint8_t> codes, std::byte* out) n
     size_t low_bit = 0;
     for (const uint8_t plane : plane_bits(bits)) {
         if (plane == 0) break;
-        const size_t cells_per_block = 8U / plane;
-        const unsigned mask = (1U << plane) - 1U;
-        for (size_t i = 0; i < codes.size(); ++i) {
-            const size_t cell = i / kBlock;
-            const unsigned part = (static_cast<unsigned>(codes[i]) >> low_bit) & mask;
-            uint8_t& byte = bytes[cell / cells_per_block * kBlock + i % kBlock];
-            byte = static_cast<uint8_t>(byte | (part << (cell % cells_per_block * plane)));
+        const size_t whole = codes.size() / kBlock;
+        pack_plane(codes.data(), whole, plane, low_bit, bytes);
+        for (size_t i = whole * kBlock; i < codes.size(); ++i) {  // a last cell that is not full
+            const size_t cells_per_block = 8U / plane;
+            const unsigned part = (static_cast<unsigned>(codes[i]) >> low_bit) & ((1U << plane) - 1U);
+            uint8_t& byte = bytes[whole / cells_per_block * kBlock + i % kBlock];
+            byte = static_cast<uint8_t>(byte | (part << (whole % cells_per_block * plane)));
         }
         bytes += plane_bytes(plane, codes.size());
         low_bit += plane;

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "kvaq/base/clones.h"
+
 namespace kvaq {
 namespace {
 
@@ -25,7 +27,29 @@ void transform(T* x, size_t n) noexcept {
     }
 }
 
+KVAQ_CLONES void butterfly(float* __restrict a, float* __restrict b, size_t n) noexcept {
+    for (size_t i = 0; i < n; ++i) {
+        const float x = a[i];
+        const float y = b[i];
+        a[i] = x + y;
+        b[i] = x - y;
+    }
+}
+
 }  // namespace
+
+void hadamard_columns(float* x, size_t n, size_t n_columns, size_t stride) noexcept {
+    const size_t block = n & (~n + 1);
+    const float norm = 1.0F / std::sqrt(static_cast<float>(block));
+    for (size_t half = 1; half < block; half *= 2) {
+        for (size_t i = 0; i < n; i += 2 * half) {
+            for (size_t j = i; j < i + half; ++j) butterfly(x + j * stride, x + (j + half) * stride, n_columns);
+        }
+    }
+    for (size_t i = 0; i < n; ++i) {
+        for (size_t t = 0; t < n_columns; ++t) x[i * stride + t] *= norm;
+    }
+}
 
 void hadamard_transform(float* x, size_t n) noexcept { transform(x, n); }
 void hadamard_transform(double* x, size_t n) noexcept { transform(x, n); }

@@ -2,16 +2,19 @@
 
 #include <algorithm>
 
+#include "kvaq/base/error.h"
 #include "kvaq/cache/tile.h"
 
 namespace kvaq {
 namespace {
 
 constexpr size_t kTile = kDefaultTileTokens;
+constexpr size_t kQueryStride = 16;
 
 }  // namespace
 
-StatsCollector::StatsCollector(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner, size_t n_sample_tiles)
+StatsCollector::StatsCollector(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner, size_t n_sample_tiles,
+                               const std::vector<OutputGrams>& output)
     : inner_(std::move(inner)) {
     sums_.architecture = shape.architecture;
     sums_.model_name = shape.name;
@@ -23,10 +26,19 @@ StatsCollector::StatsCollector(const ModelShape& shape, std::unique_ptr<Attentio
         layer_index_[number] = static_cast<int32_t>(sums_.layers.size());
         LayerStats stats{.shape = layer, .heads = std::vector<HeadStats>(layer.n_kv_heads), .probe = {}};
         std::vector<HeadSums> sums;
+        const size_t group = layer.heads_per_kv();
+        const OutputGrams identity(layer.n_heads);
+        KVAQ_CHECK(output.empty() || output[sums_.layers.size()].size() == layer.n_heads);
+        const std::span<const std::vector<double>> grams = output.empty() ? identity : output[sums_.layers.size()];
         for (HeadStats& head : stats.heads) {
             head.key_tiles.assign(n_sample_tiles * kTile * layer.head_dim_k, float16{0});
             head.value_tiles.assign(n_sample_tiles * kTile * layer.head_dim_v, float16{0});
-            sums.push_back({Moments(layer.head_dim_k), Moments(layer.head_dim_v), Moments(layer.head_dim_k)});
+            sums.push_back({Moments(layer.head_dim_k),
+                            Moments(layer.head_dim_v),
+                            Moments(layer.head_dim_k),
+                            OutputMetric(layer.head_dim_k, layer.head_dim_v, grams.subspan(sums.size() * group, group)),
+                            {},
+                            {}});
         }
         sums_.layers.push_back(std::move(stats));
         head_sums_.push_back(std::move(sums));
@@ -47,13 +59,51 @@ bool StatsCollector::begin(std::span<const BatchToken> tokens) {
             tile_slot_ = n_batches_;
         }
     }
+    const auto first_pos = static_cast<size_t>(std::max(0, tokens[0].pos));
+    if (first_pos == 0) n_past_ = 0;
+    follows_ = first_pos == n_past_;
+    for (size_t i = 0; i < tokens.size(); ++i) {
+        follows_ = follows_ && tokens[i].seq_ids.size() <= 1 &&
+                   (tokens[i].seq_ids.empty() || tokens[i].seq_ids[0] == tokens[0].seq_ids[0]) &&
+                   static_cast<size_t>(tokens[i].pos) == n_past_ + i;
+    }
     return true;
+}
+
+void StatsCollector::follow(const AttentionCall& call, const LayerShape& shape, size_t head, HeadSums& sums) {
+    const auto append = [&](const HeadRows<const float16>& x, size_t dim, std::vector<float16>& past) {
+        past.resize((n_past_ + call.n_tokens) * dim);
+        for (size_t t = 0; t < call.n_tokens; ++t)
+            std::copy_n(x.row(t, head), dim, past.begin() + static_cast<std::ptrdiff_t>((n_past_ + t) * dim));
+    };
+    append(call.k, shape.head_dim_k, sums.past_keys);
+    append(call.v, shape.head_dim_v, sums.past_values);
+    std::vector<size_t> rows;
+    std::vector<size_t> positions;
+    for (size_t t = 0; t < call.n_tokens; ++t) {
+        if ((n_past_ + t) % kQueryStride != kQueryStride - 1) continue;
+        rows.push_back(t);
+        positions.push_back(n_past_ + t);
+    }
+    if (rows.empty()) return;
+    const size_t first_head = head * shape.heads_per_kv();
+    sums.output.add({.keys = sums.past_keys,
+                     .values = sums.past_values,
+                     .queries = {.data = call.q.row(0, first_head),
+                                 .token_stride = call.q.token_stride,
+                                 .head_stride = call.q.head_stride},
+                     .query_tokens = rows,
+                     .query_positions = positions,
+                     .first_head = first_head,
+                     .n_heads = shape.n_heads,
+                     .rule = call.rule});
 }
 
 void StatsCollector::end() noexcept {
     inner_->end();
     sums_.n_tokens += batch_tokens_;
     if (tile_slot_ < sums_.n_sample_tiles) ++n_batches_;
+    if (follows_) n_past_ += batch_tokens_;
 }
 
 void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
@@ -76,6 +126,7 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
         take(call.v, layer.shape.head_dim_v, sums.values, layer.heads[head].value_tiles);
         for (size_t g = 0; g < group; ++g)
             sums.queries.add(call.q.row(0, head * group + g), call.n_tokens, call.q.token_stride);
+        if (follows_) follow(call, layer.shape, head, sums);
     }
     team.barrier();
 }
@@ -94,6 +145,8 @@ ModelStats StatsCollector::stats() const {
             head.value_second = sums.values.second_moment();
             head.query_second = sums.queries.second_moment();  // mean over tokens and heads of the group
             for (double& x : head.query_second) x *= static_cast<double>(layer.shape.heads_per_kv());
+            head.key_metric = sums.output.keys();
+            head.value_metric = sums.output.values();
             head.key_tiles.resize(n_batches_ * kTile * layer.shape.head_dim_k);
             head.value_tiles.resize(n_batches_ * kTile * layer.shape.head_dim_v);
         }

@@ -5,16 +5,21 @@
 #include "kvaq/base/attention_call.h"
 #include "kvaq/stats/model_stats.h"
 #include "kvaq/stats/moments.h"
+#include "kvaq/stats/output_metric.h"
 
 namespace kvaq {
 
-/// Sums K, V and Q of every attention call into a ModelStats while another handler does the attention. attend() allocates
-/// nothing; the threads of a team split the KV heads.
+/// Sums K, V and Q of every attention call into a ModelStats while another handler does the attention; the threads of a
+/// team split the KV heads. Keeps the K and V of the text that is running in f16: every 16th query is followed to where
+/// its attention rests (OutputMetric). Only micro-batches of one sequence that begins at position 0 and goes on without
+/// a gap can be followed.
 class StatsCollector final : public AttentionHandler {
   public:
     /// n_sample_tiles whole tiles of 64 tokens are kept per head, one per micro-batch of at least 64 tokens, never a
     /// sequence's first tile (its first tokens are attention sinks, which plans keep in f16).
-    StatsCollector(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner, size_t n_sample_tiles);
+    /// output: W_O's grams by layer; empty: the identity everywhere.
+    StatsCollector(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner, size_t n_sample_tiles,
+                   const std::vector<OutputGrams>& output = {});
 
     /// Means so far.
     [[nodiscard]] ModelStats stats() const;
@@ -27,13 +32,20 @@ class StatsCollector final : public AttentionHandler {
     bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override { return inner_->seq_rm(seq, p0, p1); }
     bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) override { return inner_->seq_cp(src, dst, p0, p1); }
     void seq_keep(int32_t seq) noexcept override { inner_->seq_keep(seq); }
+    bool seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) override {
+        return inner_->seq_add(seq, p0, p1, delta);
+    }
     [[nodiscard]] int32_t seq_pos_min(int32_t seq) const noexcept override { return inner_->seq_pos_min(seq); }
     [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override { return inner_->seq_pos_max(seq); }
 
   private:
     struct HeadSums {
         Moments keys, values, queries;  ///< queries: of all query heads of the group
+        OutputMetric output;
+        std::vector<float16> past_keys, past_values;  ///< [positions, dim] of the running text
     };
+
+    void follow(const AttentionCall& call, const LayerShape& shape, size_t head, HeadSums& sums);
 
     std::unique_ptr<AttentionHandler> inner_;
     ModelStats sums_;
@@ -43,6 +55,8 @@ class StatsCollector final : public AttentionHandler {
     size_t tile_first_ = 0;  ///< its first token in the micro-batch
     size_t n_batches_ = 0;   ///< sample tiles taken so far
     size_t batch_tokens_ = 0;
+    size_t n_past_ = 0;     ///< of the running text before this micro-batch
+    bool follows_ = false;  ///< this micro-batch goes on with the running text
 };
 
 }  // namespace kvaq

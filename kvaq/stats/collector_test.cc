@@ -145,6 +145,29 @@ TEST(StatsCollector, DoesNotDependOnThreads) {
     for (size_t h = 0; h < kKvHeads; ++h) {
         EXPECT_EQ(one.stats().layers[0].heads[h].query_second, four.stats().layers[0].heads[h].query_second);
         EXPECT_EQ(one.stats().layers[0].heads[h].key_second, four.stats().layers[0].heads[h].key_second);
+        EXPECT_EQ(one.stats().layers[0].heads[h].key_metric, four.stats().layers[0].heads[h].key_metric);
+    }
+}
+
+TEST(StatsCollector, FollowsQueriesIntoEarlierMicroBatches) {
+    Text text(300);
+    StatsCollector whole(two_layers(), std::make_unique<CountingHandler>(), 2);
+    StatsCollector cut(two_layers(), std::make_unique<CountingHandler>(), 2);
+    feed(whole, text, 300, 1);
+    feed(cut, text, 70, 2);
+    feed(cut, text, 70, 1);  // a second text begins at position 0 again: the same means
+    for (size_t h = 0; h < kKvHeads; ++h) {
+        const ModelStats all = whole.stats();
+        const ModelStats parts = cut.stats();
+        const HeadStats& a = all.layers[1].heads[h];
+        const HeadStats& b = parts.layers[1].heads[h];
+        EXPECT_GT(a.key_metric[0], 0.0);
+        EXPECT_GT(a.value_metric[0], 0.0);
+        EXPECT_EQ(a.value_metric[1], 0.0) << "no output weights: the identity";
+        for (size_t i = 0; i < a.key_metric.size(); ++i)
+            EXPECT_NEAR(a.key_metric[i], b.key_metric[i], 1e-4 * a.key_metric[0]);
+        for (size_t i = 0; i < a.value_metric.size(); ++i)
+            EXPECT_NEAR(a.value_metric[i], b.value_metric[i], 1e-4 * a.value_metric[0]);
     }
 }
 

@@ -16,8 +16,11 @@ struct HeadStats {
     std::vector<double> key_second;    ///< [dk, dk] mean over tokens of k k^T
     std::vector<double> value_second;  ///< [dv, dv] mean of v v^T
     std::vector<double>
-        query_second;              ///< [dk, dk] mean over tokens of the sum over the query heads of the group of q q^T
-    std::vector<double> key_mean;  ///< [dk]
+        query_second;  ///< [dk, dk] mean over tokens of the sum over the query heads of the group of q q^T
+    std::vector<double>
+        key_metric;  ///< [dk, dk] what an error of the keys does to the layer's output (kvaq/stats/output_metric.h)
+    std::vector<double> value_metric;  ///< [dv, dv] likewise of the values
+    std::vector<double> key_mean;      ///< [dk]
     std::vector<double> value_mean;    ///< [dv]
     std::vector<float16> key_tiles;    ///< [n_sample_tiles, 64, dk] whole tiles of consecutive tokens
     std::vector<float16> value_tiles;  ///< [n_sample_tiles, 64, dv]
@@ -44,6 +47,14 @@ struct JointProbe {
     double kl = 0;       ///< nats per token, against plain llama.cpp with its f16 cache; the floor is still in it
 };
 
+/// What a longer context adds: the same tokens scored at the end of one long chunk and of short ones.
+struct LengthProbe {
+    int32_t n_ctx = 0;      ///< of the long chunk; its second half is scored
+    int32_t short_ctx = 0;  ///< of the short chunks, whose second halves are the same tokens
+    double kl = 0;          ///< everything at ModelStats::base_bits, minus our own f16 plan
+    double short_kl = 0;    ///< likewise in the short chunks
+};
+
 struct LayerStats {
     LayerShape shape;
     std::vector<HeadStats> heads;
@@ -52,7 +63,7 @@ struct LayerStats {
 
 /// What `kvaq calibrate` measures and `kvaq plan` reads; also a *.stats.gguf file.
 struct ModelStats {
-    static constexpr uint32_t kSchemaVersion = 3;
+    static constexpr uint32_t kSchemaVersion = 4;
     std::string architecture;
     std::string model_name;
     std::string fingerprint;
@@ -67,6 +78,7 @@ struct ModelStats {
     double joint_floor =
         0;  ///< (likewise) KL of our own f16 plan against plain llama.cpp, on the text of the joint probes
     std::vector<JointProbe> joint;
+    std::vector<LengthProbe> lengths;  ///< rising n_ctx
     std::vector<LayerStats> layers;
 };
 

@@ -2,15 +2,9 @@
 
 #include <algorithm>
 
-// The compiler makes one copy of these loops per instruction set and the loader picks. No sum is reordered: every element
-// has its own running sum over the vectors, so all copies give the same bits.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define KVAQ_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), optimize("O3")))
-#else
-#define KVAQ_CLONES
-#endif
+#include "kvaq/base/clones.h"
 
+// No sum is reordered: every element has its own running sum over the vectors.
 namespace kvaq {
 
 namespace {

@@ -25,6 +25,8 @@ inline HeadStats correlated_head(size_t dim, unsigned seed) {
     head.key_second.assign(dim * dim, 0);
     head.value_second.assign(dim * dim, 0);
     head.query_second.assign(dim * dim, 0);
+    head.value_metric.assign(dim * dim, 0);
+    for (size_t i = 0; i < dim; ++i) head.value_metric[i * dim + i] = 1;
     const auto draw = [&](double size, double mean) {
         std::vector<double> z(dim), x(dim, mean);
         for (size_t i = 0; i < dim; ++i)
@@ -48,6 +50,7 @@ inline HeadStats correlated_head(size_t dim, unsigned seed) {
         add(draw(size, -0.5), head.value_second, &head.value_mean, &head.value_tiles);
         add(draw(1, 0), head.query_second, nullptr, nullptr);
     }
+    head.key_metric = head.query_second;
     return head;
 }
 

@@ -169,11 +169,8 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     if (key) mu = Eigen::Map<const Vector>(mean.data(), n);
     Matrix covariance = matrix_of(key ? head.key_second : head.value_second, dim) - mu * mu.transpose();
     covariance.diagonal().array() += 1e-6 * covariance.trace() / static_cast<double>(dim) + 1e-12;
-    Matrix metric = Matrix::Identity(n, n);
-    if (key) {
-        metric = matrix_of(head.query_second, dim);
-        metric.diagonal().array() += kRidge * metric.trace() / static_cast<double>(dim) + 1e-12;
-    }
+    Matrix metric = key ? matrix_of(head.query_second, dim) : Matrix::Identity(n, n);
+    metric.diagonal().array() += kRidge * metric.trace() / static_cast<double>(dim) + 1e-12;
     // Values: mixing the whole head leaves nothing of an eigenbasis, so no matrix is kept.
     Matrix u = key ? find_basis(metric, covariance) : hadamard_matrix(n);
     if (key) {

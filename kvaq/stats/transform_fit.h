@@ -20,6 +20,7 @@ struct FittedTransform {
 
 /// Fits the transform codec.
 ///   Metric M of an error e in the model's basis, e^T M e: keys, the second moment of the group's queries; values, the identity.
+///     (HeadStats::key_metric as M predicts better on the calibration text and is worse on others: docs/architecture.md.)
 ///   Basis of keys: orthonormal U that minimizes sum_i log((U M U^T)_ii (U C U^T)_ii), C the centred covariance: the product of the
 ///     channels' costs is what reverse water-filling pays for. Found by Jacobi rotations of pairs of channels from the
 ///     eigenvectors of C. It is kept orthonormal so that one int8 matrix serves both ways. The channels of a unit are then mixed by a

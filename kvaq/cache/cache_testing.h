@@ -1,0 +1,193 @@
+#pragma once
+
+// For tests: small models, tokens whose q, k and v follow from their number, and micro-batches run through a handler.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <barrier>
+#include <cmath>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kvaq/attention/tile_attention.h"
+#include "kvaq/base/attention_call.h"
+#include "kvaq/plan/plan.h"
+#include "kvaq/quant/transform_samples.h"
+
+namespace kvaq {
+
+class ThreadTeam final : public Team {
+  public:
+    ThreadTeam(size_t index, size_t size, std::barrier<>& barrier) : index_(index), size_(size), barrier_(barrier) {}
+    [[nodiscard]] size_t index() const noexcept override { return index_; }
+    [[nodiscard]] size_t size() const noexcept override { return size_; }
+    void barrier() noexcept override { barrier_.arrive_and_wait(); }
+
+  private:
+    size_t index_, size_;
+    std::barrier<>& barrier_;
+};
+
+inline void run_team(AttentionHandler& handler, const AttentionCall& call, size_t n_threads) {
+    std::barrier barrier(static_cast<ptrdiff_t>(n_threads));
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < n_threads; ++i) {
+        threads.emplace_back([&, i] {
+            ThreadTeam team(i, n_threads, barrier);
+            handler.attend(call, team);
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+}
+
+inline ModelShape small_model(size_t head_dim_k = 32, size_t head_dim_v = 32, int32_t sliding_window = 0) {
+    ModelShape shape;
+    shape.architecture = "test";
+    for (const int32_t layer : {0, 3}) {
+        shape.layers.push_back({.layer = layer,
+                                .n_heads = 6,
+                                .n_kv_heads = 2,
+                                .head_dim_k = head_dim_k,
+                                .head_dim_v = head_dim_v,
+                                .sliding_window = layer == 3 ? sliding_window : 0});
+    }
+    return shape;
+}
+
+/// A preset, or "klt" and suffixes: sample transform codecs, another one for every head.
+inline Plan plan_of(const std::string& name, const ModelShape& model) {
+    if (name.rfind("klt", 0) != 0) return make_uniform_plan(parse_preset(name), model);
+    Plan plan = make_uniform_plan(parse_preset("k4v4" + name.substr(3)), model);
+    unsigned seed = 1;
+    for (LayerPlan& layer : plan.layers) {
+        for (HeadPlan& head : layer.heads) {
+            head.key = sample_transform(Side::kKey, layer.shape.head_dim_k, seed, seed % 3);
+            head.value = sample_transform(Side::kValue, layer.shape.head_dim_v, seed + 100, seed % 4);
+            ++seed;
+        }
+    }
+    return plan;
+}
+
+/// One token of a test: which sequences it belongs to, at which position. Its q, k, v follow from (layer, content).
+struct TestToken {
+    int32_t pos;
+    std::vector<int32_t> seq_ids;
+    uint32_t content;
+};
+
+struct Rows {
+    std::vector<float> q, out;
+    std::vector<float16> k, v;
+};
+
+inline Rows rows_of(const LayerShape& shape, const std::vector<TestToken>& tokens) {
+    Rows rows;
+    for (const TestToken& token : tokens) {
+        std::mt19937 random(token.content * 7919U + static_cast<uint32_t>(shape.layer));
+        std::normal_distribution<float> normal;
+        for (size_t i = 0; i < shape.n_heads * shape.head_dim_k; ++i) rows.q.push_back(normal(random) * 1.5F);
+        for (size_t i = 0; i < shape.n_kv_heads * shape.head_dim_k; ++i)
+            rows.k.push_back(to_float16(normal(random) + (i % 7 == 0 ? 3.0F : 0.0F)));
+        for (size_t i = 0; i < shape.n_kv_heads * shape.head_dim_v; ++i) rows.v.push_back(to_float16(normal(random)));
+    }
+    rows.out.assign(tokens.size() * shape.n_heads * shape.head_dim_v, -1.0F);
+    return rows;
+}
+
+inline RopeRule rope_of(size_t n_dims, double base = 10000.0, bool interleaved = false) {
+    RopeRule rule{.interleaved = interleaved, .n_dims = n_dims, .frequencies = {}};
+    for (size_t i = 0; i < n_dims / 2; ++i)
+        rule.frequencies.push_back(std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(n_dims)));
+    return rule;
+}
+
+/// As a model does before it calls attention.
+inline void rotate(const RopeRule& rope, const LayerShape& shape, const std::vector<TestToken>& tokens, Rows& rows) {
+    RopeTurn turn;
+    for (size_t t = 0; t < tokens.size(); ++t) {
+        turn.set(rope, tokens[t].pos);
+        for (size_t h = 0; h < shape.n_heads; ++h) {
+            float* q = &rows.q[(t * shape.n_heads + h) * shape.head_dim_k];
+            turn.apply(q, q, shape.head_dim_k);
+        }
+        for (size_t h = 0; h < shape.n_kv_heads; ++h) {
+            float16* k = &rows.k[(t * shape.n_kv_heads + h) * shape.head_dim_k];
+            turn.apply(k, k, shape.head_dim_k);
+        }
+    }
+}
+
+/// Runs one micro-batch through every layer; returns all outputs, layer after layer. Empty if there was no room.
+inline std::vector<float> step(AttentionHandler& handler, const ModelShape& model, const std::vector<TestToken>& tokens,
+                               const ScoreRule& rule = {.scale = 0.2F}, size_t n_threads = 1,
+                               const RopeRule* rope = nullptr) {
+    std::vector<BatchToken> batch;
+    for (const TestToken& token : tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
+    if (!handler.begin(batch)) return {};
+    std::vector<float> all;
+    for (const LayerShape& shape : model.layers) {
+        Rows rows = rows_of(shape, tokens);
+        if (rope != nullptr) rotate(*rope, shape, tokens, rows);
+        AttentionCall call;
+        call.rope = rope;
+        call.layer = shape.layer;
+        call.n_tokens = tokens.size();
+        call.q = {rows.q.data(), shape.n_heads * shape.head_dim_k, shape.head_dim_k};
+        call.k = {rows.k.data(), shape.n_kv_heads * shape.head_dim_k, shape.head_dim_k};
+        call.v = {rows.v.data(), shape.n_kv_heads * shape.head_dim_v, shape.head_dim_v};
+        call.out = {rows.out.data(), shape.n_heads * shape.head_dim_v, shape.head_dim_v};
+        call.rule = rule;
+        if (shape.sliding_window > 0) call.rule.sliding_window = shape.sliding_window;
+        run_team(handler, call, n_threads);
+        all.insert(all.end(), rows.out.begin(), rows.out.end());
+    }
+    handler.end();
+    return all;
+}
+
+inline std::vector<TestToken> text(int32_t seq, int32_t first, int32_t n, uint32_t salt = 0) {
+    std::vector<TestToken> tokens;
+    for (int32_t i = 0; i < n; ++i)
+        tokens.push_back({first + i, {seq}, static_cast<uint32_t>(first + i) + salt * 100003U});
+    return tokens;
+}
+
+inline double max_difference(const std::vector<float>& a, const std::vector<float>& b) {
+    EXPECT_EQ(a.size(), b.size());
+    double worst = 0;
+    for (size_t i = 0; i < a.size() && i < b.size(); ++i) {
+        const double difference = std::fabs(static_cast<double>(a[i]) - static_cast<double>(b[i]));
+        if (!(difference <= worst)) worst = difference;  // NaN counts
+    }
+    return worst;
+}
+
+// f32 sums of at most 512 terms of size <= 4 with weights that sum to 1: 512 * 2^-24 * 4, and the same once more for the
+// scores, whose error of 64 terms * 2^-24 * |q||k| (<= 200) enters as a relative error of p.
+inline constexpr double kTolerance = 4e-4;
+// Integers round q and p to 15 bits, with errors of at most e = 1/32638 of the largest (uniform: a standard deviation of .58 e). A score
+// of 32 channels moves by .2 * 5 * 1.5 (scale, largest q, size of x) * sqrt(32) * .58 e = 1.5e-4 sd, thus every p by as much in
+// proportion, thus the output by at most 1.5e-4 |v|; and rounding p * scale of 64 tokens moves it by sqrt(64) * .58 e * range / 2 <= 4e-4 sd
+// (the codec's range of 6 sd of v). Together 5e-4 sd where one token holds all the weight; six of them, for the largest of 1e5 outputs.
+inline constexpr double kIntegerTolerance = 3e-3;
+
+inline constexpr std::array kModes = {AttentionMode::kExact, AttentionMode::kIntegers};
+
+inline double tolerance() { return attention_mode() == AttentionMode::kExact ? kTolerance : kIntegerTolerance; }
+
+class ForcedMode {
+  public:
+    explicit ForcedMode(AttentionMode mode) : before_(attention_mode()) { force_attention_mode(mode); }
+    ~ForcedMode() { force_attention_mode(before_); }
+    ForcedMode(const ForcedMode&) = delete;
+    ForcedMode& operator=(const ForcedMode&) = delete;
+
+  private:
+    AttentionMode before_;
+};
+
+}  // namespace kvaq

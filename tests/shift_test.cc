@@ -1,0 +1,138 @@
+// Context shift (llama_memory_seq_rm in the middle, llama_memory_seq_add) in this process, beside plain llama.cpp doing the same.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdio>
+#include <utility>
+
+#include "kvaq/base/file.h"
+#include "tests/llama_session.h"
+
+namespace kvaq {
+namespace {
+
+const std::string kText = std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt";
+
+Tokens wiki(size_t n) {
+    const std::vector<std::byte> bytes = read_file(kText);
+    Tokens tokens = tokenize({reinterpret_cast<const char*>(bytes.data()), std::min<size_t>(bytes.size(), n * 8)});
+    tokens.resize(n);
+    return tokens;
+}
+
+/// As llama-server shifts: [keep, keep + discard) goes, what is after it moves up.
+void shift(const Session& session, llama_pos keep, llama_pos discard) {
+    ASSERT_TRUE(llama_memory_seq_rm(session.memory(), 0, keep, keep + discard));
+    llama_memory_seq_add(session.memory(), 0, keep + discard, -1, -discard);
+}
+
+TEST(Shift, LogitsAfterAShiftAreThoseOfPlainLlamaCpp) {
+    const Tokens tokens = wiki(500);
+    const Session plain(""), unshifted("f16");
+    std::vector<float> expected;
+    for (const std::string plan : {"", "f16", "k8v8-g32"}) {
+        const Session session(plan);
+        EXPECT_TRUE(llama_memory_can_shift(session.memory())) << plan;
+        ASSERT_EQ(session.decode({tokens.begin(), tokens.begin() + 400}, 0), 0);
+        EXPECT_TRUE(llama_memory_can_shift(session.memory())) << plan;
+        shift(session, 4, 230);
+        EXPECT_EQ(session.positions(1), (std::vector<llama_pos>{0, 169})) << plan;
+        ASSERT_EQ(session.decode({tokens.begin() + 400, tokens.begin() + 450}, 170), 0);
+        shift(session, 4, 20);
+        ASSERT_EQ(session.decode({tokens.begin() + 450, tokens.end()}, 200), 0);
+        if (plan.empty()) expected = session.logits();
+        EXPECT_LT(rms_difference(expected, session.logits()), kSameLogits) << plan;
+    }
+    // The control: keys at the wrong distances give other logits, so that the comparison above proves something.
+    const Session control("f16");
+    Tokens left(tokens.begin(), tokens.begin() + 4);
+    left.insert(left.end(), tokens.begin() + 254, tokens.begin() + 400);
+    ASSERT_EQ(control.decode(left, 0), 0);
+    ASSERT_TRUE(llama_memory_seq_rm(control.memory(), 0, 4, 100));
+    llama_memory_seq_add(control.memory(), 0, 100, -1, 50);  // as far off as the tokens that are gone
+    ASSERT_EQ(control.decode({tokens.begin() + 400, tokens.end()}, 200), 0);
+    EXPECT_GT(rms_difference(expected, control.logits()), kSameLogits);
+}
+
+/// Mean negative log-likelihood (nats) of the first and the second half of a text read through a context much shorter than it is, with a
+/// shift whenever it is full.
+std::pair<double, double> nll_through_shifts(const std::string& plan, const Tokens& tokens, int& n_shifts) {
+    const Session session(plan, 256, 1);
+    const size_t n_batch = 16;
+    llama_batch batch = llama_batch_init(static_cast<int32_t>(n_batch), 0, 1);
+    llama_pos next = 0;
+    std::array<double, 2> sum = {};
+    std::array<size_t, 2> count = {};
+    n_shifts = 0;
+    for (size_t first = 0; first + n_batch < tokens.size(); first += n_batch) {
+        if (next + static_cast<llama_pos>(n_batch) > 256) {
+            const llama_pos discard = (next - 4) / 2;
+            shift(session, 4, discard);
+            next -= discard;
+            ++n_shifts;
+        }
+        batch.n_tokens = static_cast<int32_t>(n_batch);
+        for (size_t i = 0; i < n_batch; ++i) {
+            batch.token[i] = tokens[first + i];
+            batch.pos[i] = next++;
+            batch.n_seq_id[i] = 1;
+            batch.seq_id[i][0] = 0;
+            batch.logits[i] = 1;
+        }
+        if (llama_decode(session.ctx(), batch) != 0) {
+            ADD_FAILURE() << plan << " at token " << first;
+            break;
+        }
+        for (size_t i = 0; i < n_batch; ++i) {
+            const float* logits = llama_get_logits_ith(session.ctx(), static_cast<int32_t>(i));
+            const size_t half = first * 2 < tokens.size() ? 0 : 1;
+            sum[half] += surprise(logits, session.n_vocab(), tokens[first + i + 1]);
+            ++count[half];
+        }
+    }
+    llama_batch_free(batch);
+    return {sum[0] / static_cast<double>(count[0]), sum[1] / static_cast<double>(count[1])};
+}
+
+TEST(Shift, ReadsATextFarLongerThanTheContextAsWellAsPlainLlamaCpp) {
+    const Tokens tokens = wiki(2400);
+    int n_shifts = 0;
+    const auto plain = nll_through_shifts("", tokens, n_shifts);
+    std::printf("%d shifts; plain llama.cpp: %.4f and %.4f nats\n", n_shifts, plain.first, plain.second);
+    EXPECT_GE(n_shifts, 15);
+    for (const auto& [plan, allowed] : {std::pair<std::string, double>{"f16", 0.005}, {"k4v4-rot-s4", 0.06}}) {
+        const auto served = nll_through_shifts(plan, tokens, n_shifts);
+        std::printf("%s: %.4f and %.4f nats\n", plan.c_str(), served.first, served.second);
+        EXPECT_NEAR(served.first, plain.first, allowed) << plan;
+        EXPECT_NEAR(served.second, plain.second, allowed) << plan << ": the error must not grow with the shifts";
+    }
+}
+
+TEST(Shift, WhatCannotBeShiftedIsRefusedUntilTheMemoryIsCleared) {
+    const Tokens tokens = tokenize("One two three four five six seven");
+    const auto n = static_cast<llama_pos>(tokens.size());
+    const Session served("k4v4-rot");
+    for (const bool divide : {false, true}) {
+        ASSERT_EQ(served.decode(tokens, 0), 0);
+        testing::internal::CaptureStderr();
+        llama_memory_seq_add(served.memory(), 0, n, -1, -2);  // touches nothing
+        llama_memory_seq_div(served.memory(), 0, 0, -1, 1);
+        EXPECT_EQ(served.decode({tokens[0]}, n), 0);
+        if (divide) {
+            llama_memory_seq_div(served.memory(), 0, 0, -1, 2);
+        } else {
+            llama_memory_seq_add(served.memory(), 0, 2, -1, -2);  // onto positions that are taken
+        }
+        EXPECT_EQ(served.decode({tokens[0]}, n + 1), -1);
+        EXPECT_EQ(served.decode({tokens[0]}, n - 1), -1);
+        const std::string said = testing::internal::GetCapturedStderr();
+        EXPECT_NE(said.find(divide ? "kvaq: error: self-extend" : "kvaq: error: cannot shift positions [2, -1)"),
+                  std::string::npos)
+            << said;
+        llama_memory_clear(served.memory(), false);
+    }
+    EXPECT_EQ(served.decode(tokens, 0), 0);
+}
+
+}  // namespace
+}  // namespace kvaq
