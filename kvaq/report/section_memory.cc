@@ -33,8 +33,6 @@ double llama_bytes(const ModelShape& shape, const char* type, size_t n) {
 
 }  // namespace
 
-CacheBytes served_bytes(const Plan& plan, size_t n_tokens) { return cache_bytes(plan, n_tokens, kKeepsSliding); }
-
 std::optional<Section> memory_section(const ReportInput& input) {
     if (!input.plan || !input.shape) return std::nullopt;
     const std::vector<size_t> lengths = contexts(static_cast<size_t>(std::max(0, input.shape->n_ctx_train)));
@@ -61,7 +59,7 @@ std::optional<Section> memory_section(const ReportInput& input) {
                 .marked = {},
                 .folded = false};
     for (const size_t n : lengths) {
-        const CacheBytes own = served_bytes(*input.plan, n);
+        const CacheBytes own = cache_bytes(*input.plan, n);
         const double bytes[] = {static_cast<double>(own.total), llama_bytes(*input.shape, "f16", n),
                                 llama_bytes(*input.shape, "q8_0", n), llama_bytes(*input.shape, "q4_0", n)};
         table.rows.push_back({integer_cell(static_cast<double>(n))});
@@ -73,9 +71,9 @@ std::optional<Section> memory_section(const ReportInput& input) {
         table.rows.back().push_back(bits_cell(own.effective_bits));
     }
     const size_t longest = lengths.back();
-    const auto own = static_cast<double>(served_bytes(*input.plan, longest).total);
+    const auto own = static_cast<double>(cache_bytes(*input.plan, longest).total);
     const double f16 = llama_bytes(*input.shape, "f16", longest);
-    const size_t in_f16_memory = largest_context(*input.plan, static_cast<size_t>(f16), kKeepsSliding);
+    const size_t in_f16_memory = largest_context(*input.plan, static_cast<size_t>(f16));
     const std::string says = fmt::format(
         "At {} tokens the plan takes {}, f16 {}. In the memory that f16 takes there, the plan holds {} tokens.",
         longest, bytes_text(own), bytes_text(f16), in_f16_memory);
@@ -89,10 +87,11 @@ std::optional<Section> memory_section(const ReportInput& input) {
                  "its tables, its f16 tokens and its part-filled pages. llama.cpp's own are its tensors."}});
     const bool slides = std::any_of(input.shape->layers.begin(), input.shape->layers.end(),
                                     [](const LayerShape& layer) { return layer.sliding_window > 0; });
-    if (slides && kKeepsSliding)
+    if (slides)
         section.blocks.push_back(Paragraph{
-            {.text = "This model has sliding-window layers: the plan's cache keeps all their tokens, llama.cpp's only "
-                     "those in the window. Bits per number count the window alone, which is why they are high."}});
+            {.text =
+                 "This model has sliding-window layers: of them, both caches hold only what a later token can still "
+                 "see (kvaq one tile more, so that a chat can be rewound). With --swa-full they keep everything."}});
     section.blocks.push_back(ChartRow{{two_widths("Bytes of one sequence", says, [&](double width) {
         chart.width = width;
         chart.height = width < 500 ? 320 : 340;

@@ -103,7 +103,7 @@ void add_plan(const ReportInput& input, Section& section) {
     const Plan& plan = *input.plan;
     KeyFigures key;
     for (const size_t n : kContexts) {
-        const CacheBytes bytes = served_bytes(plan, n);
+        const CacheBytes bytes = cache_bytes(plan, n);
         const auto f16 = static_cast<double>(llama_cache_bytes(*input.shape, "f16", n));
         const auto own = static_cast<double>(bytes.total);
         if (key.figures.empty())

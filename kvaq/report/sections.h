@@ -2,7 +2,6 @@
 
 #include <optional>
 
-#include "kvaq/plan/budget.h"
 #include "kvaq/report/document.h"
 #include "kvaq/report/report_input.h"
 
@@ -36,11 +35,6 @@ enum class RowFamily { kMeasured, kPreset, kPaper, kLlama, kOther };
 
 /// Mean bits of one (layer, side, KV head) in a sealed tile: codes, scales and gains; what its bytes say.
 [[nodiscard]] double stored_bits(const Plan& plan, const LayerPlan& layer, size_t head, Side side);
-
-/// True while the serving cache keeps every token of sliding-window layers (`kvaq estimate` counts likewise); false once it frees them.
-inline constexpr bool kKeepsSliding = true;
-/// What a sequence of n tokens allocates when it is served.
-[[nodiscard]] CacheBytes served_bytes(const Plan& plan, size_t n_tokens);
 
 /// "Made by ..." under a section: the command, or the verb where the file does not say; `same` prints the same numbers.
 [[nodiscard]] Paragraph made_by(const std::string& command, const std::string& verb, const std::string& same = "");
