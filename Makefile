@@ -1,6 +1,6 @@
 # make run   install, build, fetch the default model, then: calibrate, plan, compare, answer a prompt, leave a report in out/
 # make test  build and pass every test that needs no GPU
-.PHONY: run test asan tsan bench format clean deps
+.PHONY: run test asan tsan fuzz bench format clean deps
 
 run: deps
 	@cmake --preset release >build-release.log 2>&1 || { cat build-release.log; exit 1; }
@@ -18,6 +18,12 @@ asan tsan: deps
 	@cmake --preset $@ >/dev/null
 	@cmake --build --preset $@
 	@ctest --preset $@ -j2
+
+# 100,000 random cache operations against the double reference (2 modes x 6 plans x 2 models), under ASan and UBSan. About 20 minutes.
+fuzz: deps
+	@cmake --preset asan >/dev/null
+	@cmake --build --preset asan --target kvaq_cache_tests
+	@KVAQ_FUZZ_OPERATIONS=4200 KVAQ_FUZZ_SEED=$$(date +%Y%m%d) build/asan/bin/kvaq_cache_tests --gtest_filter='*RandomOperations*'
 
 bench: deps
 	@cmake --preset release >/dev/null

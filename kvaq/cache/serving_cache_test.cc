@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <random>
 
 #include "kvaq/attention/reference.h"
@@ -156,7 +157,11 @@ TEST(ServingCache, EveryHeadSizeFrom32To256MatchesTheReference) {
 // plain-vector reference, with and without a sliding window.
 TEST(ServingCache, RandomOperationsMatchTheReference) {
     const RopeRule rope = rope_of(16);
-    const uint32_t seed = 20261124;
+    // make fuzz runs 100,000 operations, with a seed of the day.
+    const char* operations = std::getenv("KVAQ_FUZZ_OPERATIONS");
+    const char* day = std::getenv("KVAQ_FUZZ_SEED");
+    const int n_operations = operations != nullptr ? std::atoi(operations) : 250;
+    const uint32_t seed = day != nullptr ? static_cast<uint32_t>(std::atol(day)) : 20261124;
     for (const AttentionMode mode : kModes) {
         const ForcedMode forced(mode);
         for (const std::string preset :
@@ -168,7 +173,7 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                 const auto cache = make_kv_cache(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200});
                 const auto reference = make_reference_handler(plan, 4, 100000);
                 const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
-                for (int op = 0; op < 250; ++op) {
+                for (int op = 0; op < n_operations; ++op) {
                     const std::string where = preset + " sliding " + std::to_string(sliding) + " seed " +
                                               std::to_string(seed) + " op " + std::to_string(op);
                     const int32_t seq = below(4);
@@ -333,12 +338,15 @@ TEST(ServingCache, RefusesDamagedSnapshotsAndLeavesTheSequenceAlone) {
     const auto cache = make("k4v4-w10-s2");
     ASSERT_FALSE(step(*cache, model, text(0, 0, 150)).empty());
     const auto good = cache->save_sequence(0);
-    for (const size_t size : {size_t{0}, size_t{10}, size_t{80}, good.size() - 1}) {
+    std::mt19937 random(20261125);
+    for (int i = 0; i < 500; ++i) {
+        const size_t size = i < 100 ? static_cast<size_t>(i) : random() % good.size();
         EXPECT_THROW(cache->load_sequence(1, std::span(good).first(size)), Error) << size;
     }
-    for (size_t at = 0; at < good.size(); at += good.size() / 97) {
+    for (int i = 0; i < 1000; ++i) {
+        const size_t at = i < 200 ? static_cast<size_t>(i) : random() % good.size();
         auto bad = good;
-        bad[at] ^= std::byte{16};
+        bad[at] ^= static_cast<std::byte>(1U << random() % 8);
         EXPECT_THROW(cache->load_sequence(1, bad), Error) << at;
     }
     EXPECT_EQ(cache->seq_pos_max(1), -1);
