@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "kvaq/base/error.h"
 #include "kvaq/eval/compare.h"
 #include "tests/llama_session.h"
 
@@ -199,6 +200,31 @@ TEST(InProcess, AFullCacheAnswersOneAndStaysUsable) {
         EXPECT_EQ(session.decode(tokens, 100, 0), 0);
         EXPECT_EQ(session.positions(2), (std::vector<llama_pos>{0, 199, -1, -1}));
     }
+}
+
+TEST(InProcess, AMemoryLimitAnswersAsAFullCacheDoes) {
+    const Tokens tokens(400, tokenize("one")[0]);
+    const Session whole("k4v4-rot", 4096, 1);
+    setenv("KVAQ_KV_BUDGET", "20MiB", 1);
+    const Session session("k4v4-rot", 4096, 1);
+    EXPECT_EQ(llama_n_ctx(session.ctx()), 4096U) << "what the program asked for";
+    const KvCache& cache = *cache_of(session.ctx());
+    EXPECT_GT(cache_of(whole.ctx())->use().allocated, size_t{20} << 20);
+    EXPECT_LE(cache.use().allocated, size_t{20} << 20);
+    llama_pos n = 0;
+    testing::internal::CaptureStderr();
+    while (session.decode(tokens, n) == 0) n += 400;
+    EXPECT_GE(n, 400);
+    EXPECT_LT(n, 4000);
+    EXPECT_EQ(session.decode(tokens, n), 1) << "no space: llama-server frees other slots or ends the answer";
+    EXPECT_EQ(session.positions(1), (std::vector<llama_pos>{0, n - 1}));
+    EXPECT_TRUE(llama_memory_seq_rm(session.memory(), 0, n - 400, -1));
+    EXPECT_EQ(session.decode(tokens, n - 400), 0);
+    setenv("KVAQ_KV_BUDGET", "1MiB", 1);
+    EXPECT_THROW((Session("k4v4-rot", 4096, 1)), Error);
+    unsetenv("KVAQ_KV_BUDGET");
+    const std::string said = testing::internal::GetCapturedStderr();
+    EXPECT_NE(said.find("memory limit"), std::string::npos) << said;
 }
 
 TEST(InProcess, TheF16PlanIsAsCloseToPlainAsPlainToItselfInOtherBatches) {

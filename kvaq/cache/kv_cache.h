@@ -51,6 +51,14 @@ class KvCache : public AttentionHandler {
     virtual void load_sequence(int32_t seq, std::span<const std::byte> bytes) = 0;
 };
 
+/// Bytes that make_kv_cache reserves, CacheUse::allocated of every such cache: room for n_ctx tokens in tiles, f16 pages for the open
+/// ends and windows of n_seq_max sequences, one micro-batch of scratch, tables.
+[[nodiscard]] size_t reserved_bytes(const Plan& plan, const KvCacheOptions& options);
+
+/// The largest n_ctx, at most options.n_ctx, whose cache reserves at most `budget` bytes. Throws Error kBudgetTooSmall when not even one
+/// micro-batch (or options.n_ctx, if that is less) fits, with the least budget that would do.
+[[nodiscard]] size_t tokens_within(const Plan& plan, const KvCacheOptions& options, size_t budget);
+
 [[nodiscard]] std::unique_ptr<KvCache> make_kv_cache(const Plan& plan, const KvCacheOptions& options);
 
 }  // namespace kvaq

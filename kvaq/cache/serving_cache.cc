@@ -37,6 +37,12 @@ std::vector<int32_t> sliding_windows(const Plan& plan) {
     return {windows.begin(), windows.end()};
 }
 
+/// Which of the page table's reaches a layer has: 0 = all tokens, else 1 + the place of its window.
+size_t reach_of(const LayerPlan& layer, const std::vector<int32_t>& windows) {
+    const auto window = std::find(windows.begin(), windows.end(), layer.shape.sliding_window);
+    return window == windows.end() ? 0 : static_cast<size_t>(window - windows.begin()) + 1;
+}
+
 PageTableOptions table_options(const Plan& plan, const KvCacheOptions& options) {
     return {.tile_tokens = plan.tile_tokens,
             .window = plan.window,
@@ -49,6 +55,44 @@ PageTableOptions table_options(const Plan& plan, const KvCacheOptions& options) 
 }
 
 }  // namespace
+
+size_t reserved_bytes(const Plan& plan, const KvCacheOptions& options) {
+    const PageTable table(table_options(plan, options));
+    const std::vector<int32_t>& windows = table.options().sliding_windows;
+    size_t bytes = 0;
+    size_t largest_open = 0;
+    for (const LayerPlan& layer : plan.layers) {
+        const size_t open = LayerStore::open_shape(layer, plan.tile_tokens).bytes();
+        const size_t sinks = LayerStore::open_shape(layer, static_cast<size_t>(plan.sinks)).bytes();
+        bytes += table.n_packed(reach_of(layer, windows)) * LayerStore::packed_page_bytes(layer, plan.tile_tokens) +
+                 table.n_open() * open + table.n_sink() * sinks + table_bytes(layer);
+        largest_open = std::max(largest_open, open);
+    }
+    return bytes + table.n_scratch() * largest_open;
+}
+
+size_t tokens_within(const Plan& plan, const KvCacheOptions& options, size_t budget) {
+    const auto bytes_of = [&](size_t n_ctx) {
+        KvCacheOptions other = options;
+        other.n_ctx = n_ctx;
+        return reserved_bytes(plan, other);
+    };
+    size_t low = std::min(options.n_ctx, options.max_batch_tokens);
+    if (const size_t least = bytes_of(low); least > budget) {
+        const auto mebibytes = [](size_t n) { return std::to_string((n + (1U << 20) - 1) >> 20) + " MiB"; };
+        throw Error(ErrorCode::kBudgetTooSmall,
+                    "the memory limit does not hold one batch of " + std::to_string(low) +
+                        " tokens and the f16 ends of " + std::to_string(options.n_seq_max) + " sequences",
+                    "at least " + mebibytes(least), mebibytes(budget),
+                    "Raise --kv-budget, or use fewer bits, fewer sequences (-np) or a smaller batch (-ub)");
+    }
+    size_t high = options.n_ctx + 1;  // does not fit, or is too many
+    while (high - low > 1) {
+        const size_t middle = low + (high - low) / 2;
+        (bytes_of(middle) <= budget ? low : high) = middle;
+    }
+    return low;
+}
 
 std::unique_ptr<KvCache> make_kv_cache(const Plan& plan, const KvCacheOptions& options) {
     return std::make_unique<ServingCache>(plan, options);
@@ -66,9 +110,7 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
         if (layer_index_.size() <= static_cast<size_t>(shape.layer))
             layer_index_.resize(static_cast<size_t>(shape.layer) + 1, -1);
         layer_index_[static_cast<size_t>(shape.layer)] = static_cast<int32_t>(layers_.size());
-        const auto window = std::find(windows.begin(), windows.end(), shape.sliding_window);
-        const size_t reach = window == windows.end() ? 0 : static_cast<size_t>(window - windows.begin()) + 1;
-        layers_.emplace_back(layer, table_, reach);
+        layers_.emplace_back(layer, table_, reach_of(layer, windows));
         largest_open = std::max(largest_open, layers_.back().open_shape().bytes());
         largest_.head_dim_k = std::max(largest_.head_dim_k, shape.head_dim_k);
         largest_.head_dim_v = std::max(largest_.head_dim_v, shape.head_dim_v);

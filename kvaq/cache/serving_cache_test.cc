@@ -309,6 +309,39 @@ TEST(ServingCache, IntegersAddLittleToTheErrorOfTheCodec) {
     }
 }
 
+TEST(ServingCache, ReservesWhatItSaysAndNotMoreThanTheLimit) {
+    for (const int32_t sliding : {0, 100}) {
+        const ModelShape model = small_model(32, 32, sliding);
+        for (const char* preset : {"f16", "k4v2-rot-w40-s4", "klt-s4"}) {
+            const Plan plan = plan_of(preset, model);
+            KvCacheOptions options{.n_seq_max = 3, .n_ctx = 5000, .max_batch_tokens = 128};
+            const size_t all = reserved_bytes(plan, options);
+            EXPECT_EQ(make_kv_cache(plan, options)->use().allocated, all) << preset << sliding;
+            EXPECT_EQ(tokens_within(plan, options, all), 5000U);
+            KvCacheOptions least = options;
+            least.n_ctx = 128;
+            const size_t budget = (all + reserved_bytes(plan, least)) / 2;
+            options.n_ctx = tokens_within(plan, options, budget);
+            EXPECT_LT(options.n_ctx, 5000U);
+            EXPECT_LE(reserved_bytes(plan, options), budget);
+            const auto cache = make_kv_cache(plan, options);
+            size_t n = 0;
+            while (!step(*cache, model, text(0, static_cast<int32_t>(n), 100)).empty()) {
+                n += 100;
+                ASSERT_LE(cache->use().held(), budget);
+            }
+            EXPECT_GT(n + 100, options.n_ctx) << "all of it can be used";
+            options.n_ctx = 5000;
+            try {
+                (void)tokens_within(plan, options, reserved_bytes(plan, least) - 1);
+                ADD_FAILURE() << "not refused";
+            } catch (const Error& error) {
+                EXPECT_EQ(error.code(), ErrorCode::kBudgetTooSmall);
+            }
+        }
+    }
+}
+
 TEST(ServingCache, AFullCacheSaysNoAndStaysAsItWas) {
     const ModelShape model = small_model();
     const Plan plan = make_uniform_plan(parse_preset("k4v4"), model);

@@ -48,16 +48,16 @@ std::vector<VerbDefinition> definitions_of(const CLI::App& app) {
         verbs.push_back(std::move(verb));
     }
     for (const LaunchVerb& launch : launch_verbs()) {
-        verbs.push_back({.name = launch.verb,
-                         .what = launch.what,
-                         .passes_on = true,
-                         .flags = {{.names = {"--plan"},
-                                    .what = "preset or *.plan.gguf",
-                                    .value = "TEXT",
-                                    .choices = {},
-                                    .preset = "",
-                                    .positional = false,
-                                    .required = false}}});
+        VerbDefinition verb{.name = launch.verb, .what = launch.what, .passes_on = true, .flags = {}};
+        for (const LaunchFlag& flag : launch_flags())
+            verb.flags.push_back({.names = {flag.name},
+                                  .what = flag.what,
+                                  .value = "TEXT",
+                                  .choices = {},
+                                  .preset = "",
+                                  .positional = false,
+                                  .required = false});
+        verbs.push_back(std::move(verb));
     }
     return verbs;
 }

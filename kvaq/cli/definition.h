@@ -6,7 +6,7 @@
 
 namespace kvaq {
 
-/// What the command line takes, read off CLI11's own definitions: shell completion and man page are made of it and cannot drift from the parser.
+/// What the command line takes, read off CLI11's own definitions: shell completion and man page are made of it and cannot drift from the parser (what starts llama.cpp's programs is parsed by hand: launch_flags()).
 struct FlagDefinition {
     std::vector<std::string> names;  ///< with their hyphens, short ones first; a positional one: its name
     std::string what;

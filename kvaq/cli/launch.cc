@@ -13,6 +13,7 @@
 #include "kvaq/cli/verbs.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/kvaq.h"
+#include "kvaq/plan/budget_text.h"
 
 namespace kvaq {
 namespace {
@@ -78,9 +79,18 @@ std::vector<LaunchVerb> launch_verbs() {
     return verbs;
 }
 
+const std::vector<LaunchFlag>& launch_flags() {
+    static const std::vector<LaunchFlag> flags = {
+        {"--plan", "preset or *.plan.gguf"},
+        {"--kv-budget", "most bytes the cache may take, e.g. 512MiB or 4GiB"},
+    };
+    return flags;
+}
+
 std::string launch_help() {
     std::string text =
-        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [the program's own flags]):\n";
+        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [the program's "
+        "own flags]):\n";
     for (const LaunchVerb& launch : launch_verbs()) {
         text += "  " + launch.verb + std::string(28 - launch.verb.size(), ' ') + launch.what + "\n";
     }
@@ -90,6 +100,7 @@ std::string launch_help() {
 void launch(const std::vector<std::string>& args) {
     const std::string& verb = args.at(0);
     std::optional<std::string> plan;
+    std::optional<std::string> budget;
     std::vector<std::string> rest;
     bool own_flags = true;  // up to "--" for exec; everywhere for the others
     for (size_t i = 1; i < args.size(); ++i) {
@@ -98,6 +109,12 @@ void launch(const std::vector<std::string>& args) {
                 throw Error(ErrorCode::kInvalidArgument, "--plan needs a value",
                             "a preset (k4v2) or a *.plan.gguf file", "nothing");
             plan = args[++i];
+        } else if (own_flags && args[i] == "--kv-budget") {
+            if (i + 1 == args.size())
+                throw Error(ErrorCode::kInvalidArgument, "--kv-budget needs a value", "e.g. 512MiB or 4GiB", "nothing");
+            budget = args[++i];
+        } else if (own_flags && args[i].rfind("--kv-budget=", 0) == 0) {
+            budget = args[i].substr(12);
         } else if (own_flags && args[i].rfind("--plan=", 0) == 0) {
             plan = args[i].substr(7);
         } else if (verb == "exec" && own_flags && args[i] == "--") {
@@ -123,6 +140,10 @@ void launch(const std::vector<std::string>& args) {
         plan = env;
     }
     if (plan) (void)plan_factory(*plan);  // a wrong name or file is said here, in one line
+    if (budget) {
+        (void)parse_bytes(*budget);
+        setenv("KVAQ_KV_BUDGET", budget->c_str(), 1);
+    }
     if (verb == "exec") {
         if (rest.empty())
             throw Error(ErrorCode::kInvalidArgument, "no program given", "kvaq exec --plan P -- PROGRAM ARGS...",

@@ -29,6 +29,12 @@ struct LaunchVerb {
     std::string what;
 };
 [[nodiscard]] std::vector<LaunchVerb> launch_verbs();
+/// Flags that launch() takes itself, each with a value; all others are the program's.
+struct LaunchFlag {
+    std::string name;
+    std::string what;
+};
+[[nodiscard]] const std::vector<LaunchFlag>& launch_flags();
 /// Lines for `kvaq --help`.
 [[nodiscard]] std::string launch_help();
 

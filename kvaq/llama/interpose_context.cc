@@ -14,6 +14,7 @@
 #include "kvaq/llama/real.h"
 #include "kvaq/llama/served_context.h"
 #include "kvaq/plan/budget.h"
+#include "kvaq/plan/budget_text.h"
 
 namespace kvaq {
 namespace {
@@ -121,12 +122,28 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
         std::any_of(context->shape.layers.begin(), context->shape.layers.end(), [&](const LayerShape& layer) {
             return layer.sliding_window > 0 && static_cast<uint32_t>(layer.sliding_window) < context->n_ctx;
         });
-    context->handler = factory(context->shape, {.n_seq_max = n_seq_max,
-                                                .n_ctx = context->n_ctx,
-                                                .max_batch_tokens = n_ubatch,
-                                                .keep_sliding = !context->frees_windows});
+    KvCacheOptions options{.n_seq_max = n_seq_max,
+                           .n_ctx = context->n_ctx,
+                           .max_batch_tokens = n_ubatch,
+                           .keep_sliding = !context->frees_windows};
+    context->handler = factory(context->shape, options);
     context->cache = dynamic_cast<KvCache*>(context->handler.get());
+    std::string limit;
+    if (const char* text = std::getenv("KVAQ_KV_BUDGET");
+        text != nullptr && *text != '\0' && context->cache != nullptr) {
+        const size_t budget = parse_bytes(text);
+        if (context->cache->use().allocated > budget) {  // reserved, not touched yet
+            options.n_ctx = tokens_within(context->cache->plan(), options, budget);
+            context->cache = nullptr;
+            context->handler = factory(context->shape, options);
+            context->cache = dynamic_cast<KvCache*>(context->handler.get());
+        }
+        limit = "kvaq: limit " + mebibytes(budget) + ": room for " + std::to_string(options.n_ctx) + " of " +
+                std::to_string(context->n_ctx) + " tokens over all sequences, " +
+                mebibytes(context->cache->use().allocated) + " reserved\n";
+    }
     print_start(*context, own);
+    if (plans_announced()) std::fputs(limit.c_str(), stderr);
     llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);
     if (ctx == nullptr) return nullptr;
     context->ctx = ctx;
