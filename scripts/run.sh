@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job from one end to the other, with the program that `make run` built: measure a model, plan its cache for a budget,
-# compare the plan with llama.cpp's own cache types, answer a prompt through the packed cache. Leaves everything in out/.
+# compare the plan with llama.cpp's own cache types, answer a prompt through the packed cache. Leaves everything in out/, out/report.html to begin with.
 # Variables: MODEL, BUDGET, PROMPT, THREADS; KVAQ = the kvaq program.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,4 +51,5 @@ step "4/4 answering a prompt with an unmodified llama-completion on the packed c
 }
 grep '^kvaq:' out/run.log | grep -v '^kvaq: layers' || { echo "run.sh: error: the packed cache was not used; see out/run.log" >&2; exit 1; }
 
+"$KVAQ" report -m "$MODEL" --plan "$plan" --stats "$stats" --eval "$result.json" -o out/report.html --md out/report.md >/dev/null
 python3 scripts/summary.py "$result.json" "$plan" out/answer.txt "$((SECONDS - started))"

@@ -31,6 +31,7 @@ def main():
         print(f"  (rounding alone, f16 in other batch sizes: KL {control[0]['mean_kl']['value']:.4f} nats)")
     print(f"\nBits are everything the cache holds, at {result['n_ctx']} tokens: a short context shows every plan's f16 window large.")
     print(f"Answer through the packed cache: {answer}")
+    print("Report: out/report.html (open it in a browser), out/report.md (the same for pasting)")
     print(f"Files: {os.path.splitext(eval_path)[0]}.md (table), {eval_path} (all numbers), {plan_path} (try: kvaq inspect)")
 
 

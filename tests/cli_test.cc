@@ -171,16 +171,85 @@ TEST_F(CommandLine, ExplainsItself) {
     EXPECT_EQ(kvaq_cli({"--version"}).out, version.out);
     const ProcessResult help = kvaq_cli({"--help"});
     EXPECT_EQ(help.exit_code, 0);
-    for (const char* verb : {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "run",
-                             "chat", "serve", "perplexity", "bench", "exec"}) {
+    for (const char* verb : {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export",
+                             "report", "run", "chat", "serve", "perplexity", "bench", "exec"}) {
         EXPECT_NE(help.out.find(std::string("\n  ") + verb), std::string::npos) << verb;
     }
     for (const char* verb :
-         {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "exec"}) {
+         {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "report", "exec"}) {
         const ProcessResult own = kvaq_cli({verb, "--help"});
         EXPECT_EQ(own.exit_code, 0) << verb << own.err;
         EXPECT_NE(own.out.find("--"), std::string::npos) << verb;
     }
+}
+
+/// Long flags that a verb's --help lists.
+std::vector<std::string> long_flags(const std::string& verb) {
+    std::vector<std::string> flags;
+    for (const std::string& line : lines_starting(kvaq_cli({verb, "--help"}).out, "  -")) {
+        const size_t at = line.find("--");
+        if (at != std::string::npos && at < 8)
+            flags.push_back(line.substr(at, line.find_first_not_of("abcdefghijklmnopqrstuvwxyz-", at) - at));
+    }
+    return flags;
+}
+
+TEST_F(CommandLine, ShellsAndManKnowEveryFlag) {
+    const std::string bash = folder_.file("kvaq.bash");
+    std::ofstream(bash) << kvaq_cli({"completion", "bash"}).out;
+    const std::string zsh = kvaq_cli({"completion", "zsh"}).out;
+    const std::string man = kvaq_cli({"man"}).out;
+    const auto complete = [&](const std::string& words, const std::string& index) {
+        return run_process({"bash", "-c",
+                            "source " + bash + " && COMP_WORDS=(" + words + ") COMP_CWORD=" + index +
+                                " && _kvaq && printf '%s\\n' \"${COMPREPLY[@]}\""});
+    };
+    for (const char* verb : {"calibrate", "plan", "eval", "report"}) {
+        const std::vector<std::string> flags = long_flags(verb);
+        EXPECT_GT(flags.size(), 5U) << verb;
+        for (const std::string& flag : flags) {
+            EXPECT_FALSE(lines_starting(complete(std::string("kvaq ") + verb + " " + flag, "2").out, flag).empty())
+                << verb << " " << flag;
+            EXPECT_NE(zsh.find(flag + "["), std::string::npos) << flag;
+            std::string troff;
+            for (const char c : flag) troff += c == '-' ? std::string("\\-") : std::string(1, c);
+            EXPECT_NE(man.find("\\fB" + troff + "\\fR"), std::string::npos) << flag;
+        }
+    }
+    EXPECT_EQ(complete("kvaq ser", "1").out, "serve\n");
+    EXPECT_EQ(complete("kvaq serve --", "2").out, "--plan\n--kv-budget\n");
+    EXPECT_EQ(complete("kvaq calibrate --effort t", "3").out, "thorough\n");
+    EXPECT_EQ(complete("kvaq completion z", "2").out, "zsh\n");
+    EXPECT_EQ(complete("kvaq plan -m mod", "3").out, "\n") << "bash completes the file itself";
+    expect_one_clear_line({"completion", "fish"}, {"fish", "bash", "zsh"});
+}
+
+TEST_F(CommandLine, TablesAreColouredOnATerminalOnly) {
+    const std::string command = std::string(KVAQ_CLI) + " estimate -m " + kModel + " -c 4096";
+    const ProcessResult terminal =
+        run_process({"script", "-qec", command, "/dev/null"}, {.env = {{"TERM", "xterm"}, {"NO_COLOR", ""}}});
+    ASSERT_EQ(terminal.exit_code, 0) << terminal.err;
+    EXPECT_NE(terminal.out.find("\033[1mcache"), std::string::npos) << terminal.out;
+    EXPECT_EQ(terminal.out.find("| f16"), std::string::npos);
+    for (const ProcessOptions& options :
+         {ProcessOptions{.env = {{"TERM", "xterm"}, {"NO_COLOR", "1"}}}, ProcessOptions{.env = {{"TERM", "dumb"}}}}) {
+        const ProcessResult plain = run_process({"script", "-qec", command, "/dev/null"}, options);
+        EXPECT_EQ(plain.out.find('\033'), std::string::npos) << plain.out;
+        EXPECT_NE(plain.out.find("| f16"), std::string::npos);
+    }
+    EXPECT_EQ(kvaq_cli({"estimate", "-m", kModel, "-c", "4096"}, {.env = {{"TERM", "xterm"}}}).out.find('\033'),
+              std::string::npos)
+        << "not a terminal";
+}
+
+TEST_F(CommandLine, PlanWritesJson) {
+    const std::string path = folder_.file("p.json");
+    ASSERT_EQ(kvaq_cli({"plan", "-m", kModel, "--policy", "uniform:k4v2", "-c", "4096", "--json", path}).exit_code, 0);
+    const nlohmann::json json = nlohmann::json::parse(read_text(path));
+    EXPECT_EQ(json.at("kind"), "kvaq.plan");
+    EXPECT_EQ(json.at("plan").at("layers").size(), 30U);
+    EXPECT_TRUE(json.at("kl").is_null());
+    EXPECT_NEAR(json.at("effective_bits").get<double>(), 3.5, 0.01);
 }
 
 TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {

@@ -13,7 +13,7 @@
 #include "kvaq/cli/progress.h"
 #include "kvaq/eval/compare.h"
 #include "kvaq/plan/planner.h"
-#include "kvaq/report/scatter_plot.h"
+#include "kvaq/report/xy_chart.h"
 
 namespace kvaq {
 namespace {
@@ -109,10 +109,13 @@ void run_frontier(const FrontierRequest& request) {
     std::fputs(text.c_str(), stdout);
     atomic_write_text(request.out + ".md", text);
     atomic_write_text(request.out + ".json", json);
-    atomic_write_text(request.out + ".svg", scatter_plot({.title = title,
-                                                          .x_label = "effective bits per element",
-                                                          .y_label = "mean KL (nats, log scale)",
-                                                          .series = series}));
+    XyChart chart;
+    chart.title = title;
+    chart.x_label = "effective bits per element";
+    chart.y_label = "mean KL (nats, log scale)";
+    chart.unit = "nats";
+    chart.series = series;
+    atomic_write_text(request.out + ".svg", svg_file(xy_chart(chart)));
     fmt::print("wrote {0}.md, {0}.json, {0}.svg\n", request.out);
 }
 

@@ -71,13 +71,28 @@ std::string library_path() {
 
 bool is_launch_verb(const std::string& verb) { return programs().contains(verb); }
 
+std::vector<LaunchVerb> launch_verbs() {
+    std::vector<LaunchVerb> verbs;
+    for (const auto& [verb, program] : programs()) {
+        verbs.push_back({verb, (program.name[0] != '\0' ? std::string(program.name) + ": " : "") + program.what});
+    }
+    return verbs;
+}
+
+const std::vector<LaunchFlag>& launch_flags() {
+    static const std::vector<LaunchFlag> flags = {
+        {"--plan", "preset or *.plan.gguf"},
+        {"--kv-budget", "most bytes the cache may take, e.g. 512MiB or 4GiB"},
+    };
+    return flags;
+}
+
 std::string launch_help() {
     std::string text =
         "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [the program's "
         "own flags]):\n";
-    for (const auto& [verb, program] : programs()) {
-        text += "  " + verb + std::string(28 - verb.size(), ' ') +
-                (program.name[0] != '\0' ? std::string(program.name) + ": " : "") + program.what + "\n";
+    for (const LaunchVerb& launch : launch_verbs()) {
+        text += "  " + launch.verb + std::string(28 - launch.verb.size(), ' ') + launch.what + "\n";
     }
     return text;
 }

@@ -1,9 +1,13 @@
-#include <algorithm>
+#include <fmt/format.h>
+
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "kvaq/cli/definition.h"
+#include "kvaq/cli/terminal.h"
 #include "kvaq/cli/verbs.h"
 #include "kvaq/eval/session.h"
 
@@ -14,21 +18,23 @@ int fail(const std::string& message) {
     return 1;
 }
 
+/// What the command line says of itself for shells and for man.
+void add_self_description(CLI::App& app) {
+    auto shell = std::make_shared<std::string>();
+    CLI::App* completion = app.add_subcommand("completion", "a completion script: source <(kvaq completion bash)");
+    completion->add_option("shell", *shell, "bash or zsh")->check(CLI::IsMember({"bash", "zsh"}))->required();
+    completion->callback(
+        [&app, shell] { std::fputs(kvaq::completion_script(kvaq::definitions_of(app), *shell).c_str(), stdout); });
+    app.add_subcommand("man", "the man page: kvaq man | man -l -")->callback([&app] {
+        std::fputs(kvaq::man_page(kvaq::definitions_of(app), app.get_description(), KVAQ_VERSION).c_str(), stdout);
+    });
+}
+
 int run(int argc, char** argv) {
     const std::vector<std::string> args(argv + 1, argv + argc);
     if (!args.empty() && kvaq::is_launch_verb(args[0])) kvaq::launch(args);
 
-    if (!args.empty() && args[0].rfind("-", 0) != 0) {
-        const std::vector<std::string> verbs = {"calibrate", "analyze", "plan",   "estimate", "eval",
-                                                "inspect",   "import",  "export", "version"};
-        if (std::find(verbs.begin(), verbs.end(), args[0]) == verbs.end()) {
-            return fail(
-                "unknown verb: wanted calibrate, analyze, plan, estimate, eval, inspect, import, export, run, chat, "
-                "serve, perplexity, bench, exec or version, found '" +
-                args[0] + "'");
-        }
-    }
-    CLI::App app{"kvaq: the KV cache of llama.cpp programs, packed to a plan of bits per layer, side and head", "kvaq"};
+    CLI::App app{"the KV cache of llama.cpp programs, packed to a plan of bits per layer, side and head", "kvaq"};
     app.set_version_flag("--version", std::string("kvaq " KVAQ_VERSION));
     app.require_subcommand(1);
     app.footer(kvaq::launch_help());
@@ -41,6 +47,17 @@ int run(int argc, char** argv) {
     kvaq::add_inspect(app);
     kvaq::add_import(app);
     kvaq::add_export(app);
+    kvaq::add_report(app);
+    add_self_description(app);
+    if (!args.empty() && args[0].rfind("-", 0) != 0) {
+        std::vector<std::string> names;
+        bool known = false;
+        for (const kvaq::VerbDefinition& verb : kvaq::definitions_of(app)) {
+            names.push_back(verb.name);
+            known = known || verb.name == args[0];
+        }
+        if (!known) return fail(fmt::format("unknown verb: wanted {}, found '{}'", fmt::join(names, ", "), args[0]));
+    }
     try {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
@@ -55,6 +72,7 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
     kvaq::quiet_llama(false);
+    const kvaq::PrettyStdout pretty;
     try {
         return run(argc, argv);
     } catch (const std::exception& error) {

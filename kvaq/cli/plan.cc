@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "kvaq/base/error.h"
+#include "kvaq/base/file.h"
 #include "kvaq/cli/flags.h"
 #include "kvaq/cli/frontier.h"
 #include "kvaq/cli/norm_policy.h"
@@ -17,6 +19,7 @@
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/llama/stats_file.h"
 #include "kvaq/plan/budget.h"
+#include "kvaq/plan/plan_json.h"
 #include "kvaq/plan/planner.h"
 #include "kvaq/plan/verdict.h"
 
@@ -30,6 +33,7 @@ struct PlanFlags {
     std::string policy = "measured";
     std::string text;
     std::string out;
+    std::string json;
     size_t n_ctx = 8192;
     size_t check_ctx = 2048;
     size_t check_chunks = 1;
@@ -86,6 +90,27 @@ void print_plan(const Made& made, size_t n_ctx) {
                made.same_top < 0 ? "" : fmt::format(", same top token {:.1f} %", 100 * made.same_top),
                made.worst.empty() ? "" : "; " + made.worst);
     if (!made.measured) fmt::print("not measured: add --check or -f TEXT, or run kvaq eval\n");
+}
+
+/// What print_plan says, and the plan itself.
+std::string plan_json(const Made& made, size_t n_ctx) {
+    const CacheBytes bytes = cache_bytes(made.plan, n_ctx);
+    nlohmann::ordered_json out = {{"schema_version", 1},
+                                  {"kind", "kvaq.plan"},
+                                  {"n_ctx", n_ctx},
+                                  {"bytes", bytes.total},
+                                  {"effective_bits", bytes.effective_bits},
+                                  {"measured", made.measured}};
+    out["kl"] =
+        made.plan.predicted_kl < 0 ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(made.plan.predicted_kl);
+    out["same_top"] = made.same_top < 0 ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(made.same_top);
+    out["verdict"] = made.plan.predicted_kl < 0
+                         ? nlohmann::ordered_json(nullptr)
+                         : nlohmann::ordered_json(to_string(verdict_of(made.plan.predicted_kl, made.same_top)));
+    out["check"] = made.check_line;
+    out["worst"] = made.worst;
+    out["plan"] = plan_to_json(made.plan);
+    return out.dump(2, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 ModelStats stats_of(const PlanFlags& flags) {
@@ -199,6 +224,7 @@ Made make_plan(const PlanFlags& flags) {
 
 void run_plan(const PlanFlags& flags) {
     require_writable(flags.out);
+    require_writable(flags.json);
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
     if (flags.frontier) {
@@ -219,6 +245,7 @@ void run_plan(const PlanFlags& flags) {
     }
     const Made made = make_plan(flags);
     if (!flags.out.empty()) write_plan(made.plan, flags.out);
+    if (!flags.json.empty()) atomic_write_text(flags.json, plan_json(made, flags.n_ctx));
     print_plan(made, flags.n_ctx);
     if (!flags.out.empty()) fmt::print("wrote {}\n", flags.out);
 }
@@ -256,6 +283,7 @@ void add_plan(CLI::App& app) {
         "measure KL against bits for 8 budgets beside uniform plans, the paper's allocators and llama.cpp's types");
     verb->add_option("--frontier-out", flags->frontier_out, "writes <this>.md, .json and .svg")->capture_default_str();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write");
+    verb->add_option("--json", flags->json, "write the plan, its bits, KL and verdict here");
     verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();

@@ -11,6 +11,7 @@
 #include "kvaq/eval/prober.h"
 #include "kvaq/eval/session.h"
 #include "kvaq/plan/budget.h"
+#include "kvaq/plan/plan_json.h"
 
 namespace kvaq {
 namespace {
@@ -74,6 +75,8 @@ class Comparison {
             KVAQ_CHECK(cache != nullptr);
             runner.row.bytes = cache_bytes(cache->plan(), request_.n_ctx).total;
             runner.row.name = cache->plan().name;
+            runner.row.predicted_kl = cache->plan().predicted_kl;
+            runner.row.plan_sha256 = sha256_hex(canonical_text(cache->plan()));
         }
         const auto n_elements = static_cast<double>(
             cache_bytes(make_uniform_plan(parse_preset("f16"), result_.shape), request_.n_ctx).elements);
@@ -223,6 +226,8 @@ std::string to_json(const CompareRequest& request, const CompareResult& result, 
         out["n_tokens"] = s.n_tokens;
         out["perplexity"] = {{"value", s.perplexity.value}, {"standard_error", s.perplexity.error}};
         out["mean_kl"] = {{"value", s.mean_kl.value}, {"standard_error", s.mean_kl.error}, {"unit", "nats"}};
+        if (!row.plan_sha256.empty()) out["plan_sha256"] = row.plan_sha256;
+        if (row.predicted_kl >= 0) out["predicted_kl"] = row.predicted_kl;
         out["median_kl"] = s.median_kl;
         out["kl_99"] = s.kl_99;
         out["max_kl"] = s.max_kl;

@@ -35,6 +35,8 @@ struct CompareRow {
     double seconds = 0;  ///< llama.cpp's decode of all chunks, scoring not counted (for information: rows run in turn)
     std::vector<std::vector<TokenScore>> chunks;  ///< scored: the second half of each chunk
     ScoreSummary summary;
+    std::string plan_sha256;   ///< of a plan's canonical text (kvaq/plan/plan_json.h): which plan the row measured
+    double predicted_kl = -1;  ///< of a plan, by whoever made it; negative: not predicted
 };
 
 struct CompareResult {

@@ -1,0 +1,159 @@
+#include "kvaq/report/report.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <string_view>
+
+#include "kvaq/base/error.h"
+#include "kvaq/base/file.h"
+#include "kvaq/base/sha256.h"
+#include "kvaq/cli/flags.h"
+#include "kvaq/cli/verbs.h"
+#include "kvaq/llama/gguf_model.h"
+#include "kvaq/llama/plan_file.h"
+#include "kvaq/llama/stats_file.h"
+
+namespace kvaq {
+namespace {
+
+struct ReportFlags {
+    std::string model;
+    std::string plan;
+    std::string stats;
+    std::vector<std::string> evals;
+    std::string frontier;
+    std::string analysis;
+    std::string speed;
+    std::string html;
+    std::string markdown;
+};
+
+constexpr size_t kMaxJson = 256 << 20;
+
+std::string text_of(const std::string& path) {
+    const std::vector<std::byte> bytes = read_file(path, kMaxJson);
+    return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+/// As a shell would take it.
+std::string quoted(const std::string& word) {
+    if (!word.empty() &&
+        word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./,:=+-@%") ==
+            std::string::npos)
+        return word;
+    std::string out = "'";
+    for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return out + "'";
+}
+
+std::string command_of(const ReportFlags& flags) {
+    std::string out = "kvaq report";
+    const auto add = [&](const char* flag, const std::string& value) {
+        if (!value.empty()) out += fmt::format(" {} {}", flag, quoted(value));
+    };
+    add("-m", flags.model);
+    add("--plan", flags.plan);
+    add("--stats", flags.stats);
+    for (const std::string& eval : flags.evals) add("--eval", eval);
+    add("--frontier", flags.frontier);
+    add("--analysis", flags.analysis);
+    add("--speed", flags.speed);
+    add("-o", flags.html);
+    add("--md", flags.markdown);
+    return out;
+}
+
+/// Reads every file; one that is no good ends the command before anything is written.
+ReportInput read_inputs(const ReportFlags& flags) {
+    ReportInput input;
+    input.version = KVAQ_VERSION;
+    input.command = command_of(flags);
+    const auto source = [&](const char* what, const std::string& file, const std::string& verb,
+                            const std::string& command = "") {
+        input.sources.push_back(
+            {.what = what, .file = file, .sha256 = sha256_hex(read_file(file)), .command = command, .verb = verb});
+    };
+    if (!flags.model.empty()) {
+        input.shape = read_model_shape(flags.model);
+        input.shape->fingerprint = model_fingerprint(flags.model);
+    }
+    if (!flags.stats.empty()) {
+        input.stats = read_stats(flags.stats);
+        input.stats_file = flags.stats;
+    }
+    if (is_preset(flags.plan) && !flags.plan.empty()) {
+        if (!input.shape) {
+            throw Error(ErrorCode::kInvalidArgument, "preset '" + flags.plan + "' is no plan of a model yet",
+                        "-m MODEL.gguf", "nothing");
+        }
+        input.plan = make_uniform_plan(parse_preset(flags.plan), *input.shape);
+        input.plan_file = flags.plan;
+    } else if (!flags.plan.empty()) {
+        input.plan = read_plan(flags.plan);
+        input.plan_file = flags.plan;
+        source("plan", flags.plan, "kvaq plan or kvaq import");
+    }
+    if (!flags.stats.empty()) source("statistics", flags.stats, "kvaq calibrate");
+    for (const std::string& file : flags.evals) {
+        input.evals.push_back(parse_eval(text_of(file), file));
+        source("comparison", file, "kvaq eval --json", input.evals.back().command);
+    }
+    if (!flags.frontier.empty()) {
+        input.frontier = parse_eval(text_of(flags.frontier), flags.frontier);
+        source("frontier", flags.frontier, "kvaq plan --frontier", input.frontier->command);
+    }
+    if (!flags.analysis.empty()) {
+        input.analysis = parse_analysis(text_of(flags.analysis), flags.analysis);
+        source("analysis", flags.analysis, "kvaq analyze --json", input.analysis->command);
+    }
+    if (!flags.speed.empty()) {
+        input.speed = parse_speed(text_of(flags.speed), flags.speed);
+        source("speed", flags.speed, "scripts/speed_table.sh", input.speed->command);
+    }
+    return input;
+}
+
+void run_report(const ReportFlags& flags) {
+    if (flags.html.empty() && flags.markdown.empty())
+        throw Error(ErrorCode::kInvalidArgument, "nothing to write", "-o REPORT.html, --md REPORT.md or both",
+                    "neither");
+    require_writable(flags.html);
+    require_writable(flags.markdown);
+    const Document document = make_report(read_inputs(flags));
+    // Both texts are made before the first file is written.
+    const std::string html = to_html(document);
+    const std::string markdown = to_markdown(document);
+    if (!flags.html.empty()) atomic_write_text(flags.html, html);
+    if (!flags.markdown.empty()) atomic_write_text(flags.markdown, markdown);
+    std::string sections;
+    for (const Section& section : document.sections) sections += (sections.empty() ? "" : ", ") + section.id;
+    fmt::print("wrote {}{}{} ({})\n", flags.html, flags.html.empty() || flags.markdown.empty() ? "" : " and ",
+               flags.markdown, sections);
+}
+
+}  // namespace
+
+void add_report(CLI::App& app) {
+    auto flags = std::make_shared<ReportFlags>();
+    CLI::App* verb = app.add_subcommand(
+        "report",
+        "one HTML page (or Markdown) of what the other verbs measured: verdict, bits, quality, memory, speed");
+    verb->add_option("-m,--model", flags->model,
+                     "GGUF model: its header checks that the other files are of it, and gives its context length");
+    verb->add_option("--plan", flags->plan,
+                     "*.plan.gguf, or a preset with -m: verdict, heat map of bits, memory against context");
+    verb->add_option("--stats", flags->stats, "*.stats.gguf of kvaq calibrate: damage by layer, norms, spectra");
+    verb->add_option("--eval", flags->evals,
+                     "JSON of kvaq eval --json (may be given several times): table of KL, perplexity, same top token")
+        ->delimiter(',');
+    verb->add_option("--frontier", flags->frontier, "JSON of kvaq plan --frontier: KL against bits");
+    verb->add_option("--analysis", flags->analysis,
+                     "JSON of kvaq analyze --json: norms, spectra and what the paper's theorems say");
+    verb->add_option("--speed", flags->speed, "JSON of scripts/speed_table.sh: tokens per second against depth");
+    verb->add_option("-o,--output", flags->html, "HTML page to write; it loads nothing");
+    verb->add_option("--md", flags->markdown, "the same as Markdown, for pasting");
+    verb->callback([flags] { run_report(*flags); });
+}
+
+}  // namespace kvaq

@@ -1,0 +1,113 @@
+#include "kvaq/report/report_input.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "kvaq/base/error.h"
+
+namespace kvaq {
+namespace {
+
+std::string committed(const std::string& name) {
+    std::ostringstream text;
+    text << std::ifstream(std::string(KVAQ_DATA_DIR) + "/../results/" + name, std::ios::binary).rdbuf();
+    return text.str();
+}
+
+/// The message of the error that a call throws, which must have that code.
+template <class F>
+std::string message_of(ErrorCode code, const F& call) {
+    try {
+        call();
+    } catch (const Error& error) {
+        EXPECT_EQ(error.code(), code) << error.what();
+        return error.what();
+    }
+    ADD_FAILURE() << "nothing thrown";
+    return "";
+}
+
+void expect_names(const std::string& message, const std::vector<std::string>& things) {
+    for (const std::string& thing : things)
+        EXPECT_NE(message.find(thing), std::string::npos) << thing << " in: " << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+}
+
+TEST(ReportInput, ReadsWhatEvalWrites) {
+    const std::string text = committed("quality-smollm2-135m.json");
+    const auto json = nlohmann::json::parse(text);
+    const EvalTable table = parse_eval(text, "q.json");
+    ASSERT_EQ(table.rows.size(), json["rows"].size());
+    for (size_t i = 0; i < table.rows.size(); ++i) {
+        EXPECT_EQ(table.rows[i].name, json["rows"][i]["name"]);
+        EXPECT_EQ(table.rows[i].kl.value, json["rows"][i]["mean_kl"]["value"].get<double>());
+        EXPECT_EQ(table.rows[i].same_top.error, json["rows"][i]["same_top"]["standard_error"].get<double>());
+        EXPECT_EQ(table.rows[i].predicted_kl, -1) << "files of before say no prediction";
+    }
+    EXPECT_EQ(table.n_ctx, 4096U);
+    EXPECT_EQ(table.n_scored, 8188U);
+}
+
+TEST(ReportInput, TakesNullForANumberThatIsNone) {
+    auto json = nlohmann::json::parse(committed("quality-smollm2-135m.json"));
+    json["rows"][3]["perplexity"]["value"] = nullptr;
+    EXPECT_TRUE(std::isnan(parse_eval(json.dump(), "q.json").rows[3].perplexity.value));
+}
+
+TEST(ReportInput, SaysWhatAForeignFileIsAndWhereItGoes) {
+    const std::string speed = committed("speed-smollm2-135m.json");
+    expect_names(message_of(ErrorCode::kMismatch, [&] { (void)parse_eval(speed, "s.json"); }),
+                 {"s.json", "kvaq.eval", "kvaq.speed", "--speed"});
+    expect_names(
+        message_of(ErrorCode::kMismatch, [&] { (void)parse_speed(committed("quality-smollm2-135m.json"), "q.json"); }),
+        {"q.json", "--eval"});
+    expect_names(message_of(ErrorCode::kMismatch, [&] { (void)parse_analysis("{\"w_k\": [1]}", "n.json"); }),
+                 {"n.json", "no kind", "kvaq analyze --json"});
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_eval("", "e.json"); }), {"e.json", "empty"});
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_eval("GGUF\x03", "p.gguf"); }),
+                 {"p.gguf", "--plan"});
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_eval("[1, 2]", "l.json"); }), {"l.json"});
+}
+
+TEST(ReportInput, SaysWhatADamagedFileLacks) {
+    auto json = nlohmann::json::parse(committed("quality-smollm2-135m.json"));
+    auto damaged = json;
+    damaged["rows"][2].erase("mean_kl");
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_eval(damaged.dump(), "q.json"); }),
+                 {"q.json", "mean_kl", "Make it again"});
+    damaged = json;
+    damaged["rows"][2]["name"] = 7;
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_eval(damaged.dump(), "q.json"); }), {"q.json"});
+    damaged = json;
+    damaged["n_ctx"] = -4096;
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_eval(damaged.dump(), "q.json"); }),
+                 {"q.json", "-4096"});
+    damaged = json;
+    damaged["rows"] = nlohmann::json::array();
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_eval(damaged.dump(), "q.json"); }), {"no rows"});
+    damaged = json;
+    damaged["schema_version"] = 2;
+    expect_names(message_of(ErrorCode::kMismatch, [&] { (void)parse_eval(damaged.dump(), "q.json"); }),
+                 {"q.json", "schema version"});
+    auto speed = nlohmann::json::parse(committed("speed-smollm2-135m.json"));
+    speed["rows"][0]["speeds"].erase(0);
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_speed(speed.dump(), "s.json"); }),
+                 {"s.json", "3 speeds"});
+}
+
+TEST(ReportInput, RefusesInputsOfDifferentModels) {
+    ReportInput input;
+    input.evals.push_back(parse_eval(committed("quality-smollm2-135m.json"), "smol.json"));
+    input.frontier = parse_eval(committed("kivj-gemma-3-270m.json"), "gemma.json");
+    expect_names(message_of(ErrorCode::kMismatch, [&] { settle_model(input); }),
+                 {"different models", "smol.json", "gemma.json"});
+    ReportInput none;
+    expect_names(message_of(ErrorCode::kInvalidArgument, [&] { settle_model(none); }), {"--plan", "--speed"});
+}
+
+}  // namespace
+}  // namespace kvaq
