@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kTile = kDefaultTileTokens;
 constexpr double kLeastLength = 0.5;  ///< a length factor beyond these is noise
 constexpr double kMostLength = 4.0;
-constexpr double kLeastShare = 0.1;  ///< of the mean over a side: a probe that found nothing still costs something
+constexpr double kPrior = 0.3;  ///< of the mean over a side, added to every probe: see set_shares()
 
 size_t dim_of(const HeadStats& head, Side side) {
     return side == Side::kKey ? head.key_mean.size() : head.value_mean.size();
@@ -138,6 +138,8 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family, HeadWeight
     set_curves(fits);
 }
 
+// A probe errs by about half of a mean layer's damage. Bits taken from a layer that only looked harmless cost far more than bits given to
+// one that only looked bad, so all are drawn towards the mean.
 void DamageModel::set_shares() {
     double total[2] = {0, 0};
     double mean[2] = {0, 0};
@@ -149,7 +151,7 @@ void DamageModel::set_shares() {
     for (const LayerStats& layer : stats_.layers) {
         for (const Side side : {Side::kKey, Side::kValue}) {
             const double measured = side == Side::kKey ? layer.probe.key_kl : layer.probe.value_kl;
-            const double kl = std::max({kLeastShare * mean[side == Side::kKey ? 0 : 1], measured, 1e-12});
+            const double kl = std::max(kPrior * mean[side == Side::kKey ? 0 : 1] + std::max(0.0, measured), 1e-12);
             double noise = 0;
             for (size_t h = 0; h < layer.heads.size(); ++h) noise += slots_[next + h].share;
             for (size_t h = 0; h < layer.heads.size(); ++h) {

@@ -39,7 +39,7 @@ ModelStats sample_stats() {
                        .sliding_window = 0};
         for (unsigned h = 0; h < 2; ++h)
             layer.heads.push_back(correlated_head(kDim, static_cast<unsigned>(10 * l) + h));
-        layer.probe = {.key_kl = l == 1 ? 0.2 : 0.02, .value_kl = 0.01};
+        layer.probe = {.key_kl = l == 1 ? 0.2 : 0.0, .value_kl = 0.01};  // with the prior, .22 and .02
         stats.layers.push_back(std::move(layer));
     }
     for (const auto& [bits, key, value] : {std::array{1.0, 1.2, 0.3}, std::array{2.0, 0.5, 0.1},
