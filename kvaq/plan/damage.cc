@@ -1,17 +1,22 @@
 #include "kvaq/plan/damage.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
+#include <map>
 #include <thread>
 
 #include "kvaq/base/error.h"
+#include "kvaq/quant/gaussian_codebook.h"
 #include "kvaq/stats/distortion.h"
 
 namespace kvaq {
 namespace {
 
 constexpr size_t kTile = kDefaultTileTokens;
+constexpr size_t kNoiseTiles = 6;
+constexpr std::array<uint8_t, 5> kUnfittedBits = {2, 3, 4, 5, 6};
 constexpr double kLeastLength = 0.5;  ///< a length factor beyond these is noise
 constexpr double kMostLength = 4.0;
 constexpr double kPrior = 0.3;  ///< of the mean over a side, added to every probe: see set_shares()
@@ -32,9 +37,32 @@ double output_weight(const HeadStats& head, Side side) {
     return plain > 0 ? output / plain : 0.0;
 }
 
+/// The -lm codecs: more noise, but no matrix. Noise on a few tiles, in the unit of the ladder's costs, which know of no search for the best
+/// gain (the same rung measured and by its cost gives the ratio).
+void add_unfitted(DamageSlot& slot, const HeadStats& head, const FittedTransform& fitted,
+                  const std::shared_ptr<const TransformFit>& unfitted) {
+    const size_t dim = dim_of(head, slot.side);
+    HeadStats few = head;
+    const size_t n_tiles =
+        std::min(kNoiseTiles, (slot.side == Side::kKey ? head.key_tiles : head.value_tiles).size() / (kTile * dim));
+    few.key_tiles.resize(std::min(few.key_tiles.size(), n_tiles * kTile * head.key_mean.size()));
+    few.value_tiles.resize(std::min(few.value_tiles.size(), n_tiles * kTile * head.value_mean.size()));
+    TransformChoice rung = rung_at(fitted, 3);
+    CodecSpec own;
+    own.transform = make_transform_codec(fitted.fit, rung.unit_bits);
+    const double found = codec_noise(few, slot.side, own, n_tiles);
+    const double unit = found > 0 ? rung.cost / found : 1.0;
+    for (const uint8_t bits : kUnfittedBits) {
+        CodecSpec codec;
+        codec.transform = make_transform_codec(unfitted, std::vector<uint8_t>(rung.unit_bits.size(), bits));
+        slot.noise.push_back(unit * codec_noise(few, slot.side, codec, n_tiles));
+        slot.codecs.push_back(std::move(codec));
+    }
+}
+
 /// Codecs, bytes, and noise relative to the probe's; the noise of the probe itself goes into `share`.
 void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, HeadWeights weights,
-               const FittedTransform& fitted) {
+               const FittedTransform& fitted, const std::shared_ptr<const TransformFit>& unfitted) {
     const HeadStats& head = stats.layers[slot.layer].heads[slot.head];
     const size_t dim = dim_of(head, slot.side);
     const TransformChoice probe = rung_at(fitted, stats.probe_bits);
@@ -53,8 +81,12 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, He
             slot.codecs.push_back(std::move(codec));
             slot.noise.push_back(rung.cost);
         }
+        add_unfitted(slot, head, fitted, unfitted);
     }
-    for (const CodecSpec& codec : slot.codecs) slot.bytes.push_back(packed_bytes(codec, slot.side, dim, kTile));
+    for (const CodecSpec& codec : slot.codecs) {
+        slot.bytes.push_back(packed_bytes(codec, slot.side, dim, kTile));
+        slot.table_bytes.push_back(codec.transform != nullptr ? codec.transform->fit->bytes() : 0);
+    }
     for (double& noise : slot.noise) noise = slot.share > 0 ? noise / slot.share : 0.0;
     if (weights == HeadWeights::kOutput) slot.share *= output_weight(head, slot.side);
 }
@@ -124,10 +156,17 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family, HeadWeight
         }
     }
     KVAQ_CHECK(fits.size() == slots_.size());
+    std::map<std::pair<Side, size_t>, std::shared_ptr<const TransformFit>> unfitted;  // one for all heads of a size
+    for (const DamageSlot& slot : slots_) {
+        const size_t dim = dim_of(stats.layers[slot.layer].heads[slot.head], slot.side);
+        if (auto& fit = unfitted[{slot.side, dim}]; fit == nullptr) fit = gaussian_fit(slot.side, dim);
+    }
     std::atomic<size_t> next{0};
     const auto work = [&] {
         for (size_t i = next.fetch_add(1); i < slots_.size(); i = next.fetch_add(1))
-            fill_slot(slots_[i], stats, family, weights, fits[i]);
+            fill_slot(slots_[i], stats, family, weights, fits[i],
+                      unfitted.at({slots_[i].side,
+                                   dim_of(stats.layers[slots_[i].layer].heads[slots_[i].head], slots_[i].side)}));
     };
     {
         std::vector<std::jthread> helpers;

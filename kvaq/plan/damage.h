@@ -19,8 +19,8 @@ namespace kvaq {
 
 /// What the planner chooses from.
 enum class CodecFamily {
-    kTransform,  ///< fitted bases, unequal bits per channel, gains (kvaq/quant/transform.h)
-    kAffine,     ///< candidate_codecs(): nothing fitted
+    kTransform,  ///< fitted bases, unequal bits per channel, gains (kvaq/quant/transform.h), and -lm codecs, which need no matrix
+    kAffine,  ///< candidate_codecs(): nothing fitted
 };
 [[nodiscard]] std::vector<CodecSpec> candidate_codecs();
 
@@ -38,8 +38,9 @@ struct DamageSlot {
     size_t head = 0;
     double share = 0;  ///< of its side's damage; they sum to 1 over a side
     std::vector<CodecSpec> codecs;
-    std::vector<size_t> bytes;  ///< packed_bytes of a tile, by codec
-    std::vector<double> noise;  ///< of the codec / of the probe's codec, by codec
+    std::vector<size_t> bytes;        ///< packed_bytes of a tile, by codec
+    std::vector<size_t> table_bytes;  ///< of the codec's bases and codebooks, once for all tiles
+    std::vector<double> noise;        ///< of the codec / of the probe's codec, by codec
 };
 
 /// Predicts the KL of a plan from what calibration measured.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <numeric>
 
 #include "kvaq/base/error.h"
 #include "kvaq/plan/budget.h"
@@ -21,16 +20,20 @@ std::string number(double value) {
 struct Room {
     size_t n_ctx = 0;
     double bytes = 0;             ///< the budget, in bytes at n_ctx tokens
-    double fixed = 0;             ///< spent whatever the codecs are: pages in f16, sinks, tables
-    std::vector<size_t> n_tiles;  ///< sealed, by layer (sliding-window layers hold fewer), divided by `unit`
-    size_t unit = 0;              ///< their greatest common divisor; 0: nothing is sealed
+    double fixed = 0;             ///< spent whatever the codecs are: pages in f16, sinks
+    std::vector<size_t> n_tiles;  ///< sealed, by layer (sliding-window layers hold fewer)
     double elements = 0;
-    [[nodiscard]] size_t for_tiles() const {
-        return bytes > fixed && unit > 0 ? static_cast<size_t>((bytes - fixed) / static_cast<double>(unit)) : 0;
+    /// What is left for tiles and tables, in kBlock.
+    [[nodiscard]] size_t blocks() const {
+        return bytes > fixed ? static_cast<size_t>((bytes - fixed) / static_cast<double>(kBlock)) : 0;
+    }
+    static constexpr size_t kBlock = 64;  ///< tiles are whole blocks; tables are rounded up to them
+    [[nodiscard]] size_t blocks_of(const DamageSlot& slot, size_t codec) const {
+        return slot.bytes[codec] / kBlock * n_tiles[slot.layer] + (slot.table_bytes[codec] + kBlock - 1) / kBlock;
     }
 };
 
-Room room_of(const DamageModel& model, const PlanRequest& request, const Plan& plan) {
+Room room_of(const PlanRequest& request, const Plan& plan) {
     Room room;
     room.n_ctx = request.budget.n_tokens > 0 ? request.budget.n_tokens : request.n_ctx;
     const CacheBytes all = cache_bytes(plan, room.n_ctx);
@@ -41,12 +44,6 @@ Room room_of(const DamageModel& model, const PlanRequest& request, const Plan& p
         for (const HeadPlan& head : layer.heads)
             tile += packed_bytes(head.key, Side::kKey, layer.shape.head_dim_k, plan.tile_tokens);
         room.n_tiles.push_back(all.layers[l].packed_key / tile);
-        room.unit = std::gcd(room.unit, room.n_tiles.back());
-    }
-    for (size_t& n : room.n_tiles) n = room.unit > 0 ? n / room.unit : 0;
-    for (const DamageSlot& slot : model.slots()) {
-        if (slot.codecs[0].transform != nullptr)
-            room.fixed += static_cast<double>(slot.codecs[0].transform->fit->bytes());
     }
     room.elements = static_cast<double>(all.elements);
     room.bytes = request.budget.amount;
@@ -103,16 +100,16 @@ namespace {
 Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
     const ModelStats& stats = model.stats();
     Plan plan = empty_plan(stats, "k2v2", request.window, request.sinks);
-    const Room room = room_of(model, request, plan);
+    const Room room = room_of(request, plan);
     std::vector<std::vector<Choice>> choices;
     for (const DamageSlot& slot : model.slots()) {
         std::vector<Choice>& own = choices.emplace_back();
         for (size_t i = 0; i < slot.codecs.size(); ++i)
-            own.push_back({.bytes = slot.bytes[i] * room.n_tiles[slot.layer], .damage = model.damage(slot, i)});
+            own.push_back({.bytes = room.blocks_of(slot, i), .damage = model.damage(slot, i)});
     }
-    const std::vector<size_t> picked = solve_budget(choices, room.for_tiles());
+    const std::vector<size_t> picked = solve_budget(choices, room.blocks());
     if (picked.empty()) {
-        const double floor_bytes = room.fixed + static_cast<double>(room.unit * smallest_bytes(choices));
+        const double floor_bytes = room.fixed + static_cast<double>(Room::kBlock * smallest_bytes(choices));
         throw Error(ErrorCode::kBudgetTooSmall,
                     "the budget is below this model's floor at " + std::to_string(room.n_ctx) + " tokens",
                     "at least " + number(8 * floor_bytes / room.elements) + "bits (" +

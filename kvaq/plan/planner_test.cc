@@ -137,6 +137,22 @@ TEST(Planner, SlidingLayersCountTheTilesTheyKeep) {
     }
 }
 
+TEST(Planner, PaysForAMatrixOnlyWhereTheContextIsLongEnough) {
+    const ModelStats stats = sample_stats();
+    const DamageModel model(stats, CodecFamily::kTransform);
+    const auto matrices = [&](size_t n_ctx) {
+        const Plan plan = solve_plan(model, bits_of(3, n_ctx));
+        EXPECT_LE(cache_bytes(plan, n_ctx).effective_bits, 3 + 1e-9) << n_ctx;
+        size_t n = 0;
+        for (const LayerPlan& layer : plan.layers) {
+            for (const HeadPlan& head : layer.heads) n += head.key.transform->fit->hadamard ? 0 : 1;
+        }
+        return n;
+    };
+    EXPECT_EQ(matrices(131072), 2 * kLayers);
+    EXPECT_LT(matrices(256), 2 * kLayers) << "4 KiB each, of about 25 KiB";
+}
+
 TEST(Planner, LongerContextsCostWhatTheLengthProbesFound) {
     ModelStats stats = sample_stats();
     stats.lengths.push_back({.n_ctx = 4096, .short_ctx = 1024, .kl = 0.3, .short_kl = 0.2});

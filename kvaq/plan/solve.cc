@@ -12,7 +12,7 @@
 namespace kvaq {
 namespace {
 
-constexpr size_t kMaxCells = 50'000'000;  // bytes of the programme's table of decisions
+constexpr size_t kMaxCells = 20'000'000;  // bytes of the programme's table of decisions
 
 /// A choice on its slot's staircase: costs more and hurts less than the one before. Bytes beyond the cheapest.
 struct Step {

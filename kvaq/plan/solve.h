@@ -13,7 +13,7 @@ struct Choice {
 
 /// Picks one choice per slot so that the sum of damages is least while the sum of bytes is at most `budget` (the
 /// multiple-choice knapsack). Exact, by a dynamic programme over the common divisor of all byte differences, while
-/// slots x byte steps stay under 5e7. Beyond that: steps along the slots' lower convex hulls in the order of damage saved
+/// slots x byte steps stay under 2e7. Beyond that: steps along the slots' lower convex hulls in the order of damage saved
 /// per byte (the Lagrangian optimum, H. Everett 1963), and the programme for the bytes left; within one hull step of the
 /// exact optimum. Never over the budget; more budget never does more damage; no byte is paid that saves nothing.
 ///   slots[i]   choices of slot i, any order, 1 to 255
