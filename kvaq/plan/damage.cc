@@ -15,6 +15,7 @@ namespace kvaq {
 namespace {
 
 constexpr size_t kTile = kDefaultTileTokens;
+constexpr double kMostNoise = 1.0 + 1e-9;  ///< of a codec to choose, in the probe's: beyond it damage is a guess
 constexpr size_t kNoiseTiles = 6;
 constexpr std::array<uint8_t, 5> kUnfittedBits = {2, 3, 4, 5, 6};
 constexpr double kLeastLength = 0.5;  ///< a length factor beyond these is noise
@@ -76,6 +77,7 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, He
             slot.noise.push_back(codec_noise(head, slot.side, codec, stats.n_sample_tiles));
     } else {
         for (TransformChoice& rung : transform_ladder(fitted)) {
+            if (rung.cost > kMostNoise * probe.cost) continue;  // further than anything was measured
             CodecSpec codec;
             codec.transform = make_transform_codec(fitted.fit, std::move(rung.unit_bits));
             slot.codecs.push_back(std::move(codec));
