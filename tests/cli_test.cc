@@ -149,7 +149,7 @@ TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
     ASSERT_EQ(checked.exit_code, 0) << checked.err;
     EXPECT_NE(checked.out.find("predicted KL"), std::string::npos) << checked.out;
     EXPECT_NE(checked.out.find("verdict: "), std::string::npos) << checked.out;
-    const ProcessResult low = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "1bits", "-c", "8192",
+    const ProcessResult low = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "1.25bits", "-c", "8192",
                                         "--check", "--check-ctx", "256", "--refine", "0"});
     ASSERT_EQ(low.exit_code, 0) << low.err;
     EXPECT_NE(low.out.find("verdict: not recommended (measured KL"), std::string::npos) << low.out;

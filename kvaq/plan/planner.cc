@@ -116,7 +116,8 @@ Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
                         number(floor_bytes / (1024 * 1024)) + " MiB)",
                     number(8 * room.bytes / room.elements) + "bits (" + number(room.bytes / (1024 * 1024)) + " MiB)",
                     "The smallest plan keeps a window of " + std::to_string(request.window) +
-                        " tokens in f16; a longer context or --window 0 lowers the floor");
+                        " tokens in f16, and no head gets fewer bits than were measured (1); a longer context" +
+                        (request.window > 0 ? " or --window 0" : "") + " lowers the floor");
     }
     double damage = 0;
     for (size_t i = 0; i < picked.size(); ++i) {
