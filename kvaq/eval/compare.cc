@@ -18,15 +18,6 @@ namespace {
 
 constexpr size_t kControlBatch = 3;
 
-ggml_type cache_type(const std::string& name) {
-    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0,
-                                 GGML_TYPE_Q4_1, GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1}) {
-        if (name == ggml_type_name(type)) return type;
-    }
-    throw Error(ErrorCode::kInvalidArgument, "unknown llama.cpp cache type",
-                "f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1", "'" + name + "'");
-}
-
 /// One row while it is being measured.
 struct Runner {
     CompareRow row;
@@ -40,7 +31,7 @@ class Comparison {
         : request_(request), progress_(progress) {}
 
     CompareResult run() {
-        for (const std::string& type : request_.types) (void)cache_type(type);  // bad names before long work
+        for (const std::string& type : request_.types) (void)llama_cache_type(type);  // bad names before long work
         std::vector<HandlerFactory> factories;
         for (const std::string& plan : request_.plans) factories.push_back(plan_factory(plan));
         for (const Plan& plan : request_.made) factories.push_back(serve_plan(plan));
@@ -65,7 +56,7 @@ class Comparison {
         }
         for (const std::string& type : request_.types) {
             add(type + " (llama.cpp)", "llama.cpp", llama_cache_bytes(result_.shape, type, request_.n_ctx),
-                request_.n_batch, cache_type(type), {});
+                request_.n_batch, llama_cache_type(type), {});
         }
         for (size_t i = 0; i < factories.size(); ++i) {
             add(i < request_.plans.size() ? request_.plans[i] : request_.made[i - request_.plans.size()].name, "plan",

@@ -21,6 +21,22 @@ size_t log_softmax(std::span<const float> logits, std::span<float> out) noexcept
     return top;
 }
 
+std::vector<size_t> top_indices(std::span<const float> values, size_t k) {
+    std::vector<size_t> best;  // a heap with the least of the best at its front
+    const auto better = [&](size_t a, size_t b) { return values[a] > values[b] || (values[a] == values[b] && a < b); };
+    for (size_t i = 0; i < values.size(); ++i) {
+        if (best.size() == k && !better(i, best.front())) continue;
+        if (best.size() == k) {
+            std::pop_heap(best.begin(), best.end(), better);
+            best.pop_back();
+        }
+        best.push_back(i);
+        std::push_heap(best.begin(), best.end(), better);
+    }
+    std::sort(best.begin(), best.end());
+    return best;
+}
+
 double kl_divergence(std::span<const float> log_p, std::span<const float> log_q) noexcept {
     double sum = 0;
     for (size_t i = 0; i < log_p.size(); ++i) {

@@ -10,6 +10,9 @@ namespace kvaq {
 /// log p of a softmax over logits: out[i] = x[i] - max - log sum exp(x - max), the sum in double. Returns the arg max.
 size_t log_softmax(std::span<const float> logits, std::span<float> out) noexcept;
 
+/// Indices of the k largest values, ascending by index; of equal values the first ones. k <= values.size().
+[[nodiscard]] std::vector<size_t> top_indices(std::span<const float> values, size_t k);
+
 /// KL(p || q) = sum_i p_i (log p_i - log q_i) in nats over a whole vocabulary, given the logarithms; the sum in double. Never
 /// negative but for rounding.
 [[nodiscard]] double kl_divergence(std::span<const float> log_p, std::span<const float> log_q) noexcept;

@@ -61,6 +61,15 @@ std::vector<llama_token> tokenize_file(const llama_model* model, const std::stri
     return tokenize_text(model, {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
 }
 
+ggml_type llama_cache_type(const std::string& name) {
+    for (const ggml_type type : {GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0,
+                                 GGML_TYPE_Q4_1, GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1}) {
+        if (name == ggml_type_name(type)) return type;
+    }
+    throw Error(ErrorCode::kInvalidArgument, "unknown llama.cpp cache type",
+                "f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1", "'" + name + "'");
+}
+
 ContextPtr make_context(llama_model* model, const ContextOptions& options, HandlerFactory factory) {
     llama_context_params params = llama_context_default_params();
     params.n_ctx = options.n_ctx;

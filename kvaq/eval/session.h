@@ -44,6 +44,9 @@ struct ContextOptions {
     ggml_type cache_type = GGML_TYPE_F16;  ///< llama.cpp's own cache, when no factory serves the context
 };
 
+/// llama.cpp's cache type of that name. Throws Error kInvalidArgument that lists all.
+[[nodiscard]] ggml_type llama_cache_type(const std::string& name);
+
 /// A context served by the factory, or plain llama.cpp when it is empty. Throws Error if it cannot be made.
 [[nodiscard]] ContextPtr make_context(llama_model* model, const ContextOptions& options, HandlerFactory factory);
 
