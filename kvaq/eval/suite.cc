@@ -28,33 +28,26 @@ Json head_of(const SuiteResult& result) {
 
 SuiteResult run_suite(const SuiteRequest& request,
                       const std::function<void(size_t, size_t, const std::string&)>& progress) {
-    for (const auto& [task, file] : request.data) {
-        if (std::find(request.tasks.begin(), request.tasks.end(), task) == request.tasks.end()) {
-            throw Error(ErrorCode::kInvalidArgument, "--task-data for a task that is not run", "one of --task",
-                        "'" + task + "'");
-        }
-    }
     std::set<std::string> names;
-    for (const std::string& name : request.tasks) {
-        if (!names.insert(name).second)
-            throw Error(ErrorCode::kInvalidArgument, "a task is given twice", "every task once", "'" + name + "'");
+    for (const AskedTask& task : request.tasks) {
+        if (!names.insert(task.name).second)
+            throw Error(ErrorCode::kInvalidArgument, "a task is given twice", "every task once", "'" + task.name + "'");
     }
     const ModelPtr model = load_model(request.model);
     SuiteResult result;
     result.shape = model_shape_of(model.get());
     result.rows = cache_rows(result.shape, request.types, request.plans);
     std::vector<std::unique_ptr<SuiteTask>> tasks;
-    for (const std::string& name : request.tasks) {  // all data is read before long work
-        TaskRequest task = request.task;
-        const auto data = request.data.find(name);
-        task.data = data == request.data.end() ? "" : data->second;
-        tasks.push_back(make_suite_task(name, task, model.get()));
+    for (const AskedTask& asked : request.tasks) {  // all data is read before long work
+        TaskRequest task = asked.request;
+        task.n_batch = request.n_batch;
+        tasks.push_back(make_suite_task(asked.name, task, model.get()));
     }
     SuiteFile file(request.results, head_of(result));
     size_t total = 0;
     for (size_t i = 0; i < tasks.size(); ++i) {
         const SuiteTask& task = *tasks[i];
-        TaskScores scores{.name = request.tasks[i],
+        TaskScores scores{.name = request.tasks[i].name,
                           .says = task.says(),
                           .metrics = task.metrics(),
                           .settings = task.settings(),
@@ -75,7 +68,7 @@ SuiteResult run_suite(const SuiteRequest& request,
         if (scores.by_item.size() == scores.n_items) continue;
         std::vector<CacheSession> sessions;
         for (const CacheRow& row : result.rows) {
-            sessions.emplace_back(model.get(), row, tasks[i]->n_ctx(), tasks[i]->n_seq(), request.task.n_batch,
+            sessions.emplace_back(model.get(), row, tasks[i]->n_ctx(), tasks[i]->n_seq(), request.n_batch,
                                   request.n_threads);
         }
         for (size_t item = 0; item < scores.n_items; ++item) {

@@ -13,14 +13,18 @@
 
 namespace kvaq {
 
+struct AskedTask {
+    std::string name;
+    TaskRequest request;
+};
+
 /// What `kvaq eval --task` is asked.
 struct SuiteRequest {
     std::string model;
-    std::vector<std::string> tasks;
-    std::vector<std::string> plans;           ///< presets or *.plan.gguf files
-    std::vector<std::string> types;           ///< llama.cpp cache types
-    TaskRequest task;                         ///< of every task; data is taken from task_data
-    std::map<std::string, std::string> data;  ///< task -> file
+    std::vector<AskedTask> tasks;
+    std::vector<std::string> plans;  ///< presets or *.plan.gguf files
+    std::vector<std::string> types;  ///< llama.cpp cache types
+    size_t n_batch = 512;            ///< of every task
     int32_t n_threads = 2;
     std::string results;  ///< every finished item is written there, and found there by the next call; "" = nowhere
 };
