@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <memory>
-#include <sstream>
+#include <utility>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
@@ -20,9 +22,13 @@ namespace {
 
 struct EvalFlags {
     CompareRequest request;
-    TaskRequest task;
     std::vector<std::string> tasks;
     std::vector<std::string> task_data;
+    std::vector<std::string> items;
+    std::vector<std::string> shots;
+    std::vector<std::string> lengths;
+    std::vector<std::string> max_tokens;
+    uint64_t seed = 1;
     std::string results;
     std::string json;
     std::string markdown;
@@ -58,29 +64,63 @@ void run_compare(const EvalFlags& flags) {
     write_results(flags, head + to_markdown(request, result), to_json(request, result, command));
 }
 
-/// "task=FILE", or one FILE for the one task that reads one.
-std::map<std::string, std::string> data_of(const EvalFlags& flags) {
-    std::map<std::string, std::string> data;
-    for (const std::string& given : flags.task_data) {
-        const size_t at = given.find('=');
-        std::string task = at == std::string::npos ? "" : given.substr(0, at);
-        if (at == std::string::npos) {
-            for (const std::string& name : flags.tasks) {
-                if (!task_reads_data(name)) continue;
-                if (!task.empty()) {
-                    throw Error(ErrorCode::kInvalidArgument, "which task is --task-data " + given + " for?",
-                                fmt::format("{0}={2} or {1}={2}", task, name, given), "a file alone");
-                }
-                task = name;
-            }
-            if (task.empty()) {
-                throw Error(ErrorCode::kInvalidArgument, "--task-data is for no task here",
-                            "hellaswag or gsm8k in --task", fmt::format("--task {}", fmt::join(flags.tasks, ",")));
-            }
-        }
-        data[task] = at == std::string::npos ? given : given.substr(at + 1);
+/// A flag's "task=value" or "value" (for every task): the values for one task.
+std::vector<std::string> values_for(const std::string& task, const std::vector<std::string>& given) {
+    std::vector<std::string> own;
+    std::vector<std::string> all;
+    for (const std::string& one : given) {
+        const size_t at = one.find('=');
+        if (at == std::string::npos) all.push_back(one);
+        if (at != std::string::npos && one.substr(0, at) == task) own.push_back(one.substr(at + 1));
     }
-    return data;
+    return own.empty() ? all : own;
+}
+
+/// Throws unless every "task=" is a task that is run.
+void check_names(const EvalFlags& flags, const char* flag, const std::vector<std::string>& given) {
+    for (const std::string& one : given) {
+        const size_t at = one.find('=');
+        if (at == std::string::npos ||
+            std::find(flags.tasks.begin(), flags.tasks.end(), one.substr(0, at)) != flags.tasks.end())
+            continue;
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("{} {} is for no task that is run", flag, one),
+                    fmt::format("one of --task {}", fmt::join(flags.tasks, ",")), "'" + one.substr(0, at) + "'");
+    }
+}
+
+size_t whole_number(const char* flag, const std::string& text, size_t least) {
+    size_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size() || value < least || value > (size_t{1} << 31)) {
+        throw Error(ErrorCode::kInvalidArgument, fmt::format("{} is a number", flag),
+                    fmt::format("a whole number from {} on, or TASK=number", least), "'" + text + "'");
+    }
+    return value;
+}
+
+/// The last of the values, or `none`.
+size_t number_for(const EvalFlags& flags, const char* flag, const std::vector<std::string>& given,
+                  const std::string& task, size_t least, size_t none) {
+    check_names(flags, flag, given);
+    const std::vector<std::string> values = values_for(task, given);
+    return values.empty() ? none : whole_number(flag, values.back(), least);
+}
+
+TaskRequest task_request(const EvalFlags& flags, const std::string& task) {
+    TaskRequest out{.text = flags.request.text, .data = {}, .lengths = {}, .seed = flags.seed};
+    check_names(flags, "--task-data", flags.task_data);
+    const std::vector<std::string> data = values_for(task, flags.task_data);
+    const bool own = data != values_for("", flags.task_data);
+    if (!data.empty() && (own || task_reads_data(task))) out.data = data.back();
+    out.n_items = number_for(flags, "--items", flags.items, task, 1, 0);
+    out.max_tokens = number_for(flags, "--max-tokens", flags.max_tokens, task, 1, 0);
+    constexpr size_t kNone = 1 << 20;
+    const size_t shots = number_for(flags, "--shots", flags.shots, task, 0, kNone);
+    out.shots = shots == kNone ? -1 : static_cast<int>(std::min<size_t>(shots, kNone));
+    check_names(flags, "--lengths", flags.lengths);
+    for (const std::string& length : values_for(task, flags.lengths))
+        out.lengths.push_back(whole_number("--lengths", length, 1));
+    return out;
 }
 
 void run_tasks(const EvalFlags& flags) {
@@ -91,28 +131,35 @@ void run_tasks(const EvalFlags& flags) {
         }
     }
     SuiteRequest request{.model = flags.request.model,
-                         .tasks = flags.tasks,
+                         .tasks = {},
                          .plans = flags.request.plans,
                          .types = flags.request.types,
-                         .task = flags.task,
-                         .data = data_of(flags),
+                         .n_batch = flags.request.n_batch,
                          .n_threads = flags.request.n_threads,
                          .results = flags.results};
-    request.task.text = flags.request.text;
-    request.task.n_batch = flags.request.n_batch;
+    size_t n_readers = 0;
+    for (const std::string& task : flags.tasks) {
+        n_readers += task_reads_data(task) ? 1 : 0;
+        request.tasks.push_back({task, task_request(flags, task)});
+    }
+    for (const std::string& file : values_for("", flags.task_data)) {
+        if (n_readers == 1) continue;
+        throw Error(ErrorCode::kInvalidArgument, "which task is --task-data " + file + " for?",
+                    n_readers == 0 ? "hellaswag or gsm8k in --task" : "hellaswag=FILE,gsm8k=FILE", "a file alone");
+    }
     if (request.results.empty() && !flags.json.empty() && !on_stdout(flags.json))
         request.results = flags.json + ".items.jsonl";
     require_writable(request.results);
-    std::string command = fmt::format("kvaq eval -m {} --task {}", request.model, fmt::join(request.tasks, ","));
-    if (!request.task.text.empty()) command += " -f " + request.task.text;
-    if (!flags.task_data.empty()) command += fmt::format(" --task-data {}", fmt::join(flags.task_data, ","));
-    if (!request.plans.empty()) command += fmt::format(" --plan {}", fmt::join(request.plans, ","));
-    if (!request.types.empty()) command += fmt::format(" --types {}", fmt::join(request.types, ","));
-    if (request.task.n_items > 0) command += fmt::format(" --items {}", request.task.n_items);
-    if (request.task.shots >= 0) command += fmt::format(" --shots {}", request.task.shots);
-    if (!request.task.lengths.empty()) command += fmt::format(" --lengths {}", fmt::join(request.task.lengths, ","));
-    if (request.task.max_tokens > 0) command += fmt::format(" --max-tokens {}", request.task.max_tokens);
-    command += fmt::format(" --seed {} -b {} -t {}", request.task.seed, request.task.n_batch, request.n_threads);
+    std::string command = fmt::format("kvaq eval -m {} --task {}", request.model, fmt::join(flags.tasks, ","));
+    if (!flags.request.text.empty()) command += " -f " + flags.request.text;
+    const std::vector<std::pair<const char*, const std::vector<std::string>*>> lists = {
+        {"--task-data", &flags.task_data},  {"--plan", &flags.request.plans}, {"--types", &flags.request.types},
+        {"--items", &flags.items},          {"--shots", &flags.shots},        {"--lengths", &flags.lengths},
+        {"--max-tokens", &flags.max_tokens}};
+    for (const auto& [flag, values] : lists) {
+        if (!values->empty()) command += fmt::format(" {} {}", flag, fmt::join(*values, ","));
+    }
+    command += fmt::format(" --seed {} -b {} -t {}", flags.seed, request.n_batch, request.n_threads);
     Progress progress("eval");
     const SuiteResult result = run_suite(
         request, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
@@ -171,16 +218,16 @@ void add_eval(CLI::App& app) {
     verb->add_option("--task-data", flags->task_data,
                      "data of the tasks that read a file: hellaswag=FILE,gsm8k=FILE (docs/formats.md), or a FILE alone")
         ->delimiter(',');
-    verb->add_option("--items", flags->task.n_items, "items of each task (else the task's own number)")
-        ->check(CLI::PositiveNumber);
-    verb->add_option("--shots", flags->task.shots, "solved examples before an item (hellaswag 10, gsm8k 8)")
-        ->check(CLI::Range(0, 1000));
-    verb->add_option("--lengths", flags->task.lengths, "tokens of context of a task's items, separated by commas")
-        ->delimiter(',')
-        ->check(CLI::PositiveNumber);
-    verb->add_option("--max-tokens", flags->task.max_tokens, "most tokens a task generates")
-        ->check(CLI::PositiveNumber);
-    verb->add_option("--seed", flags->task.seed, "of made-up texts")->capture_default_str();
+    verb->add_option("--items", flags->items, "items of every task, or of one: TASK=N (else the task's own number)")
+        ->delimiter(',');
+    verb->add_option("--shots", flags->shots, "solved examples before an item, or TASK=N (hellaswag 10, gsm8k 8)")
+        ->delimiter(',');
+    verb->add_option("--lengths", flags->lengths,
+                     "tokens of context of the items, or TASK=N, several separated by commas")
+        ->delimiter(',');
+    verb->add_option("--max-tokens", flags->max_tokens, "most tokens that are generated for an item, or TASK=N")
+        ->delimiter(',');
+    verb->add_option("--seed", flags->seed, "of made-up texts")->capture_default_str();
     verb->add_option(
         "--results", flags->results,
         "finished items are kept here and not done again (else the --json file with .items.jsonl behind it)");

@@ -19,15 +19,17 @@ namespace {
 
 const auto kSilent = [](size_t, size_t, const std::string&) {};
 
+TaskRequest& asked(SuiteRequest& request) { return request.tasks[0].request; }
+
 SuiteRequest request_for(const std::string& task) {
     SuiteRequest request;
     request.model = KVAQ_MODEL;
-    request.tasks = {task};
+    request.tasks = {{task, {}}};
     request.plans = {"f16", "k1v1"};
-    request.task.n_batch = 256;
-    if (task_reads_text(task)) request.task.text = KVAQ_DATA_DIR "/wiki-excerpt.txt";
-    if (task == "hellaswag") request.data[task] = KVAQ_DATA_DIR "/hellaswag-excerpt.txt";
-    if (task == "gsm8k") request.data[task] = KVAQ_DATA_DIR "/gsm8k-excerpt.jsonl";
+    request.n_batch = 256;
+    if (task_reads_text(task)) asked(request).text = KVAQ_DATA_DIR "/wiki-excerpt.txt";
+    if (task == "hellaswag") asked(request).data = KVAQ_DATA_DIR "/hellaswag-excerpt.txt";
+    if (task == "gsm8k") asked(request).data = KVAQ_DATA_DIR "/gsm8k-excerpt.jsonl";
     return request;
 }
 
@@ -53,8 +55,8 @@ std::string error_of(Function function) {
 
 TEST(Suite, DepthIsWhatCompareMeasuresAndGoesOnWhereItStopped) {
     SuiteRequest request = request_for("depth");
-    request.task.lengths = {1024};
-    request.task.n_items = 2;
+    asked(request).lengths = {1024};
+    asked(request).n_items = 2;
     request.results = std::filesystem::temp_directory_path() / ("kvaq_suite_" + std::to_string(::getpid()));
     struct Stop {};
     EXPECT_THROW((void)run_suite(request, [](size_t, size_t, const std::string&) { throw Stop(); }), Stop);
@@ -72,11 +74,11 @@ TEST(Suite, DepthIsWhatCompareMeasuresAndGoesOnWhereItStopped) {
 
     CompareRequest compared;
     compared.model = request.model;
-    compared.text = request.task.text;
+    compared.text = asked(request).text;
     compared.plans = {"k1v1"};
     compared.n_ctx = 1024;
     compared.n_chunks = 2;
-    compared.n_batch = request.task.n_batch;
+    compared.n_batch = request.n_batch;
     compared.control = false;
     const CompareResult wanted = compare(compared, kSilent);
     const TaskScores& task = result.tasks[0];
@@ -101,8 +103,8 @@ TEST(Suite, DepthIsWhatCompareMeasuresAndGoesOnWhereItStopped) {
 
 TEST(Suite, HellaswagsChoicesAreThoseOfWholeTexts) {
     SuiteRequest request = request_for("hellaswag");
-    request.task.n_items = 4;
-    request.task.shots = 0;
+    asked(request).n_items = 4;
+    asked(request).shots = 0;
     const SuiteResult result = run_suite(request, kSilent);
     EXPECT_EQ(mean(result, 0, "same choice as f16"), 1);
     EXPECT_GE(mean(result, 1, "same choice as f16"), 0.5);
@@ -138,20 +140,20 @@ TEST(Suite, HellaswagsChoicesAreThoseOfWholeTexts) {
 
 TEST(Suite, HellaswagReadsExamplesThroughTheCache) {
     SuiteRequest request = request_for("hellaswag");
-    request.task.n_items = 3;
-    request.task.shots = 8;
+    asked(request).n_items = 3;
+    asked(request).shots = 8;
     const SuiteResult result = run_suite(request, kSilent);
     EXPECT_GT(result.tasks[0].n_context, 400U);
     EXPECT_EQ(result.tasks[0].by_item.size(), 3U);
-    request.task.n_items = 5;
+    asked(request).n_items = 5;
     EXPECT_NE(error_of([&] { (void)run_suite(request, kSilent); }).find("12 tasks"), std::string::npos);
 }
 
 TEST(Suite, Gsm8kScoresGeneratedAnswers) {
     SuiteRequest request = request_for("gsm8k");
-    request.task.n_items = 2;
-    request.task.shots = 2;
-    request.task.max_tokens = 24;
+    asked(request).n_items = 2;
+    asked(request).shots = 2;
+    asked(request).max_tokens = 24;
     const SuiteResult result = run_suite(request, kSilent);
     EXPECT_EQ(mean(result, 0, "f16's text"), 1);
     EXPECT_GT(mean(result, 1, "agreed with f16"), mean(result, 2, "agreed with f16"));
@@ -161,16 +163,16 @@ TEST(Suite, Gsm8kScoresGeneratedAnswers) {
 
 TEST(Suite, NeedlesAndPasskeysAreFoundByF16AndNotByOneBit) {
     SuiteRequest request = request_for("needle");
-    request.task.lengths = {512};
-    request.task.n_items = 1;
+    asked(request).lengths = {512};
+    asked(request).n_items = 1;
     const SuiteResult needle = run_suite(request, kSilent);
     EXPECT_EQ(places_of(needle.tasks[0]).size(), 8U);
     EXPECT_LT(mean(needle, 0, "answer NLL"), mean(needle, 2, "answer NLL"));
     EXPECT_LT(mean(needle, 1, "KL"), 0.05);
     EXPECT_GT(mean(needle, 2, "KL"), 0.5);
     request = request_for("passkey");
-    request.task.lengths = {512};
-    request.task.n_items = 2;
+    asked(request).lengths = {512};
+    asked(request).n_items = 2;
     const SuiteResult passkey = run_suite(request, kSilent);
     EXPECT_EQ(places_of(passkey.tasks[0]), (std::vector<size_t>{10, 30}));
     EXPECT_LT(mean(passkey, 0, "answer NLL"), 1);  // chance: ln 10 = 2.3
@@ -179,8 +181,8 @@ TEST(Suite, NeedlesAndPasskeysAreFoundByF16AndNotByOneBit) {
 
 TEST(Suite, CopiesAreMadeByF16AndNotByOneBit) {
     SuiteRequest request = request_for("copy");
-    request.task.lengths = {256};
-    request.task.n_items = 2;
+    asked(request).lengths = {256};
+    asked(request).n_items = 2;
     const SuiteResult result = run_suite(request, kSilent);
     EXPECT_EQ(groups_of(result.tasks[0]), (std::vector<std::string>{"random 256", "list 256"}));
     EXPECT_GT(mean(result, 0, "exact"), 0.7);
@@ -190,8 +192,8 @@ TEST(Suite, CopiesAreMadeByF16AndNotByOneBit) {
 
 TEST(Suite, ToolCallsAreParsed) {
     SuiteRequest request = request_for("json");
-    request.task.lengths = {512};
-    request.task.n_items = 2;
+    asked(request).lengths = {512};
+    asked(request).n_items = 2;
     const SuiteResult result = run_suite(request, kSilent);
     EXPECT_EQ(mean(result, 0, "valid JSON"), 1);
     EXPECT_EQ(mean(result, 0, "shaped"), 1);
@@ -200,9 +202,9 @@ TEST(Suite, ToolCallsAreParsed) {
 
 TEST(Suite, GreedyTextPartsFromF16Later) {
     SuiteRequest request = request_for("diverge");
-    request.task.lengths = {256};
-    request.task.n_items = 2;
-    request.task.max_tokens = 24;
+    asked(request).lengths = {256};
+    asked(request).n_items = 2;
+    asked(request).max_tokens = 24;
     const SuiteResult result = run_suite(request, kSilent);
     EXPECT_EQ(mean(result, 0, "agreed with f16"), 24);
     EXPECT_GT(mean(result, 1, "agreed with f16"), mean(result, 2, "agreed with f16"));
@@ -211,9 +213,9 @@ TEST(Suite, GreedyTextPartsFromF16Later) {
 
 TEST(Suite, TheSecondTurnContinuesTheFirst) {
     SuiteRequest request = request_for("chat");
-    request.task.lengths = {256};
-    request.task.n_items = 2;
-    request.task.max_tokens = 24;
+    asked(request).lengths = {256};
+    asked(request).n_items = 2;
+    asked(request).max_tokens = 24;
     const SuiteResult result = run_suite(request, kSilent);
     for (const auto& [item, scores] : result.tasks[0].by_item) {
         EXPECT_GT(scores[0].text.size(), 20U);
@@ -225,16 +227,17 @@ TEST(Suite, TheSecondTurnContinuesTheFirst) {
 TEST(Suite, RefusesBadRequestsByName) {
     SuiteRequest request = request_for("depth");
     const auto error = [&] { return error_of([&] { (void)run_suite(request, kSilent); }); };
-    request.tasks = {"chess"};
+    request.tasks[0].name = "chess";
     EXPECT_NE(error().find("hellaswag"), std::string::npos) << error();
-    request.tasks = {"gsm8k"};
+    request.tasks = {{"gsm8k", {}}};
     EXPECT_NE(error().find("gsm8k=FILE"), std::string::npos) << error();
-    request.data["gsm8k"] = KVAQ_DATA_DIR "/hellaswag-excerpt.txt";
+    asked(request).data = KVAQ_DATA_DIR "/hellaswag-excerpt.txt";
     EXPECT_NE(error().find("line 1 of"), std::string::npos) << error();
-    request.data = {{"hellaswag", KVAQ_DATA_DIR "/hellaswag-excerpt.txt"}};
-    EXPECT_NE(error().find("'hellaswag'"), std::string::npos) << error();
+    request = request_for("copy");
+    asked(request).data = "x";
+    EXPECT_NE(error().find("no data file"), std::string::npos) << error();
     request = request_for("needle");
-    request.task.lengths = {64};
+    asked(request).lengths = {64};
     EXPECT_NE(error().find("256 to 8192"), std::string::npos) << error();
     request = request_for("copy");
     request.types = {"q9_9"};
