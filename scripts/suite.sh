@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# The evaluation suite: f16, q8_0, q4_0, k4v2 plain and rotated, our f16 and measured plans of 2.25, 3.25 and 4.25 bits, on the same items in the same run.
+# usage: scripts/suite.sh MODEL.gguf NAME [full|quick]     writes results/suite-NAME.md and .json; finished items are kept in out/suite-NAME.items.jsonl,
+# so an interrupted run goes on where it stopped.
+# Variables: HELLASWAG (hellaswag_val_full.txt as llama-perplexity reads it, or .bz2), GSM8K (test.jsonl), TEXT (wiki.test.raw): from DATA (/work/shared/data) unless
+# given; STATS (out/NAME.stats.gguf, made if it is not there), BATCH (512; 128 where the vocabulary is large), THREADS, KVAQ.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -ge 2 ] || { echo "usage: scripts/suite.sh MODEL.gguf NAME [full|quick]" >&2; exit 1; }
+model=$1 name=$2 size=${3:-full}
+KVAQ=${KVAQ:-build/release/bin/kvaq}
+DATA=${DATA:-/work/shared/data}
+HELLASWAG=${HELLASWAG:-$DATA/hellaswag_val_full.txt.bz2}
+GSM8K=${GSM8K:-$DATA/gsm8k_test.jsonl}
+TEXT=${TEXT:-$DATA/wiki.test.raw}
+stats=${STATS:-out/$name.stats.gguf}
+mkdir -p out results
+for file in "$HELLASWAG" "$GSM8K" "$TEXT"; do
+    [ -e "$file" ] || { echo "suite.sh: error: no data: wanted HELLASWAG, GSM8K and TEXT, found no '$file'" >&2; exit 1; }
+done
+if [ "${HELLASWAG##*.}" = bz2 ]; then
+    [ -e out/hellaswag_val_full.txt ] || { bunzip2 -kc "$HELLASWAG" >out/hellaswag_val_full.txt.part && mv out/hellaswag_val_full.txt.part out/hellaswag_val_full.txt; }
+    HELLASWAG=out/hellaswag_val_full.txt
+fi
+case $size in
+full) tasks=depth,hellaswag,gsm8k,passkey,needle,copy,json,diverge,chat
+      items=depth=1,hellaswag=200,gsm8k=16,passkey=5,needle=4,copy=12,json=16,diverge=16,chat=8
+      lengths=depth=8192,passkey=2048,needle=2048,needle=4096,copy=512,copy=2048,json=1024,json=4096 ;;
+quick) tasks=depth,hellaswag,needle,copy,diverge
+       items=depth=1,hellaswag=60,needle=2,copy=4,diverge=6
+       lengths=depth=2048,needle=2048,copy=512 ;;
+*) echo "suite.sh: error: unknown size: wanted full or quick, found '$size'" >&2; exit 1 ;;
+esac
+tasks=${TASKS:-$tasks} items=${ITEMS:-$items} lengths=${LENGTHS:-$lengths}
+[ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
+plans=f16,k4v2,k4v2-rot
+for bits in 2.25 3.25 4.25; do
+    plan=out/$name-suite-$bits.plan.gguf
+    [ "$plan" -nt "$stats" ] || "$KVAQ" plan -m "$model" --stats "$stats" --budget "${bits}bits" -c 4096 -o "$plan" | grep -E "^verdict|effective bits"
+    plans+=,$plan
+done
+"$KVAQ" eval -m "$model" --task "$tasks" --items "$items" --lengths "$lengths" -f "$TEXT" --task-data "hellaswag=$HELLASWAG,gsm8k=$GSM8K" \
+    --plan "$plans" --types q8_0,q4_0 --max-tokens gsm8k=160 -b "${BATCH:-512}" -t "${THREADS:-$(nproc)}" \
+    --results "out/suite-$name.items.jsonl" --json "results/suite-$name.json" --md "results/suite-$name.md"
