@@ -2,21 +2,21 @@
 # The evaluation suite: f16, q8_0, q4_0, k4v2 plain and rotated, our f16 and measured plans of 2.25, 3.25 and 4.25 bits, on the same items in the same run.
 # usage: scripts/suite.sh MODEL.gguf NAME [full|quick]     writes results/suite-NAME.md and .json; finished items are kept in out/suite-NAME.items.jsonl,
 # so an interrupted run goes on where it stopped.
-# Variables: HELLASWAG (hellaswag_val_full.txt as llama-perplexity reads it, or .bz2), GSM8K (test.jsonl), TEXT (wiki.test.raw): from DATA (/work/shared/data) unless
-# given; STATS (out/NAME.stats.gguf, made if it is not there), BATCH (512; 128 where the vocabulary is large), THREADS, KVAQ.
+# Variables: DATA, the folder of the data sets, or each alone: HELLASWAG (hellaswag_val_full.txt as llama-perplexity reads it, .bz2 too), GSM8K (gsm8k_test.jsonl of
+# openai/grade-school-math), TEXT (wiki.test.raw, WikiText-2 test); TASKS, ITEMS, LENGTHS instead of the size's; STATS (out/NAME.stats.gguf, made if it is not there), BATCH (512; 128 where the vocabulary is large), THREADS, KVAQ.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { echo "usage: scripts/suite.sh MODEL.gguf NAME [full|quick]" >&2; exit 1; }
 model=$1 name=$2 size=${3:-full}
 KVAQ=${KVAQ:-build/release/bin/kvaq}
-DATA=${DATA:-/work/shared/data}
+DATA=${DATA:-data}
 HELLASWAG=${HELLASWAG:-$DATA/hellaswag_val_full.txt.bz2}
 GSM8K=${GSM8K:-$DATA/gsm8k_test.jsonl}
 TEXT=${TEXT:-$DATA/wiki.test.raw}
 stats=${STATS:-out/$name.stats.gguf}
 mkdir -p out results
 for file in "$HELLASWAG" "$GSM8K" "$TEXT"; do
-    [ -e "$file" ] || { echo "suite.sh: error: no data: wanted HELLASWAG, GSM8K and TEXT, found no '$file'" >&2; exit 1; }
+    [ -e "$file" ] || { echo "suite.sh: error: a data set is missing: wanted HELLASWAG, GSM8K and TEXT (or DATA, their folder), found no '$file'" >&2; exit 1; }
 done
 if [ "${HELLASWAG##*.}" = bz2 ]; then
     [ -e out/hellaswag_val_full.txt ] || { bunzip2 -kc "$HELLASWAG" >out/hellaswag_val_full.txt.part && mv out/hellaswag_val_full.txt.part out/hellaswag_val_full.txt; }
@@ -32,6 +32,9 @@ quick) tasks=depth,hellaswag,needle,copy,diverge
 *) echo "suite.sh: error: unknown size: wanted full or quick, found '$size'" >&2; exit 1 ;;
 esac
 tasks=${TASKS:-$tasks} items=${ITEMS:-$items} lengths=${LENGTHS:-$lengths}
+more=()
+case ,$tasks, in *,hellaswag,*) more+=(--task-data "hellaswag=$HELLASWAG") ;; esac
+case ,$tasks, in *,gsm8k,*) more+=(--task-data "gsm8k=$GSM8K" --max-tokens gsm8k=160) ;; esac
 [ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
 plans=f16,k4v2,k4v2-rot
 for bits in 2.25 3.25 4.25; do
@@ -39,6 +42,6 @@ for bits in 2.25 3.25 4.25; do
     [ "$plan" -nt "$stats" ] || "$KVAQ" plan -m "$model" --stats "$stats" --budget "${bits}bits" -c 4096 -o "$plan" | grep -E "^verdict|effective bits"
     plans+=,$plan
 done
-"$KVAQ" eval -m "$model" --task "$tasks" --items "$items" --lengths "$lengths" -f "$TEXT" --task-data "hellaswag=$HELLASWAG,gsm8k=$GSM8K" \
-    --plan "$plans" --types q8_0,q4_0 --max-tokens gsm8k=160 -b "${BATCH:-512}" -t "${THREADS:-$(nproc)}" \
+"$KVAQ" eval -m "$model" --task "$tasks" --items "$items" --lengths "$lengths" -f "$TEXT" "${more[@]}" \
+    --plan "$plans" --types q8_0,q4_0 -b "${BATCH:-512}" -t "${THREADS:-$(nproc)}" \
     --results "out/suite-$name.items.jsonl" --json "results/suite-$name.json" --md "results/suite-$name.md"
