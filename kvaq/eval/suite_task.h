@@ -32,10 +32,10 @@ struct Metric {
 
 /// What one cache did in one part of an item.
 struct Observation {
-    std::string group;           ///< a row of the table: a context length, a kind of copy; "" = one group only
-    size_t at = 0;               ///< a column of the curve: a position or a depth
-    double weight = 1;           ///< tokens it stands for
-    std::vector<double> values;  ///< one per metric
+    std::string group{};           ///< a row of the table: a context length, a kind of copy; "" = one group only
+    size_t at = 0;                 ///< a column of the curve: a position or a depth
+    double weight = 1;             ///< tokens it stands for
+    std::vector<double> values{};  ///< one per metric
 };
 
 /// Of one cache and item.

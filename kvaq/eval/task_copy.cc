@@ -98,7 +98,8 @@ class CopyTask : public SuiteTask {
         while (true) {
             const std::string name = made_up.first_name();
             const std::string place = made_up.place();
-            const std::string thing = made_up.colour() + " " + made_up.thing();
+            const std::string colour = made_up.colour();
+            const std::string thing = colour + " " + made_up.thing();
             const std::vector<llama_token> line =
                 tokenize_part(model_, fmt::format("{}, {}, {} {}s\n", name, place, made_up.integer(10, 99), thing));
             if (text.size() + again.size() + 2 * (list.size() + line.size()) > length) break;

@@ -120,7 +120,8 @@ class HellaswagTask : public SuiteTask {
         for (const auto& one : whole) shared = std::min(shared, common(whole[0], one));
         for (const auto& one : whole) shared = std::min(shared, one.size() - 1);  // an ending has a token of its own
         const size_t context = std::min(shared, common(tokenize_part(model, item.context), whole[0]));
-        Tokens out{.gold = item.gold};
+        Tokens out;
+        out.gold = item.gold;
         out.context.assign(whole[0].begin(), whole[0].begin() + static_cast<std::ptrdiff_t>(context));
         out.shared.assign(whole[0].begin() + static_cast<std::ptrdiff_t>(context),
                           whole[0].begin() + static_cast<std::ptrdiff_t>(shared));

@@ -34,7 +34,8 @@ Call make_call(MadeUpText& made_up) {
         }
         case 1: {
             const std::string name = made_up.first_name();
-            const std::string text = fmt::format("the {} is {}", made_up.thing(), made_up.colour());
+            const std::string thing = made_up.thing();
+            const std::string text = fmt::format("the {} is {}", thing, made_up.colour());
             tool = "send_message";
             request = fmt::format("Tell {} that {}.", name, text);
             arguments = {{"to", name}, {"text", text}};

@@ -86,13 +86,12 @@ size_t agreed_tokens(std::span<const llama_token> a, std::span<const llama_token
 std::vector<std::string> text_lines(const std::string& path, const std::string& wanted) {
     const std::vector<std::byte> bytes = read_file(path);
     const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    for (const auto& [start, what] : {std::pair{"BZh", "a bzip2 file (bunzip2 -k unpacks it)"},
-                                      {"\x1f\x8b", "a gzip file (gunzip -k unpacks it)"},
-                                      {"\xfd"
-                                       "7zXZ",
-                                       "an xz file (xz -dk unpacks it)"},
-                                      {"PK\x03\x04", "a zip file"},
-                                      {"GGUF", "a GGUF file"}}) {
+    constexpr std::pair<const char*, const char*> kPacked[] = {{"BZh", "a bzip2 file (bunzip2 -k unpacks it)"},
+                                                               {"\x1f\x8b", "a gzip file (gunzip -k unpacks it)"},
+                                                               {"\xfd\x37zXZ", "an xz file (xz -dk unpacks it)"},
+                                                               {"PK\x03\x04", "a zip file"},
+                                                               {"GGUF", "a GGUF file"}};
+    for (const auto& [start, what] : kPacked) {
         if (text.rfind(start, 0) == 0) throw Error(ErrorCode::kCorrupt, "'" + path + "' cannot be read", wanted, what);
     }
     if (text.empty() || text.find('\0') != std::string::npos) {
