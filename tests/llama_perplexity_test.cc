@@ -72,5 +72,26 @@ TEST(LlamaPerplexity, KlAndPerplexityAgreeWithOursWithinOnePercent) {
     check(rows[2], llama_perplexity({"--kl-divergence"}, "k4v2-rot"));
 }
 
+TEST(LlamaPerplexity, HellaswagScoresAreOurs) {
+    const std::string data = std::string(KVAQ_DATA_DIR) + "/hellaswag-excerpt.txt";
+    const ProcessResult theirs =
+        run_process({KVAQ_BIN_DIR "/llama-perplexity", "-m", KVAQ_MODEL, "-t", "2", "-c", "1024", "-fa", "on",
+                     "--hellaswag", "--hellaswag-tasks", "12", "-f", data},
+                    {.env = {}, .timeout_seconds = 300});
+    ASSERT_EQ(theirs.exit_code, 0) << theirs.err;
+    std::smatch found;
+    const std::string text = theirs.out + theirs.err;
+    ASSERT_TRUE(std::regex_search(text, found, std::regex("\n12\t([0-9.]+)%"))) << text;
+    const ProcessResult ours = run_process({KVAQ_CLI, "eval", "-m", KVAQ_MODEL, "--task", "hellaswag", "--task-data",
+                                            data, "--shots", "0", "--items", "12", "-t", "2", "--json", "-"},
+                                           {.env = {}, .timeout_seconds = 300});
+    ASSERT_EQ(ours.exit_code, 0) << ours.err;
+    const nlohmann::json metric = nlohmann::json::parse(ours.out).at("tasks").at(0).at("metrics").at(0);
+    EXPECT_EQ(metric.at("name"), "acc_norm");
+    const double share = metric.at("groups").at(0).at("caches").at(0).at("mean").at("value");
+    EXPECT_NEAR(100 * share, std::stod(found[1]), 100.0 / 12 + 0.01)
+        << "batches of other sizes may turn one close choice";
+}
+
 }  // namespace
 }  // namespace kvaq

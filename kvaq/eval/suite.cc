@@ -59,7 +59,7 @@ SuiteResult run_suite(const SuiteRequest& request,
         for (auto& [item, done] : file.open_task(scores.name, scores.settings)) {
             if (item < scores.n_items) scores.by_item[item] = std::move(done);
         }
-        total += scores.n_items - scores.by_item.size();
+        total += (scores.n_items - scores.by_item.size()) * task.work();
         result.tasks.push_back(std::move(scores));
     }
     size_t done = 0;
@@ -76,7 +76,8 @@ SuiteResult run_suite(const SuiteRequest& request,
             std::vector<ItemScore> found = tasks[i]->run(item, sessions);
             file.append(scores.name, item, found);
             scores.by_item[item] = std::move(found);
-            progress(++done, total, fmt::format("{} {}/{}", scores.name, scores.by_item.size(), scores.n_items));
+            done += tasks[i]->work();
+            progress(done, total, fmt::format("{} {}/{}", scores.name, scores.by_item.size(), scores.n_items));
         }
     }
     return result;

@@ -48,7 +48,8 @@ struct SuiteResult {
     std::vector<TaskScores> tasks;
 };
 
-/// Runs every item of every task that the results file does not hold yet. progress(done, total, what) after every item.
+/// Runs every item of every task that the results file does not hold yet. progress(done, total, what) after every item, in
+/// tokens (SuiteTask::work).
 /// Throws Error: bad model, plan, type, task or data; a results file that was made with another model, other caches or other settings (which, by name).
 [[nodiscard]] SuiteResult run_suite(const SuiteRequest& request,
                                     const std::function<void(size_t, size_t, const std::string&)>& progress);

@@ -68,6 +68,8 @@ class SuiteTask {
     [[nodiscard]] virtual size_t n_items() const = 0;
     /// Tokens a sequence holds when it is asked, on average: where bits per element are counted.
     [[nodiscard]] virtual size_t n_context() const = 0;
+    /// Tokens decoded for an item by each cache, a generated one counted as three: what the time left is made of.
+    [[nodiscard]] virtual size_t work() const { return n_context(); }
     /// Of the contexts it needs.
     [[nodiscard]] virtual size_t n_ctx() const = 0;
     [[nodiscard]] virtual size_t n_seq() const { return 1; }

@@ -77,6 +77,7 @@ class ChatTask : public SuiteTask {
     }
     size_t n_items() const override { return n_items_; }
     size_t n_context() const override { return mean_of(lengths_) + max_tokens_; }
+    size_t work() const override { return n_context() + 3 * max_tokens_; }
     size_t n_ctx() const override {
         return *std::max_element(lengths_.begin(), lengths_.end()) + 2 * max_tokens_ + 384;
     }

@@ -46,6 +46,7 @@ class DivergeTask : public SuiteTask {
     }
     size_t n_items() const override { return n_items_; }
     size_t n_context() const override { return mean_of(lengths_); }
+    size_t work() const override { return n_context() + 3 * max_tokens_ / 2; }
     size_t n_ctx() const override { return *std::max_element(lengths_.begin(), lengths_.end()) + max_tokens_ + 64; }
 
     std::vector<ItemScore> run(size_t item, std::span<CacheSession> sessions) override {

@@ -89,6 +89,7 @@ class Gsm8kTask : public SuiteTask {
     }
     size_t n_items() const override { return items_.size(); }
     size_t n_context() const override { return prefix_.size() + longest_; }
+    size_t work() const override { return longest_ + 3 * max_tokens_ / 2; }
     size_t n_ctx() const override { return prefix_.size() + longest_ + max_tokens_ + 128; }
     size_t n_seq() const override { return 2; }
 

@@ -46,6 +46,7 @@ class HellaswagTask : public SuiteTask {
             size_t needed = items_.back().context.size() + items_.back().shared.size();
             for (const auto& ending : items_.back().endings) needed += ending.size();
             longest_ = std::max(longest_, needed);
+            all_tokens_ += needed;
             tokens_ += items_.back().context.size() + items_.back().shared.size();
         }
     }
@@ -66,6 +67,7 @@ class HellaswagTask : public SuiteTask {
     }
     size_t n_items() const override { return items_.size(); }
     size_t n_context() const override { return prefix_.size() + tokens_ / items_.size(); }
+    size_t work() const override { return all_tokens_ / items_.size(); }
     size_t n_ctx() const override { return prefix_.size() + longest_ + 512; }
     size_t n_seq() const override { return 6; }
 
@@ -172,7 +174,8 @@ class HellaswagTask : public SuiteTask {
     std::vector<llama_token> prefix_;
     std::vector<Tokens> items_;
     size_t longest_ = 0;
-    size_t tokens_ = 0;
+    size_t tokens_ = 0;      ///< before the endings, of all items
+    size_t all_tokens_ = 0;  ///< with them
 };
 
 }  // namespace

@@ -92,6 +92,7 @@ class JsonTask : public SuiteTask {
     }
     size_t n_items() const override { return n_items_; }
     size_t n_context() const override { return mean_of(lengths_); }
+    size_t work() const override { return n_context() / kSameDepth + 3 * 40; }
     size_t n_ctx() const override { return *std::max_element(lengths_.begin(), lengths_.end()) + max_tokens_ + 320; }
     size_t n_seq() const override { return 2; }
 
