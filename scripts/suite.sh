@@ -2,8 +2,9 @@
 # The evaluation suite: f16, q8_0, q4_0, k4v2 plain and rotated, our f16 and measured plans of 2.25, 3.25 and 4.25 bits, on the same items in the same run.
 # usage: scripts/suite.sh MODEL.gguf NAME [full|quick]     writes results/suite-NAME.md and .json; finished items are kept in out/suite-NAME.items.jsonl,
 # so an interrupted run goes on where it stopped.
-# Variables: DATA, the folder of the data sets, or each alone: HELLASWAG (hellaswag_val_full.txt as llama-perplexity reads it, .bz2 too), GSM8K (gsm8k_test.jsonl of
-# openai/grade-school-math), TEXT (wiki.test.raw, WikiText-2 test); TASKS, ITEMS, LENGTHS instead of the size's; STATS (out/NAME.stats.gguf, made if it is not there), BATCH (512; 128 where the vocabulary is large), THREADS, KVAQ.
+# Variables: DATA, the folder of the data sets, or each alone: HELLASWAG (hellaswag_val_full.txt as llama-perplexity reads it, .bz2 too),
+# GSM8K (gsm8k_test.jsonl of openai/grade-school-math), TEXT (wiki.test.raw, WikiText-2 test); TASKS, ITEMS, LENGTHS instead of the size's;
+# STATS (out/NAME.stats.gguf, made if it is not there), BATCH (512; 128 where the vocabulary is large), THREADS, KVAQ.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { echo "usage: scripts/suite.sh MODEL.gguf NAME [full|quick]" >&2; exit 1; }
@@ -16,10 +17,14 @@ TEXT=${TEXT:-$DATA/wiki.test.raw}
 stats=${STATS:-out/$name.stats.gguf}
 mkdir -p out results
 for file in "$HELLASWAG" "$GSM8K" "$TEXT"; do
-    [ -e "$file" ] || { echo "suite.sh: error: a data set is missing: wanted HELLASWAG, GSM8K and TEXT (or DATA, their folder), found no '$file'" >&2; exit 1; }
+    [ -e "$file" ] || {
+        echo "suite.sh: error: a data set is missing: wanted HELLASWAG, GSM8K and TEXT (or DATA, their folder), found no '$file'" >&2
+        exit 1
+    }
 done
 if [ "${HELLASWAG##*.}" = bz2 ]; then
-    [ -e out/hellaswag_val_full.txt ] || { bunzip2 -kc "$HELLASWAG" >out/hellaswag_val_full.txt.part && mv out/hellaswag_val_full.txt.part out/hellaswag_val_full.txt; }
+    [ -e out/hellaswag_val_full.txt ] || bunzip2 -kc "$HELLASWAG" >out/hellaswag_val_full.txt.part
+    [ -e out/hellaswag_val_full.txt ] || mv out/hellaswag_val_full.txt.part out/hellaswag_val_full.txt
     HELLASWAG=out/hellaswag_val_full.txt
 fi
 case $size in
@@ -39,7 +44,8 @@ case ,$tasks, in *,gsm8k,*) more+=(--task-data "gsm8k=$GSM8K" --max-tokens gsm8k
 plans=f16,k4v2,k4v2-rot
 for bits in 2.25 3.25 4.25; do
     plan=out/$name-suite-$bits.plan.gguf
-    [ "$plan" -nt "$stats" ] || "$KVAQ" plan -m "$model" --stats "$stats" --budget "${bits}bits" -c 4096 -o "$plan" | grep -E "^verdict|effective bits"
+    [ "$plan" -nt "$stats" ] ||
+        "$KVAQ" plan -m "$model" --stats "$stats" --budget "${bits}bits" -c 4096 -o "$plan" | grep -E "^verdict|effective bits"
     plans+=,$plan
 done
 "$KVAQ" eval -m "$model" --task "$tasks" --items "$items" --lengths "$lengths" -f "$TEXT" "${more[@]}" \

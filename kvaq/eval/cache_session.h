@@ -78,7 +78,8 @@ class CacheSession {
     void clear();
     [[nodiscard]] size_t n_past(int32_t seq) const { return past_.at(static_cast<size_t>(seq)); }
 
-    /// Continues a sequence by `prompt` (at least one token), then by its own most likely tokens, one at a time, up to max_tokens, an end-of-generation token or
+    /// Continues a sequence by `prompt` (at least one token), then by its own most likely tokens, one at a time, up to max_tokens, an end-of-generation
+    /// token or
     /// stop(generated so far). The last token is not decoded.
     [[nodiscard]] Generated generate(int32_t seq, std::span<const llama_token> prompt, size_t max_tokens,
                                      const std::function<bool(std::span<const llama_token>)>& stop);

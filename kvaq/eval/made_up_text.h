@@ -8,7 +8,8 @@
 
 namespace kvaq {
 
-/// Text that no one has written before, from word lists and a seed: the same on every machine. Tasks use it so that nothing of them can be in a calibration text.
+/// Text that no one has written before, from word lists and a seed: the same on every machine. Tasks use it so that nothing of them can be in a
+/// calibration text.
 class MadeUpText {
   public:
     /// Independent streams for every (seed, stream, number).

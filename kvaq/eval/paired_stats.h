@@ -33,11 +33,13 @@ struct PairedDifference {
 /// Exact two-sided McNemar test of b and c discordant pairs: min(1, 2 P(X <= min(b, c))), X binomial(b + c, 1/2). 1 without any.
 [[nodiscard]] double mcnemar_p(size_t b, size_t c);
 
-/// Two-sided p of the hypothesis that an item's difference is as likely negative as positive: the share of sign patterns of the items' sums whose |total| is at least the one
+/// Two-sided p of the hypothesis that an item's difference is as likely negative as positive: the share of sign patterns of the items' sums whose |total|
+/// is at least the one
 /// found. All 2^J patterns up to 14 items, else 20,000 random ones with the found one (fixed seed).
 [[nodiscard]] double sign_flip_p(std::span<const double> item_sums);
 
-/// row and reference hold the same items and weights in the same order. McNemar's test when every value is 0 or 1 and every item has one sample, else the sign-flip
+/// row and reference hold the same items and weights in the same order. McNemar's test when every value is 0 or 1 and every item has one sample, else the
+/// sign-flip
 /// test over items (over samples, if there is one item only).
 [[nodiscard]] PairedDifference paired_difference(std::span<const Sample> row, std::span<const Sample> reference);
 

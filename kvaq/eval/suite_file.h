@@ -9,7 +9,8 @@
 
 namespace kvaq {
 
-/// The results file of a suite: JSON lines, first what was compared, then a line for every task's settings and for every finished item. A line is appended at once when its
+/// The results file of a suite: JSON lines, first what was compared, then a line for every task's settings and for every finished item. A line is appended
+/// at once when its
 /// item is done; a last line that was cut off is dropped when the file is opened again. One process at a time.
 class SuiteFile {
   public:

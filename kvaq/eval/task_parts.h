@@ -41,7 +41,8 @@ struct Needle {
 [[nodiscard]] std::vector<llama_token> haystack(const llama_model* model, MadeUpText& made_up, const std::string& intro,
                                                 size_t n_tokens, std::span<const Needle> needles);
 
-/// How a cache takes given tokens as the continuation of a sequence (teacher forcing: greedy decoding would write exactly them if and only if every one is the most likely).
+/// How a cache takes given tokens as the continuation of a sequence (teacher forcing: greedy decoding would write exactly them if and only if every one is
+/// the most likely).
 struct Forced {
     std::vector<double> nll;       ///< nats per token
     std::vector<double> kl;        ///< KL(reference || this) per token; 0 in the reference
