@@ -94,7 +94,7 @@ double sign_flip_p(std::span<const double> item_sums) {
     for (size_t draw = 0; draw < kRandom; ++draw) {
         double total = 0;
         for (size_t i = 0; i < n; i += 32) {
-            const uint32_t signs = random();
+            const auto signs = static_cast<uint32_t>(random());
             for (size_t j = i; j < std::min(n, i + 32); ++j)
                 total += (signs >> (j - i) & 1) != 0 ? -item_sums[j] : item_sums[j];
         }

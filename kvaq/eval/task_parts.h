@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kvaq/eval/cache_session.h"
+#include "kvaq/eval/divergence.h"
 #include "kvaq/eval/made_up_text.h"
 #include "kvaq/eval/suite_task.h"
 
