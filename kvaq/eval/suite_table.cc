@@ -64,13 +64,16 @@ std::string cell(const Metric& metric, const std::vector<Sample>& row, const std
     const int digits = digits_of(metric.scale);
     const Estimate value = shown(metric.scale, clustered_mean(row));
     if (of_reference && metric.of_difference) return "reference";
-    std::string text = number(value.value, digits, false) + " ± " + number(value.error, digits, false);
+    const auto with_error = [&](const Estimate& e, bool sign) {  // one observation has no error
+        return number(e.value, digits, sign) + (row.size() > 1 ? " ± " + number(e.error, digits, false) : "");
+    };
+    std::string text = with_error(value, false);
     if (of_reference || metric.of_difference) return text;
     const PairedDifference paired = paired_difference(row, reference);
     const Estimate d = shown_difference(metric.scale, paired.difference);
-    text += fmt::format(" ({} ± {}{}, p {})", number(d.value, digits, true), number(d.error, digits, false),
-                        metric.scale == Scale::kPerplexity ? " %" : "",
-                        paired.p < 0.001 ? "< .001" : fmt::format("{:.3f}", paired.p));
+    text += " (" + with_error(d, true) + (metric.scale == Scale::kPerplexity ? " %" : "");
+    if (row.size() > 1) text += paired.p < 0.001 ? ", p < .001" : fmt::format(", p {:.3f}", paired.p);
+    text += ")";
     return text;
 }
 

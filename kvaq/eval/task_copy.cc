@@ -74,11 +74,6 @@ class CopyTask : public SuiteTask {
     }
 
   private:
-    static double equal_share(std::span<const llama_token> a, std::span<const llama_token> b) {
-        size_t equal = 0;
-        for (size_t i = 0; i < a.size(); ++i) equal += a[i] == b[i] ? 1 : 0;
-        return static_cast<double>(equal) / static_cast<double>(a.size());
-    }
     std::vector<llama_token> random_twice(size_t item, size_t length) const {
         MadeUpText made_up(seed_, "copy random", item);
         std::vector<llama_token> tokens = start_of_text(model_);

@@ -79,6 +79,13 @@ double mean_value(std::span<const double> values) {
     return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
+double equal_share(std::span<const llama_token> a, std::span<const llama_token> b) {
+    KVAQ_CHECK(a.size() == b.size() && !a.empty());
+    size_t equal = 0;
+    for (size_t i = 0; i < a.size(); ++i) equal += a[i] == b[i] ? 1 : 0;
+    return static_cast<double>(equal) / static_cast<double>(a.size());
+}
+
 size_t agreed_tokens(std::span<const llama_token> a, std::span<const llama_token> b) {
     return static_cast<size_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
 }

@@ -56,6 +56,9 @@ struct Forced {
                            std::span<const llama_token> answer, const Forced* reference);
 [[nodiscard]] double mean_value(std::span<const double> values);
 
+/// Share of places at which two runs of tokens of one length are equal.
+[[nodiscard]] double equal_share(std::span<const llama_token> a, std::span<const llama_token> b);
+
 /// Tokens that two generations have in common before they part.
 [[nodiscard]] size_t agreed_tokens(std::span<const llama_token> a, std::span<const llama_token> b);
 

@@ -29,16 +29,18 @@ class RetrievalTask : public SuiteTask {
 
     std::string says() const override {
         return fmt::format(
-            "{} of made-up sentences ({} tokens, `at` N), then the question{}. Exact: greedy decoding gives all five "
-            "digits; answer NLL: of the digits, given those before "
-            "them.",
+            "{} of made-up sentences ({} tokens, `at` N), then the question{}. Exact: greedy decoding gives the whole "
+            "number; digits: share that are the most likely ones given the right digits before (chance: 10 %); NLL: of "
+            "a digit "
+            "(chance: 2.3).",
             many_ ? fmt::format("{} access codes of five digits, at equal distances in lines", kNeedles)
                   : std::string("A pass key of five digits in lines"),
             fmt::join(lengths_, ", "), many_ ? " for each" : "");
     }
     std::vector<Metric> metrics() const override {
         return {{.name = "exact"},
-                {.name = "answer NLL", .scale = Scale::kNats, .larger_is_better = false},
+                {.name = "digits"},
+                {.name = "NLL", .scale = Scale::kNats, .larger_is_better = false},
                 {.name = "KL", .scale = Scale::kNats, .of_difference = true, .larger_is_better = false},
                 {.name = "f16's answer", .of_difference = true}};
     }
@@ -50,6 +52,7 @@ class RetrievalTask : public SuiteTask {
     size_t n_ctx() const override { return *std::max_element(lengths_.begin(), lengths_.end()) + 512; }
     size_t n_seq() const override { return 2; }
     std::string curve_over() const override { return "depth in the text (%)"; }
+    size_t curve_metric() const override { return 1; }
 
     std::vector<ItemScore> run(size_t item, std::span<CacheSession> sessions) override {
         const size_t length = lengths_[(many_ ? item : item / kPasskeyDepths) % lengths_.size()];
@@ -66,12 +69,10 @@ class RetrievalTask : public SuiteTask {
             needles.push_back(
                 {depth, many_ ? fmt::format("The access code for {} is {}.", place, code)
                               : fmt::format("The pass key is {0}. Remember it. {0} is the pass key.", code)});
-            asked.push_back(
-                {.percent = static_cast<size_t>(100 * depth),
-                 .question = tokenize_part(
-                     model_, many_ ? fmt::format("What is the access code for {0}? The access code for {0} is", place)
-                                   : "What is the pass key? The pass key is"),
-                 .answer = tokenize_part(model_, " " + code)});
+            const std::string question =
+                many_ ? fmt::format("What is the access code for {0}? The access code for {0} is", place)
+                      : "What is the pass key? The pass key is";
+            asked.push_back(split_answer(static_cast<size_t>(100 * depth), question, code));
         }
         const std::vector<llama_token> text =
             haystack(model_, made_up,
@@ -92,7 +93,8 @@ class RetrievalTask : public SuiteTask {
                 scores.back().observations.push_back(
                     {.group = std::to_string(length),
                      .at = asked[i].percent,
-                     .values = {found.exact(asked[i].answer) ? 1.0 : 0.0, mean_value(found.nll), mean_value(found.kl),
+                     .values = {found.exact(asked[i].answer) ? 1.0 : 0.0, equal_share(found.top, asked[i].answer),
+                                mean_value(found.nll), mean_value(found.kl),
                                 found.top == reference[i].top ? 1.0 : 0.0}});
                 scores.back().text += (i > 0 ? "|" : "") + text_of(model_, found.top);
             }
@@ -106,6 +108,16 @@ class RetrievalTask : public SuiteTask {
         std::vector<llama_token> question;
         std::vector<llama_token> answer;
     };
+    /// A space that is a token of its own belongs to the question: it tells nothing.
+    Asked split_answer(size_t percent, const std::string& question, const std::string& code) const {
+        Asked out{.percent = percent, .question = tokenize_part(model_, question), .answer = {}};
+        for (const llama_token token : tokenize_part(model_, " " + code)) {
+            const bool digit = text_of(model_, {&token, 1}).find_first_of("0123456789") != std::string::npos;
+            (digit || !out.answer.empty() ? out.answer : out.question).push_back(token);
+        }
+        return out;
+    }
+
     const llama_model* model_;
     size_t n_batch_;
     uint64_t seed_;
