@@ -3,7 +3,7 @@
 # usage: scripts/suite.sh MODEL.gguf NAME [full|quick]     writes results/suite-NAME.md and .json; finished items are kept in out/suite-NAME.items.jsonl,
 # so an interrupted run goes on where it stopped.
 # Variables: DATA, the folder of the data sets, or each alone: HELLASWAG (hellaswag_val_full.txt as llama-perplexity reads it, .bz2 too),
-# GSM8K (gsm8k_test.jsonl of openai/grade-school-math), TEXT (wiki.test.raw, WikiText-2 test); TASKS, ITEMS, LENGTHS instead of the size's;
+# GSM8K (gsm8k_test.jsonl of openai/grade-school-math), TEXT (wiki.test.raw, WikiText-2 test); TASKS, ITEMS, LENGTHS, SHOTS, TOKENS instead of the size's;
 # STATS (out/NAME.stats.gguf, made if it is not there), BATCH (512; 128 where the vocabulary is large), THREADS, KVAQ.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,16 +30,20 @@ fi
 case $size in
 full) tasks=depth,hellaswag,gsm8k,passkey,needle,copy,json,diverge,chat
       items=depth=1,hellaswag=200,gsm8k=16,passkey=5,needle=4,copy=12,json=16,diverge=16,chat=8
-      lengths=depth=8192,passkey=2048,needle=2048,needle=4096,copy=512,copy=2048,json=1024,json=4096 ;;
-quick) tasks=depth,hellaswag,needle,copy,diverge
-       items=depth=1,hellaswag=60,needle=2,copy=4,diverge=6
-       lengths=depth=2048,needle=2048,copy=512 ;;
+      lengths=depth=8192,passkey=2048,needle=2048,needle=4096,copy=512,copy=2048,json=1024,json=4096
+      shots=gsm8k=8 tokens=gsm8k=160 ;;
+quick) tasks=hellaswag,depth,needle,copy,passkey,json,diverge,gsm8k,chat
+       items=hellaswag=40,depth=1,needle=2,copy=4,passkey=5,json=8,diverge=6,gsm8k=4,chat=4
+       lengths=depth=2048,needle=2048,copy=512,passkey=1024,json=1024,diverge=512,chat=512
+       shots=gsm8k=4 tokens=diverge=64,gsm8k=120 ;;
 *) echo "suite.sh: error: unknown size: wanted full or quick, found '$size'" >&2; exit 1 ;;
 esac
 tasks=${TASKS:-$tasks} items=${ITEMS:-$items} lengths=${LENGTHS:-$lengths}
+shots=${SHOTS:-$shots} tokens=${TOKENS:-$tokens}
 more=()
 case ,$tasks, in *,hellaswag,*) more+=(--task-data "hellaswag=$HELLASWAG") ;; esac
-case ,$tasks, in *,gsm8k,*) more+=(--task-data "gsm8k=$GSM8K" --max-tokens gsm8k=160) ;; esac
+case ,$tasks, in *,gsm8k,*) more+=(--task-data "gsm8k=$GSM8K" --shots "$shots") ;; esac
+[ -z "$tokens" ] || more+=(--max-tokens "$tokens")
 [ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
 plans=f16,k4v2,k4v2-rot
 for bits in 2.25 3.25 4.25; do
