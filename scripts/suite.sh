@@ -38,12 +38,22 @@ quick) tasks=hellaswag,depth,needle,copy,passkey,json,diverge,gsm8k,chat
        shots=gsm8k=4 tokens=diverge=64,gsm8k=120 ;;
 *) echo "suite.sh: error: unknown size: wanted full or quick, found '$size'" >&2; exit 1 ;;
 esac
-tasks=${TASKS:-$tasks} items=${ITEMS:-$items} lengths=${LENGTHS:-$lengths}
-shots=${SHOTS:-$shots} tokens=${TOKENS:-$tokens}
+tasks=${TASKS:-$tasks}
+# Of "task=value,..." the values of the tasks that are run.
+only() {
+    local kept= one
+    for one in ${1//,/ }; do
+        case $one in *=*) case ,$tasks, in *,"${one%%=*}",*) kept+=,$one ;; esac ;; *) kept+=,$one ;; esac
+    done
+    printf %s "${kept#,}"
+}
 more=()
-case ,$tasks, in *,hellaswag,*) more+=(--task-data "hellaswag=$HELLASWAG") ;; esac
-case ,$tasks, in *,gsm8k,*) more+=(--task-data "gsm8k=$GSM8K" --shots "$shots") ;; esac
-[ -z "$tokens" ] || more+=(--max-tokens "$tokens")
+add() { [ -z "$2" ] || more+=("$1" "$2"); }
+add --items "$(only "${ITEMS:-$items}")"
+add --lengths "$(only "${LENGTHS:-$lengths}")"
+add --shots "$(only "${SHOTS:-$shots}")"
+add --max-tokens "$(only "${TOKENS:-$tokens}")"
+add --task-data "$(only "hellaswag=$HELLASWAG,gsm8k=$GSM8K")"
 [ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
 plans=f16,k4v2,k4v2-rot
 for bits in 2.25 3.25 4.25; do
@@ -52,6 +62,6 @@ for bits in 2.25 3.25 4.25; do
         "$KVAQ" plan -m "$model" --stats "$stats" --budget "${bits}bits" -c 4096 -o "$plan" | grep -E "^verdict|effective bits"
     plans+=,$plan
 done
-"$KVAQ" eval -m "$model" --task "$tasks" --items "$items" --lengths "$lengths" -f "$TEXT" "${more[@]}" \
+"$KVAQ" eval -m "$model" --task "$tasks" -f "$TEXT" "${more[@]}" \
     --plan "$plans" --types q8_0,q4_0 -b "${BATCH:-512}" -t "${THREADS:-$(nproc)}" \
     --results "out/suite-$name.items.jsonl" --json "results/suite-$name.json" --md "results/suite-$name.md"
