@@ -9,6 +9,7 @@
 #include "kvaq/quant/bit_planes.h"
 #include "kvaq/quant/hadamard.h"
 #include "kvaq/quant/transform.h"
+#include "kvaq/quant/trellis.h"
 
 namespace kvaq {
 namespace {
@@ -28,6 +29,28 @@ struct Scratch {
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> codes;  // [codec channel][token]
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> ordered;
 };
+
+/// Trellis codes of a band's first channels [channel][token] at these gains, in code order: the cells are the trellis's.
+void quantize_cells(const TileLayout& layout, const Band& band, const float* u, const float* inverse,
+                    uint8_t* ordered) noexcept {
+    const size_t n = layout.tile_tokens;
+    const bool key = layout.side == Side::kKey;
+    const size_t lane_blocks = ((key ? n : size_t{band.n_channels}) + 15) / 16;
+    const size_t n_quads = (key ? size_t{band.n_channels} : n) / 4;
+    std::array<float, kTrellisCell> x;
+    for (size_t quad = 0; quad < n_quads; ++quad) {
+        for (size_t block = 0; block < lane_blocks; ++block) {
+            for (size_t i = 0; i < kTrellisCell; ++i) {
+                const size_t lane = 16 * block + i / 4;
+                const size_t t = key ? lane : 4 * quad + i % 4;
+                const size_t c = key ? 4 * quad + i % 4 : lane;
+                x[i] = c < band.n_channels ? u[c * n + t] * inverse[t] : 0.0F;
+            }
+            trellis_encode(static_cast<unsigned>(band.bits), x.data(),
+                           ordered + (quad * lane_blocks + block) * kTrellisCell);
+        }
+    }
+}
 
 struct alignas(64) Row : std::array<float, kMaxTile> {};
 
@@ -199,10 +222,14 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     for (const Band& band : layout.bands) {
         const int bits = static_cast<int>(band.bits);
         if (bits == 0) continue;
-        const Codebook book = codebook_of(fit, bits);
-        for (size_t i = 0; i < band.n_channels; ++i)
-            quantize(&s.u[(band.first_channel + i) * n], n, book, inverse, &s.codes[i * n]);
-        order_codes(layout, band, s.codes.data(), n, QuadAxis::kTokens, s.ordered.data());
+        if (band.coding == BandCoding::kTrellis) {
+            quantize_cells(layout, band, &s.u[size_t{band.first_channel} * n], inverse.data(), s.ordered.data());
+        } else {
+            const Codebook book = codebook_of(fit, bits);
+            for (size_t i = 0; i < band.n_channels; ++i)
+                quantize(&s.u[(band.first_channel + i) * n], n, book, inverse, &s.codes[i * n]);
+            order_codes(layout, band, s.codes.data(), n, QuadAxis::kTokens, s.ordered.data());
+        }
         pack_codes(band.bits, {s.ordered.data(), band_codes(layout, band)}, packed + band.codes_offset);
     }
 }

@@ -37,16 +37,40 @@ TEST(TransformFit, BeatsTheRotatedAffineCodecOfTheSameBytes) {
     }
 }
 
+TEST(TransformFit, TrellisCodesHaveThePredictedNoiseAndLessThanCodebooks) {
+    for (const size_t dim : {64U, 72U}) {
+        const HeadStats head = correlated_head(dim, 3);
+        for (const Side side : {Side::kKey, Side::kValue}) {
+            const FittedTransform fitted = fit_transform(head, side, kSampleTiles);
+            for (const double bits : {2.0, 3.0, 4.0}) {
+                const TransformChoice rung = rung_at(fitted, bits, TransformCodes::kTrellis);
+                CodecSpec trellis;
+                trellis.transform = make_transform_codec(fitted.fit, rung.unit_bits, true);
+                CodecSpec codebook;
+                codebook.transform = make_transform_codec(fitted.fit, rung.unit_bits);
+                const double noise = codec_noise(head, side, trellis, kSampleTiles);
+                EXPECT_LT(noise, 0.75 * codec_noise(head, side, codebook, kSampleTiles))
+                    << to_string(side) << dim << " " << bits;
+                EXPECT_LT(noise, 1.3 * rung.cost) << to_string(side) << dim << " " << bits;
+                EXPECT_GT(noise, 0.3 * rung.cost) << to_string(side) << dim << " " << bits;
+                EXPECT_EQ(packed_bytes(trellis, side, dim, 64), packed_bytes(codebook, side, dim, 64));
+            }
+        }
+    }
+}
+
 TEST(TransformFit, EveryRungOfTheLadderCostsMoreBitsAndDoesLessDamage) {
     const FittedTransform fitted = fit_transform(correlated_head(64, 4), Side::kKey, kSampleTiles);
-    const std::vector<TransformChoice> ladder = transform_ladder(fitted);
-    ASSERT_GT(ladder.size(), 20U);
-    EXPECT_EQ(ladder.front().unit_bits, std::vector<uint8_t>(8, 0));
-    EXPECT_EQ(ladder.back().unit_bits, std::vector<uint8_t>(8, 8));
-    for (size_t i = 1; i < ladder.size(); ++i) {
-        EXPECT_GT(make_transform_codec(fitted.fit, ladder[i].unit_bits)->mean_bits(),
-                  make_transform_codec(fitted.fit, ladder[i - 1].unit_bits)->mean_bits());
-        EXPECT_LE(ladder[i].cost, ladder[i - 1].cost);
+    for (const TransformCodes codes : {TransformCodes::kCodebook, TransformCodes::kTrellis}) {
+        const std::vector<TransformChoice> ladder = transform_ladder(fitted, codes);
+        ASSERT_GT(ladder.size(), 20U);
+        EXPECT_EQ(ladder.front().unit_bits, std::vector<uint8_t>(8, 0));
+        EXPECT_EQ(ladder.back().unit_bits, std::vector<uint8_t>(8, 8));
+        for (size_t i = 1; i < ladder.size(); ++i) {
+            EXPECT_GT(make_transform_codec(fitted.fit, ladder[i].unit_bits)->mean_bits(),
+                      make_transform_codec(fitted.fit, ladder[i - 1].unit_bits)->mean_bits());
+            EXPECT_LE(ladder[i].cost, ladder[i - 1].cost);
+        }
     }
 }
 
