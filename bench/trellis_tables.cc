@@ -79,6 +79,28 @@ double encode_all(unsigned bits, const std::array<float, 256>& levels, const std
     return error / static_cast<double>(x.size()) / (kSigma * kSigma);
 }
 
+/// Mean squared error in steps^2 by |x| in bins of 8 steps, the last one also for what lies beyond.
+std::array<double, kvaq::kTrellisErrorBins> errors_by_size(unsigned bits, const std::array<float, 256>& levels,
+                                                           const std::vector<float>& x) {
+    std::array<double, kvaq::kTrellisErrorBins> sum = {};
+    std::array<double, kvaq::kTrellisErrorBins> count = {};
+    std::array<uint8_t, kvaq::kTrellisCell> codes;
+    for (size_t cell = 0; cell < x.size(); cell += codes.size()) {
+        kvaq::internal::trellis_encode_with(bits, levels, &x[cell], codes.data());
+        for (size_t i = 0; i < codes.size(); ++i) {
+            const float level = levels[kvaq::trellis_window(bits, codes.data(), i)];
+            const double e = static_cast<double>(x[cell + i]) - static_cast<double>(level);
+            const auto bin =
+                std::min(static_cast<size_t>(std::fabs(x[cell + i]) / kvaq::kTrellisErrorStep), sum.size() - 1);
+            if (std::fabs(x[cell + i]) >= 128.0F) continue;
+            sum[bin] += e * e;
+            count[bin] += 1;
+        }
+    }
+    for (size_t i = 0; i < sum.size(); ++i) sum[i] /= std::max(count[i], 1.0);
+    return sum;
+}
+
 }  // namespace
 
 int main() {
@@ -86,6 +108,7 @@ int main() {
     const std::vector<float> test = source(2);
     std::printf("// Printed by bench/trellis_tables. dB on another sample of the source:");
     std::array<std::array<int8_t, 256>, 7> tables = {};
+    std::array<std::array<double, kvaq::kTrellisErrorBins>, 7> errors = {};
     std::array<double, 256> sum;
     std::array<double, 256> count;
     for (unsigned bits = 1; bits <= kvaq::kTrellisMostBits; ++bits) {
@@ -102,6 +125,7 @@ int main() {
             rounded[w] = static_cast<float>(tables[bits][w]);
         }
         std::printf(" %.2f", -10 * std::log10(encode_all(bits, rounded, test, sum, count)));
+        errors[bits] = errors_by_size(bits, rounded, test);
     }
     std::printf(
         "\n#include \"kvaq/quant/trellis.h\"\n\nnamespace kvaq {\n\n"
@@ -114,6 +138,17 @@ int main() {
             std::printf("%s%d", w == 0 ? "" : w % 32 == 0 ? ",\n         " : ", ", tables[bits][w]);
         std::printf("},\n");
     }
-    std::printf("    }};\n    // clang-format on\n    return kTables[bits - 1];\n}\n\n}  // namespace kvaq\n");
+    std::printf(
+        "    }};\n    // clang-format on\n    return kTables[bits - 1];\n}\n\n"
+        "const std::array<float, kTrellisErrorBins>& trellis_errors(unsigned bits) noexcept {\n"
+        "    // clang-format off\n"
+        "    static constexpr std::array<std::array<float, kTrellisErrorBins>, kTrellisMostBits> kErrors = {{\n");
+    for (unsigned bits = 1; bits <= kvaq::kTrellisMostBits; ++bits) {
+        std::printf("        {");
+        for (size_t i = 0; i < kvaq::kTrellisErrorBins; ++i)
+            std::printf("%s%.2fF", i == 0 ? "" : ", ", errors[bits][i]);
+        std::printf("},\n");
+    }
+    std::printf("    }};\n    // clang-format on\n    return kErrors[bits - 1];\n}\n\n}  // namespace kvaq\n");
     return 0;
 }

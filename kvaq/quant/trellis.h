@@ -20,6 +20,12 @@ inline constexpr unsigned kTrellisMostBits = 6;
 /// bench/trellis_tables (kvaq/quant/trellis_tables.cc holds its output).
 [[nodiscard]] const std::array<int8_t, 256>& trellis_levels(unsigned bits) noexcept;
 
+/// Mean squared error, in steps^2, of a value by its size, in bins of 8 steps: what a gain costs without trying it. Beyond 128 steps the
+/// nearest level is 127: add (|x| - 127)^2.
+inline constexpr size_t kTrellisErrorBins = 16;
+inline constexpr float kTrellisErrorStep = 8;
+[[nodiscard]] const std::array<float, kTrellisErrorBins>& trellis_errors(unsigned bits) noexcept;
+
 /// Window of value i. codes [64], each below 2^bits. The definition; kernels compute the same in registers.
 [[nodiscard]] uint8_t trellis_window(unsigned bits, const uint8_t* codes, size_t i) noexcept;
 
