@@ -92,7 +92,7 @@ TEST(Planner, SpendsMoreWhereProbesFoundMoreDamage) {
 
 TEST(Planner, PredictsWhatTheJointProbesMeasured) {
     const ModelStats stats = sample_stats();
-    const DamageModel model(stats, CodecFamily::kTransform);
+    const DamageModel model(stats, CodecFamily::kTrellis);
     const std::vector<FittedTransform> fits = fit_all(stats);
     for (const JointProbe& probe : stats.joint) {
         if (probe.key_bits >= 16 || probe.value_bits >= 16) continue;
