@@ -22,6 +22,14 @@ double CacheRow::effective_bits(const ModelShape& shape, size_t n_tokens) const 
 
 std::vector<CacheRow> cache_rows(const ModelShape& shape, const std::vector<std::string>& types,
                                  const std::vector<std::string>& plans) {
+    for (const std::vector<std::string>* given : {&types, &plans}) {
+        std::set<std::string> names;
+        for (const std::string& name : *given) {
+            if (names.insert(name).second) continue;
+            throw Error(ErrorCode::kInvalidArgument, "a cache is given twice", "every plan and type once",
+                        "'" + name + "' twice");
+        }
+    }
     std::vector<CacheRow> rows;
     rows.push_back({.name = "f16 (llama.cpp)", .kind = "reference", .factory = {}, .plan = {}});
     for (const std::string& type : types) {
@@ -41,13 +49,6 @@ std::vector<CacheRow> cache_rows(const ModelShape& shape, const std::vector<std:
         rows.push_back({.name = cache->plan().name, .kind = "plan", .factory = factory, .plan = cache->plan()});
         const auto same = [&](const CacheRow& row) { return row.name == rows.back().name; };
         if (std::count_if(rows.begin(), rows.end(), same) > 1) rows.back().name += " (" + name + ")";
-    }
-    std::set<std::string> names;
-    for (const CacheRow& row : rows) {
-        if (!names.insert(row.name).second) {
-            throw Error(ErrorCode::kInvalidArgument, "a cache is given twice", "every plan and type once",
-                        "'" + row.name + "' twice");
-        }
     }
     return rows;
 }
