@@ -1,3 +1,5 @@
+#include "kvaq/llama/estimate.h"
+
 #include <fmt/format.h>
 
 #include <memory>
@@ -5,7 +7,6 @@
 
 #include "kvaq/cli/flags.h"
 #include "kvaq/cli/verbs.h"
-#include "kvaq/llama/estimate.h"
 #include "kvaq/plan/budget_text.h"
 
 namespace kvaq {

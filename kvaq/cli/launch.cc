@@ -62,8 +62,9 @@ fs::path find_program(const std::string& name, bool any_program) {
     }
     throw Error(ErrorCode::kNotFound, any_program ? "no such program" : "llama.cpp's program is not installed", name,
                 "nothing of that name in " + folders[0].string() + ", " + folders[1].string() + " or PATH",
-                any_program ? "Give its path, or add its folder to PATH"
-                            : "Set KVAQ_LLAMA_BIN to the folder that holds it (of the llama.cpp that kvaq was built for)");
+                any_program
+                    ? "Give its path, or add its folder to PATH"
+                    : "Set KVAQ_LLAMA_BIN to the folder that holds it (of the llama.cpp that kvaq was built for)");
 }
 
 /// The drop-in library is the one this program itself is linked to.

@@ -46,11 +46,11 @@ Estimate estimate(const EstimateRequest& request) {
     for (LayerShape& layer : kept.layers) layer.sliding_window = request.swa_full ? 0 : layer.sliding_window;
     for (const char* type : {"f16", "q8_0", "q5_1", "q4_0"}) {
         const size_t bytes = llama_cache_bytes(kept, type, out.n_ctx);
-        out.llama.push_back({.type = type,
-                             .bytes = bytes,
-                             .effective_bits = 8.0 * static_cast<double>(bytes) / elements,
-                             .largest_context =
-                                 request.memory > 0 ? largest_llama_context(kept, type, request.memory) : 0});
+        out.llama.push_back(
+            {.type = type,
+             .bytes = bytes,
+             .effective_bits = 8.0 * static_cast<double>(bytes) / elements,
+             .largest_context = request.memory > 0 ? largest_llama_context(kept, type, request.memory) : 0});
     }
     return out;
 }

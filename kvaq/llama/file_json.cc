@@ -49,10 +49,8 @@ nlohmann::ordered_json stats_json(const ModelStats& stats) {
                                   {"base_kl", stats.base_kl},
                                   {"joint_floor", stats.joint_floor}};
     for (const LengthProbe& probe : stats.lengths) {
-        out["length_probes"].push_back({{"n_ctx", probe.n_ctx},
-                                        {"short_ctx", probe.short_ctx},
-                                        {"kl", probe.kl},
-                                        {"short_kl", probe.short_kl}});
+        out["length_probes"].push_back(
+            {{"n_ctx", probe.n_ctx}, {"short_ctx", probe.short_ctx}, {"kl", probe.kl}, {"short_kl", probe.short_kl}});
     }
     for (const JointProbe& probe : stats.joint)
         out["joint_probes"].push_back({{"key_bits", probe.key_bits},

@@ -10,7 +10,8 @@ int main() {
     const kvaq::Preset preset = kvaq::parse_preset("k4v2-rot");
     constexpr size_t kDim = 64;
     std::vector<kvaq::float16> rows;
-    for (size_t i = 0; i < 64 * kDim; ++i) rows.push_back(kvaq::to_float16(std::sin(0.1F * static_cast<float>(i * i % 977))));
+    for (size_t i = 0; i < 64 * kDim; ++i)
+        rows.push_back(kvaq::to_float16(std::sin(0.1F * static_cast<float>(i * i % 977))));
     std::printf("%zu %.6f\n", kvaq::packed_bytes(preset.key, kvaq::Side::kKey, kDim, 64),
                 kvaq::quantization_mse(preset.key, kvaq::Side::kKey, rows, kDim, 64));
 }
