@@ -13,6 +13,8 @@
 #include "kvaq/quant/gaussian_codebook.h"
 #include "kvaq/stats/distortion.h"
 
+using namespace kvaq;
+
 /// 2^bits levels of least mean square error for a Laplace variable of variance 1, in steps of 1/32 (kLevelsPerSigma): Lloyd's iteration on quantiles.
 std::vector<int8_t> laplace_codebook(unsigned bits) {
     std::vector<double> x(20001);
@@ -32,49 +34,49 @@ std::vector<int8_t> laplace_codebook(unsigned bits) {
         }
         for (size_t k = 0; k < n; ++k) level[k] = count[k] > 0 ? sum[k] / count[k] : level[k];
     }
-    std::vector<int8_t> out;
-    for (const double v : level) out.push_back(static_cast<int8_t>(std::lround(std::clamp(32 * v, -128.0, 127.0))));
+    std::vector<int8_t> out(n);
+    for (size_t k = 0; k < n; ++k) out[k] = static_cast<int8_t>(std::lround(std::clamp(32 * level[k], -128.0, 127.0)));
     return out;
 }
 
 /// The built-in rotation with normal levels, or with ours; one value for all heads of a side and size, so its tables are kept once.
-kvaq::CodecSpec codec(kvaq::Side side, size_t dim, unsigned bits, bool laplace) {
-    static std::map<std::tuple<kvaq::Side, size_t, bool>, std::shared_ptr<const kvaq::TransformFit>> fits;
+CodecSpec codec(Side side, size_t dim, unsigned bits, bool laplace) {
+    static std::map<std::tuple<Side, size_t, bool>, std::shared_ptr<const TransformFit>> fits;
     auto& fit = fits[{side, dim, laplace}];
     if (fit == nullptr) {
-        auto made = std::make_shared<kvaq::TransformFit>(*kvaq::gaussian_fit(side, dim));
+        auto made = std::make_shared<TransformFit>(*gaussian_fit(side, dim));
         for (unsigned b = 1; laplace && b <= 6; ++b) made->levels[b] = laplace_codebook(b);
         fit = made;
     }
-    const size_t unit = kvaq::transform_unit(side);
-    kvaq::CodecSpec spec;
-    spec.transform =
-        kvaq::make_transform_codec(fit, std::vector<uint8_t>((dim + unit - 1) / unit, static_cast<uint8_t>(bits)));
+    CodecSpec spec;
+    const size_t n_units = (dim + transform_unit(side) - 1) / transform_unit(side);
+    spec.transform = make_transform_codec(fit, std::vector<uint8_t>(n_units, static_cast<uint8_t>(bits)));
     return spec;
 }
 
 int main(int argc, char** argv) try {
-    if (argc != 4) throw std::runtime_error("usage: example_laplace_codec MODEL.stats.gguf BITS OUT.plan.gguf");
-    const kvaq::ModelStats stats = kvaq::read_stats(argv[1]);
-    const auto bits = static_cast<unsigned>(std::atoi(argv[2]));
-    if (bits < 1 || bits > 6) throw std::runtime_error("BITS: wanted 1 to 6, found " + std::string(argv[2]));
-    kvaq::Plan plan = kvaq::uniform_transform_plan(stats, kvaq::fit_all(stats), 16, 16, 0, 4);  // f16; codecs follow
+    if (argc != 4 || argv[2][0] < '1' || argv[2][0] > '6' || argv[2][1] != 0)
+        throw std::runtime_error("usage: example_laplace_codec MODEL.stats.gguf BITS(1..6) OUT.plan.gguf");
+    const ModelStats stats = read_stats(argv[1]);
+    const auto bits = static_cast<unsigned>(argv[2][0] - '0');
+    Plan plan = make_uniform_plan(parse_preset("k16v16-s4"), shape_of(stats));
     plan.name = "laplace or gauss";
+    plan.fingerprint = stats.fingerprint;
     size_t n_laplace = 0;
-    const auto choose = [&](kvaq::Side side, const std::vector<kvaq::float16>& tiles, size_t dim) {
-        const auto mse = [&](const kvaq::CodecSpec& spec) { return quantization_mse(spec, side, tiles, dim, 64); };
+    const auto choose = [&](Side side, const std::vector<float16>& tiles, size_t dim) {
+        const auto mse = [&](const CodecSpec& spec) { return quantization_mse(spec, side, tiles, dim, 64); };
         const bool laplace = mse(codec(side, dim, bits, true)) < mse(codec(side, dim, bits, false));
-        n_laplace += laplace ? 1 : 0;
+        n_laplace += laplace;
         return codec(side, dim, bits, laplace);
     };
     for (size_t l = 0; l < plan.layers.size(); ++l) {
         for (size_t h = 0; h < plan.layers[l].heads.size(); ++h) {
-            const kvaq::HeadStats& head = stats.layers[l].heads[h];
-            plan.layers[l].heads[h].key = choose(kvaq::Side::kKey, head.key_tiles, head.key_mean.size());
-            plan.layers[l].heads[h].value = choose(kvaq::Side::kValue, head.value_tiles, head.value_mean.size());
+            const HeadStats& head = stats.layers[l].heads[h];
+            plan.layers[l].heads[h] = {.key = choose(Side::kKey, head.key_tiles, head.key_mean.size()),
+                                       .value = choose(Side::kValue, head.value_tiles, head.value_mean.size())};
         }
     }
-    kvaq::write_plan(plan, argv[3]);
+    write_plan(plan, argv[3]);
     std::printf("Laplace levels on %zu heads and sides; wrote %s\n", n_laplace, argv[3]);
 } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
