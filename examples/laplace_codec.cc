@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdio>
 #include <map>
-#include <tuple>
 
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/llama/stats_file.h"
@@ -19,20 +18,19 @@ using namespace kvaq;
 std::vector<int8_t> laplace_codebook(unsigned bits) {
     std::vector<double> x(20001);
     for (size_t i = 0; i < x.size(); ++i) {
-        const double p = (static_cast<double>(i) + 0.5) / static_cast<double>(x.size()) - 0.5;
+        const double p = static_cast<double>(i) / 20001 - 0.499975;
         x[i] = std::copysign(std::log(1 - 2 * std::fabs(p)) / std::sqrt(2.0), p);
     }
     const size_t n = size_t{1} << bits;
     std::vector<double> level(n);
     for (size_t k = 0; k < n; ++k) level[k] = x[(2 * k + 1) * x.size() / (2 * n)];
     for (int round = 0; round < 300; ++round) {
-        std::vector<double> sum(n), count(n);
-        for (size_t i = 0, k = 0; i < x.size(); ++i) {
-            while (k + 1 < n && x[i] > (level[k] + level[k + 1]) / 2) ++k;
-            sum[k] += x[i];
-            count[k] += 1;
+        for (size_t i = 0, k = 0; k < n; ++k) {  // each level moves to the mean of what is nearest to it
+            const double end = k + 1 < n ? (level[k] + level[k + 1]) / 2 : x.back();
+            double sum = 0, count = 0;
+            for (; i < x.size() && x[i] <= end; ++i, ++count) sum += x[i];
+            if (count > 0) level[k] = sum / count;
         }
-        for (size_t k = 0; k < n; ++k) level[k] = count[k] > 0 ? sum[k] / count[k] : level[k];
     }
     std::vector<int8_t> out(n);
     for (size_t k = 0; k < n; ++k) out[k] = static_cast<int8_t>(std::lround(std::clamp(32 * level[k], -128.0, 127.0)));
@@ -44,9 +42,9 @@ CodecSpec codec(Side side, size_t dim, unsigned bits, bool laplace) {
     static std::map<std::tuple<Side, size_t, bool>, std::shared_ptr<const TransformFit>> fits;
     auto& fit = fits[{side, dim, laplace}];
     if (fit == nullptr) {
-        auto made = std::make_shared<TransformFit>(*gaussian_fit(side, dim));
-        for (unsigned b = 1; laplace && b <= 6; ++b) made->levels[b] = laplace_codebook(b);
-        fit = made;
+        TransformFit made = *gaussian_fit(side, dim);
+        for (unsigned b = 1; laplace && b <= 6; ++b) made.levels[b] = laplace_codebook(b);
+        fit = std::make_shared<TransformFit>(made);
     }
     CodecSpec spec;
     const size_t n_units = (dim + transform_unit(side) - 1) / transform_unit(side);
@@ -62,12 +60,10 @@ int main(int argc, char** argv) try {
     Plan plan = make_uniform_plan(parse_preset("k16v16-s4"), shape_of(stats));
     plan.name = "laplace or gauss";
     plan.fingerprint = stats.fingerprint;
-    size_t n_laplace = 0;
     const auto choose = [&](Side side, const std::vector<float16>& tiles, size_t dim) {
+        const CodecSpec ours = codec(side, dim, bits, true), normal = codec(side, dim, bits, false);
         const auto mse = [&](const CodecSpec& spec) { return quantization_mse(spec, side, tiles, dim, 64); };
-        const bool laplace = mse(codec(side, dim, bits, true)) < mse(codec(side, dim, bits, false));
-        n_laplace += laplace;
-        return codec(side, dim, bits, laplace);
+        return mse(ours) < mse(normal) ? ours : normal;
     };
     for (size_t l = 0; l < plan.layers.size(); ++l) {
         for (size_t h = 0; h < plan.layers[l].heads.size(); ++h) {
@@ -77,7 +73,7 @@ int main(int argc, char** argv) try {
         }
     }
     write_plan(plan, argv[3]);
-    std::printf("Laplace levels on %zu heads and sides; wrote %s\n", n_laplace, argv[3]);
+    std::printf("wrote %s\n", argv[3]);
 } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return 1;
