@@ -1,5 +1,4 @@
-// A codec of your own (docs/adding-a-codec.md): Lloyd-Max levels for Laplace-distributed numbers instead of normal ones, on each head of a model
-// where they leave the smaller error, as a plan that every verb takes:
+// A codec of your own (docs/adding-a-codec.md): Lloyd-Max levels for Laplace-distributed numbers on each head where their error is smaller.
 //   example_laplace_codec MODEL.stats.gguf 4 OUT.plan.gguf && kvaq run --plan OUT.plan.gguf -m MODEL.gguf -p "Hello"
 #include <algorithm>
 #include <cmath>
