@@ -129,6 +129,22 @@ class Docs(unittest.TestCase):
                     with self.subTest(page=page.name, path=path):
                         self.assertTrue((SOURCE / path).exists(), "no such file")
 
+    def test_messages_are_real(self):
+        """First cells of troubleshooting.md: code there is a part of a message in the sources (adjacent literals put together)."""
+        text = ""
+        for pattern in ("kvaq/**/*.cc", "kvaq/**/*.h", "cmake/*.cmake", "scripts/*.sh", "packaging/python/kvaq/*.py"):
+            for path in sorted(SOURCE.glob(pattern)):
+                text += path.read_text()
+        text = re.sub(r'"\s*(?:KVAQ_\w+\s*)?\n?\s*"', "", text)
+        text = text.replace("${kvaq_llama_wanted}", "wanted a shared libllama")
+        n = 0
+        for row in re.findall(r"^\| (.*?) \|", (SOURCE / "docs/troubleshooting.md").read_text(), re.M):
+            for message in re.findall(r"`([^`]+)`", row):
+                n += 1
+                with self.subTest(message):
+                    self.assertIn(message, text, "no source says so")
+        self.assertGreater(n, 20)
+
     def test_make_targets_exist(self):
         targets = set(re.findall(r"^(\w+)(?: \w+)*:", (SOURCE / "Makefile").read_text(), re.M)) | {"tsan"}
         for page in PAGES:

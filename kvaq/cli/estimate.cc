@@ -59,7 +59,7 @@ void run_estimate(const EstimateFlags& flags) {
                                   .swa_full = flags.swa_full};
     const Estimate found = estimate(request);
     if (!is_stdout(flags.json)) print_estimate(flags, found);
-    if (!flags.json.empty()) write_json(flags.json, estimate_json(request, found).dump(2) + "\n");
+    if (!flags.json.empty()) write_json(flags.json, json_text(estimate_json(request, found)));
 }
 
 }  // namespace

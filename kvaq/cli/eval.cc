@@ -26,7 +26,7 @@ struct EvalFlags {
 void run_eval(const EvalFlags& flags) {
     CompareRequest request = flags.request;
     request.control = !flags.no_control;
-    require_writable(flags.json);
+    require_json(flags.json);
     require_writable(flags.markdown);
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
@@ -48,8 +48,8 @@ void run_eval(const EvalFlags& flags) {
         fmt::format("{} on {}, {} chunks of {} tokens, second halves scored ({} tokens). `{}`\n\n", result.shape.name,
                     request.text, request.n_chunks, request.n_ctx, result.rows[0].summary.n_tokens, command);
     const std::string table = to_markdown(request, result);
-    std::fputs((head + table).c_str(), stdout);
-    if (!flags.json.empty()) atomic_write_text(flags.json, to_json(request, result, command));
+    if (!is_stdout(flags.json)) std::fputs((head + table).c_str(), stdout);
+    if (!flags.json.empty()) write_json(flags.json, to_json(request, result, command));
     if (!flags.markdown.empty()) atomic_write_text(flags.markdown, head + table);
 }
 
@@ -77,7 +77,7 @@ void add_eval(CLI::App& app) {
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
     verb->add_option("-t,--threads", request.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
-    verb->add_option("--json", flags->json, "write all numbers here");
+    verb->add_option("--json", flags->json, kJsonHelp);
     verb->add_option("--md", flags->markdown, "write the table here");
     verb->add_flag("--no-control", flags->no_control, "leave out the floor row (f16 against itself in batches of 3)");
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "kvaq/base/error.h"
@@ -42,6 +43,10 @@ void write_json(const std::string& json, std::string_view text) {
     if (!is_stdout(json)) return atomic_write_text(json, text);
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
         throw Error(ErrorCode::kIo, "cannot write to stdout", "", std::strerror(errno));
+}
+
+std::string json_text(const nlohmann::ordered_json& json) {
+    return json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 int32_t default_threads() noexcept {

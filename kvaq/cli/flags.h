@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 
@@ -16,6 +17,8 @@ void require_writable(const std::string& path);
 void require_json(const std::string& json);
 /// Writes it there; nothing for an empty path. Throws Error kIo.
 void write_json(const std::string& json, std::string_view text);
+/// Indented, pure ASCII, bytes that are no UTF-8 replaced, a newline at the end.
+[[nodiscard]] std::string json_text(const nlohmann::ordered_json& json);
 inline constexpr const char* kJsonHelp = "write all numbers to this file as JSON; - prints them instead of the table";
 
 /// What -t is without being given: every processor this program may run on, at least 1.

@@ -4,6 +4,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "kvaq/cli/flags.h"
 #include "kvaq/cli/verbs.h"
 #include "kvaq/llama/file_json.h"
 #include "kvaq/llama/gguf_model.h"
@@ -83,7 +84,7 @@ void inspect_stats(const std::string& path) {
 
 void run_inspect(const InspectFlags& flags) {
     if (flags.json) {
-        fmt::print("{}\n", file_json(flags.file).dump(2, ' ', true, nlohmann::json::error_handler_t::replace));
+        std::fputs(json_text(file_json(flags.file)).c_str(), stdout);
         return;
     }
     switch (file_kind(flags.file)) {
