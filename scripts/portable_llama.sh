@@ -45,6 +45,7 @@ else
 fi
 file=$(basename "$(readlink -f "$OUT.part/lib/libggml-cpu.so.0")")
 install -m 755 "build/llama-portable-base/bin/libggml-cpu.so.0" "$OUT.part/lib/$file"
+find "$OUT.part/bin" "$OUT.part/lib" -type f -exec strip --strip-unneeded {} +
 echo "$stamp" >"$OUT.part/.stamp"
 rm -rf "$OUT" && mv "$OUT.part" "$OUT"
 echo "portable_llama: $OUT"
