@@ -2,8 +2,8 @@
 add_library(kvaq_options INTERFACE)
 target_include_directories(kvaq_options INTERFACE "${CMAKE_SOURCE_DIR}")
 target_compile_definitions(kvaq_options INTERFACE FMT_HEADER_ONLY)
-# File names in messages are relative to the source tree. -Wno-restrict: g++ 12 warns wrongly on std::string operator+ (GCC bug 105329).
-target_compile_options(kvaq_options INTERFACE "-ffile-prefix-map=${CMAKE_SOURCE_DIR}=." -Wall -Wextra -Wshadow -Wconversion -Wno-restrict -ffp-contract=off
+# -Wno-restrict: g++ 12 warns wrongly on std::string operator+ (GCC bug 105329).
+target_compile_options(kvaq_options INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-restrict -ffp-contract=off
                        $<$<BOOL:${KVAQ_WERROR}>:-Werror>)
 
 # kvaq_sources(<out> <folder>): its .cc files without tests, and the SIMD files of this processor with their target's flags.

@@ -48,7 +48,7 @@ def commands(text: str) -> list[str]:
             rest.append(part)
     for code in re.findall(r"`([^`\n]+)`", "".join(rest)):
         if re.match(rf"(?:\w+=\S+ )*{PROGRAMS} ", code):
-            found.append(code)
+            found.append(code.split(" | ")[0].split(" && ")[0])
     return found
 
 

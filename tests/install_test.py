@@ -65,9 +65,12 @@ class Installed(unittest.TestCase):
                 self.assertFalse(str(BUILD) in line or "/.deps/" in line, f"{path}: {line}")
 
     def test_no_file_of_ours_holds_a_path_of_the_build(self):
+        mapped = "-ffile-prefix-map" in (BUILD / "CMakeCache.txt").read_text()  # preset package; others have them in debug information
         paths = {os.fsencode(path) for path in (BUILD, SOURCE, BUILD.resolve(), SOURCE.resolve(), self.folder / "first")}
         for path in self.files:
             if "lib/kvaq/llama.cpp" in str(path):  # llama.cpp's own messages name its source files
+                continue
+            if not mapped and (is_elf(path) or path.suffix == ".a"):
                 continue
             content = path.read_bytes()
             for name in paths:

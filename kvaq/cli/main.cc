@@ -1,9 +1,12 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <memory>
+#include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kvaq/cli/definition.h"
@@ -16,6 +19,29 @@ namespace {
 int fail(const std::string& message) {
     std::fprintf(stderr, "kvaq: error: %s\n", message.c_str());
     return 1;
+}
+
+/// Letters to change, put in or leave out (Levenshtein).
+size_t edits(const std::string& a, const std::string& b) {
+    std::vector<size_t> row(b.size() + 1);
+    std::iota(row.begin(), row.end(), size_t{0});
+    for (size_t i = 0; i < a.size(); ++i) {
+        size_t corner = std::exchange(row[0], i + 1);
+        for (size_t j = 0; j < b.size(); ++j) {
+            const size_t changed = corner + (a[i] == b[j] ? 0 : 1);
+            corner = row[j + 1];
+            row[j + 1] = std::min({changed, row[j] + 1, corner + 1});
+        }
+    }
+    return row.back();
+}
+
+int unknown_verb(const std::string& verb, const std::vector<std::string>& names) {
+    const auto nearest = std::min_element(names.begin(), names.end(), [&](const std::string& a, const std::string& b) {
+        return edits(verb, a) < edits(verb, b);
+    });
+    return fail(fmt::format("unknown verb: wanted {}, found '{}'{}", fmt::join(names, ", "), verb,
+                            edits(verb, *nearest) <= 2 ? ". Did you mean " + *nearest + "?" : ". See kvaq --help"));
 }
 
 /// What the command line says of itself for shells and for man.
@@ -56,7 +82,7 @@ int run(int argc, char** argv) {
             names.push_back(verb.name);
             known = known || verb.name == args[0];
         }
-        if (!known) return fail(fmt::format("unknown verb: wanted {}, found '{}'", fmt::join(names, ", "), args[0]));
+        if (!known) return unknown_verb(args[0], names);
     }
     try {
         app.parse(argc, argv);
