@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Bytes:
 
 def read_gguf(path):
     """(keys, tensors)"""
-    data = Bytes(open(path, "rb").read())
+    data = Bytes(Path(path).read_bytes())
     assert data.take(4) == b"GGUF" and data.get("I") == 3
     n_tensors, n_keys = data.get("QQ")
 
@@ -221,7 +222,7 @@ def plan_digest(plan):
 
 def read_slot(path, plan):
     """(token ids, pages, segments, layers): layers[i][page] = {"tiles": (keys, values), "sinks": ..., "rows": ...}, each [head, slot, channel]."""
-    raw = open(path, "rb").read()
+    raw = Path(path).read_bytes()
     data = Bytes(raw)
     assert data.take(8) == b"KVAQSLT1"
     tokens = data.array("<i4", data.get("Q"))
