@@ -102,6 +102,7 @@ void run_export(const ExportFlags& flags) {
                         "-m MODEL.gguf", "nothing");
         plan = make_uniform_plan(parse_preset(flags.plan), read_model_shape(flags.model));
     } else {
+        require_plan_file(flags.plan);
         plan = read_plan(flags.plan);
     }
     const ExportedPlan exported = export_plan(plan, flags.to);

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <numeric>
+#include <regex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -44,6 +46,19 @@ int unknown_verb(const std::string& verb, const std::vector<std::string>& names)
                             edits(verb, *nearest) <= 2 ? ". Did you mean " + *nearest + "?" : ". See kvaq --help"));
 }
 
+/// CLI11's own message, with the numbers of its ranges as people write them.
+std::string plain(const std::string& message) {
+    static const std::regex range(R"(^(\S+): Value (.*) not in range (\S+) to (\S+)$)");
+    std::smatch found;
+    if (!std::regex_match(message, found, range)) return message;
+    const double low = std::strtod(found[3].str().c_str(), nullptr);
+    const double high = std::strtod(found[4].str().c_str(), nullptr);
+    const bool tiny = low > 0 && low < 1e-300;  // CLI11's way to say "above 0"
+    return fmt::format("{}: wanted a number {}{}, found '{}'", found[1].str(),
+                       tiny ? "above 0" : fmt::format("from {:g}", low),
+                       high > 1e300 ? "" : fmt::format(" to {:g}", high), found[2].str());
+}
+
 /// What the command line says of itself for shells and for man.
 void add_self_description(CLI::App& app) {
     auto shell = std::make_shared<std::string>();
@@ -57,7 +72,15 @@ void add_self_description(CLI::App& app) {
 }
 
 int run(int argc, char** argv) {
-    const std::vector<std::string> args(argv + 1, argv + argc);
+    std::vector<std::string> args(argv + 1, argv + argc);
+    if (!args.empty() && args[0] == "help") {  // kvaq help [VERB]
+        args.erase(args.begin());
+        args.emplace_back("--help");
+        std::vector<char*> words = {argv[0]};
+        for (std::string& arg : args) words.push_back(arg.data());
+        words.push_back(nullptr);
+        return run(static_cast<int>(args.size()) + 1, words.data());
+    }
     if (!args.empty() && kvaq::is_launch_verb(args[0])) kvaq::launch(args);
 
     CLI::App app{"the KV cache of llama.cpp programs, packed to a plan of bits per layer, side and head", "kvaq"};
@@ -75,7 +98,12 @@ int run(int argc, char** argv) {
     kvaq::add_export(app);
     kvaq::add_report(app);
     add_self_description(app);
-    if (!args.empty() && args[0].rfind("-", 0) != 0) {
+    if (args.empty())
+        return fail("no verb given: wanted one, e.g. kvaq estimate -m MODEL.gguf, found nothing. See kvaq --help");
+    if (args[0].rfind("-", 0) == 0 && args[0] != "--help" && args[0] != "-h" && args[0] != "--version")
+        return fail("unknown flag: wanted a verb, --help or --version, found '" + args[0] +
+                    "'. Flags go after the verb");
+    if (args[0].rfind("-", 0) != 0) {
         std::vector<std::string> names;
         bool known = false;
         for (const kvaq::VerbDefinition& verb : kvaq::definitions_of(app)) {
@@ -88,8 +116,7 @@ int run(int argc, char** argv) {
         app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-        return fail(std::string(error.what()) + " (see kvaq" +
-                    (args.empty() || args[0].rfind("-", 0) == 0 ? "" : " " + args[0]) + " --help)");
+        return fail(plain(error.what()) + " (see kvaq " + args[0] + " --help)");
     }
     return 0;
 }

@@ -92,6 +92,7 @@ ReportInput read_inputs(const ReportFlags& flags) {
         input.plan = make_uniform_plan(parse_preset(flags.plan), *input.shape);
         input.plan_file = flags.plan;
     } else if (!flags.plan.empty()) {
+        require_plan_file(flags.plan);
         input.plan = read_plan(flags.plan);
         input.plan_file = flags.plan;
         source("plan", flags.plan, "kvaq plan or kvaq import");

@@ -24,6 +24,7 @@ size_t largest_llama_context(const ModelShape& shape, const std::string& type, s
 
 Plan plan_for(const std::string& preset_or_file, const ModelShape& shape) {
     if (is_preset(preset_or_file)) return make_uniform_plan(parse_preset(preset_or_file), shape);
+    require_plan_file(preset_or_file);
     Plan plan = read_plan(preset_or_file);
     check_plan_fits(plan, shape);
     return plan;
