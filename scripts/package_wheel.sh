@@ -5,11 +5,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 fail() { echo "package_wheel: error: $*" >&2; exit 1; }
 
-scripts/package_build.sh
+# KVAQ_PACKAGE_TREE: a build tree to package as it is.
+built=${KVAQ_PACKAGE_TREE:-build/package}
+[ -n "${KVAQ_PACKAGE_TREE:-}" ] || scripts/package_build.sh
 tree=build/wheel
 rm -rf $tree && mkdir -p $tree build/packages
 cp -r packaging/python/. $tree/
-cmake --install build/package --prefix $tree/kvaq/prefix --component runtime --strip >/dev/null
+cmake --install "$built" --prefix $tree/kvaq/prefix --component runtime --strip >/dev/null
 # Wheels keep no symbolic links. OpenMP's runtime is not part of every system, so it comes with it.
 lib=$tree/kvaq/prefix/lib/kvaq
 find $tree/kvaq/prefix -type l | while read -r link; do cp --remove-destination "$(readlink -f "$link")" "$link"; done

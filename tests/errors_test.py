@@ -3,6 +3,7 @@
     errors_test.py KVAQ SOURCE MODEL
 """
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,8 @@ import unittest
 from pathlib import Path
 
 KVAQ, SOURCE, MODEL = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-FOLDER = Path(tempfile.mkdtemp(prefix="kvaq_errors_"))
+TEMPORARY = tempfile.TemporaryDirectory(prefix="kvaq_errors_")
+FOLDER = Path(TEMPORARY.name)
 TEXT = str(SOURCE / "data/wiki-excerpt.txt")
 PLAN = str(FOLDER / "p.plan.gguf")
 OUT = str(FOLDER / "out.gguf")
@@ -96,17 +98,17 @@ class Errors(unittest.TestCase):
         self.assertEqual(kvaq("help", "plan").stdout, kvaq("plan", "--help").stdout)
 
     def test_json_on_stdout_is_json_alone(self):
-        import json
-        kvaq("plan", "-m", MODEL, "--policy", "uniform:k4v2", "-o", PLAN)
-        html = str(FOLDER / "r.html")
+        temporary = tempfile.TemporaryDirectory(prefix="kvaq_json_")
+        plan, html, imported = (f"{temporary.name}/{name}" for name in ("p.plan.gguf", "r.html", "i.plan.gguf"))
+        kvaq("plan", "-m", MODEL, "--policy", "uniform:k4v2", "-o", plan)
         for args, kind in [
             (["estimate", "-m", MODEL, "-c", "512", "--json", "-"], "kvaq.estimate"),
             (["plan", "-m", MODEL, "--policy", "uniform:k4v2", "--json", "-"], "kvaq.plan"),
-            (["inspect", PLAN, "--json"], "plan"),
+            (["inspect", plan, "--json"], "plan"),
             (["inspect", MODEL, "--json"], "model"),
-            (["import", "-m", MODEL, "-o", str(FOLDER / "i.plan.gguf"), "--kvq", '{"nbits": 4}', "--json", "-"], "kvaq.import"),
-            (["export", PLAN, "--to", "vllm", "--json", "-"], "kvaq.export"),
-            (["report", "--plan", PLAN, "-o", html, "--json", "-"], "kvaq.report"),
+            (["import", "-m", MODEL, "-o", imported, "--kvq", '{"nbits": 4}', "--json", "-"], "kvaq.import"),
+            (["export", plan, "--to", "vllm", "--json", "-"], "kvaq.export"),
+            (["report", "--plan", plan, "-o", html, "--json", "-"], "kvaq.report"),
             (["analyze", "-m", MODEL, "--json", "-"], "kvaq.analysis"),
         ]:
             with self.subTest(" ".join(args)):
