@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -90,14 +91,14 @@ def hadamard_matrix(dim):
 
 def read_codec(text, fits):
     """A codec of a plan file."""
-    if text.startswith("klt:"):
-        _, fit, digits = text.split(":")
+    if text.startswith(("klt:", "tcq:")):
+        kind, fit, digits = text.split(":")
         fit = fits[int(fit)]
         bits = [int(digit) for digit in digits]
         unit = 8 if fit["side"] == "k" else 16
         mean = sum(b * min(unit, fit["dim"] - i * unit) for i, b in enumerate(bits)) / fit["dim"]
-        digest = hashlib.sha256(fit["bytes"] + bytes(bits)).hexdigest()[:16]
-        return {"fit": fit, "unit": unit, "bits": bits, "text": f"klt-{mean:.2f}b-{digest}"}
+        digest = hashlib.sha256(fit["bytes"] + bytes(bits) + (b"trellis\0" if kind == "tcq" else b"")).hexdigest()[:16]
+        return {"fit": fit, "unit": unit, "bits": bits, "trellis": kind == "tcq", "text": f"{kind}-{mean:.2f}b-{digest}"}
     if text == "f16":
         return {"text": text}
     bits, group, axis, symmetric, _, basis = text.split("-")
@@ -141,8 +142,24 @@ def codes_bytes(bits, n):
     return sum(up(n * plane // 8, 64) for plane in PLANES[int(bits)])
 
 
-def read_codes(data, bits, side, n_tokens, n_channels):
-    """[token, channel] of one band."""
+def trellis_tables():
+    """[bits - 1][window]; the page points to the file."""
+    text = (Path(__file__).resolve().parent.parent / "kvaq/quant/trellis_tables.cc").read_text()
+    text = text[text.index("kTables") : text.index("kErrors")]
+    numbers = [int(word) for word in re.findall(r"-?\d+(?=[,}])", text[text.index("{{") :])]
+    return np.array(numbers, float).reshape(6, 256)
+
+
+def trellis_levels(bits, ordered):
+    cells = ordered.reshape(-1, 64)
+    window = cells.copy()
+    for j in range(1, 9 - bits):
+        window |= (np.roll(cells, j, axis=1) & 1) << (bits + j - 1)
+    return trellis_tables()[bits - 1][window].reshape(-1)
+
+
+def read_codes(data, bits, side, n_tokens, n_channels, trellis=False):
+    """[token, channel] of one band: codes, or levels of trellis codes."""
     padded = n_channels if side == "k" else up(n_channels, 16)
     n = padded * n_tokens
     raw = data.array("u1", codes_bytes(bits, n))
@@ -156,6 +173,8 @@ def read_codes(data, bits, side, n_tokens, n_channels):
             cells = np.stack([blocks >> shift & (2**plane - 1) for shift in range(0, 8, plane)], 1).reshape(-1)
             ordered += cells[:n].astype(int) << low
             first, low = first + size, low + plane
+    if trellis:
+        ordered = trellis_levels(int(bits), ordered)
     token, channel = np.arange(n_tokens)[:, None], np.arange(n_channels)[None]
     if side == "k":
         lane, quad, cell = token % 16, channel % 4, channel // 4 * (n_tokens // 16) + token // 16
@@ -179,8 +198,9 @@ def read_tile(data, codec, side, n_tokens, dim):
             channels = slice(first * codec["unit"], min(end * codec["unit"], dim))
             bits = codec["bits"][first]
             if bits:
-                codes = read_codes(data, bits, side, n_tokens, channels.stop - channels.start)
-                bands.append((channels, codes - 128 if bits == 8 else fit["levels"][bits][codes]))
+                trellis = codec["trellis"] and bits <= 6
+                codes = read_codes(data, bits, side, n_tokens, channels.stop - channels.start, trellis)
+                bands.append((channels, codes if trellis else codes - 128 if bits == 8 else fit["levels"][bits][codes]))
             first = end
         gain = 2 ** ((data.array("u1", n_tokens).astype(float) - 128) / 16)
         for channels, level in bands:

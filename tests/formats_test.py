@@ -25,7 +25,7 @@ import kvaq  # noqa: E402
 
 # Every coding, width and basis; sides and heads of one plan are alike, so several plans are needed.
 PRESETS = ["k4v2-rot-s4", "k3v6-sym", "k1v8-kchan-g32", "k1.58v5-vchan-rotk", "k2v1-sym-g128", "k8v1.58-sym", "k6v3-hqq", "k5v4-quanto",
-           "k3v4-lm-w64-s2", "k16v4"]
+           "k3v4-lm-w64-s2", "k16v4", "k4v3-tcq", "k2v6-tcq-s4"]
 TEXT = "The library was built in 1911. " * 60
 
 
