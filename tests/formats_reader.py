@@ -147,7 +147,8 @@ def trellis_tables():
     text = (Path(__file__).resolve().parent.parent / "kvaq/quant/trellis_tables.cc").read_text()
     text = text[text.index("kTables") : text.index("kErrors")]
     numbers = [int(word) for word in re.findall(r"-?\d+(?=[,}])", text[text.index("{{") :])]
-    return np.array(numbers, float).reshape(6, 256)
+    level = np.array(numbers, float).reshape(6, 256) / (1 - np.array([0.2838, 0.0752, 0.01968, 0.00525, 0.00153, 0.000506]))[:, None]
+    return np.clip(np.sign(level) * np.floor(np.abs(level) + 0.5), -127, 127)
 
 
 def trellis_levels(bits, ordered):

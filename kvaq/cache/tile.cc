@@ -220,7 +220,7 @@ double transform_level(const TileLayout& layout, const Band& band, const std::by
         std::array<uint8_t, kTrellisCell> codes;
         const size_t cell = index / kTrellisCell * kTrellisCell;
         for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(code(cell + i));
-        return static_cast<double>(trellis_levels(bits)[trellis_window(bits, codes.data(), index - cell)]);
+        return static_cast<double>(trellis_outputs(bits)[trellis_window(bits, codes.data(), index - cell)]);
     }
     return bits == 8 ? static_cast<double>(code(index)) - 128
                      : static_cast<double>(layout.spec.transform->fit->levels[bits][code(index)]);

@@ -158,7 +158,7 @@ const uint8_t* trellis_table(unsigned bits) noexcept {
     static const auto tables = [] {
         std::array<std::array<uint8_t, 256>, kTrellisMostBits> all;
         for (unsigned b = 1; b <= kTrellisMostBits; ++b) {
-            for (size_t i = 0; i < 256; ++i) all[b - 1][i] = static_cast<uint8_t>(trellis_levels(b)[i] + 128);
+            for (size_t i = 0; i < 256; ++i) all[b - 1][i] = static_cast<uint8_t>(trellis_outputs(b)[i] + 128);
         }
         return all;
     }();

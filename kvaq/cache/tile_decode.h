@@ -52,7 +52,7 @@ struct DecodeKernels {
     void (*to_float)(const float16* from, size_t n, float* to);
 };
 
-/// trellis_levels + 128, [256].
+/// trellis_outputs + 128, [256].
 [[nodiscard]] const uint8_t* trellis_table(unsigned bits) noexcept;
 
 /// Planes of a band; ternary codes are spread into `codes` (band_codes bytes).

@@ -67,11 +67,12 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, He
                const FittedTransform& fitted, const std::shared_ptr<const TransformFit>& unfitted) {
     const HeadStats& head = stats.layers[slot.layer].heads[slot.head];
     const size_t dim = dim_of(head, slot.side);
-    const TransformChoice probe = rung_at(fitted, stats.probe_bits);
+    const TransformChoice probe = rung_at(fitted, stats.probe_bits, kProbeCodes);
     slot.share = probe.cost;
     if (family == CodecFamily::kAffine) {
         CodecSpec codec_of_probe;
-        codec_of_probe.transform = make_transform_codec(fitted.fit, probe.unit_bits);
+        codec_of_probe.transform =
+            make_transform_codec(fitted.fit, probe.unit_bits, kProbeCodes == TransformCodes::kTrellis);
         slot.share = codec_noise(head, slot.side, codec_of_probe, stats.n_sample_tiles);
         slot.codecs = candidate_codecs();
         for (const CodecSpec& codec : slot.codecs)
@@ -217,8 +218,8 @@ void DamageModel::set_curves(const std::vector<FittedTransform>& fits) {
         double noise = 0;
         for (size_t i = 0; i < slots_.size(); ++i) {
             if (slots_[i].side != side) continue;
-            const double probe = rung_at(fits[i], stats_.probe_bits).cost;
-            if (probe > 0) noise += slots_[i].share * rung_at(fits[i], bits).cost / probe;
+            const double probe = rung_at(fits[i], stats_.probe_bits, kProbeCodes).cost;
+            if (probe > 0) noise += slots_[i].share * rung_at(fits[i], bits, kProbeCodes).cost / probe;
         }
         return noise;
     };

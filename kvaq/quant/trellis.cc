@@ -178,6 +178,23 @@ TrellisTarget best_target() noexcept {
 
 }  // namespace
 
+const std::array<int8_t, 256>& trellis_outputs(unsigned bits) noexcept {
+    /// Of the tables' own line of decibels (kvaq/quant/trellis_tables.cc), by bits.
+    static constexpr std::array<double, kTrellisMostBits> kDistortion = {0.2838,  0.0752,  0.01968,
+                                                                         0.00525, 0.00153, 0.000506};
+    static const auto tables = [] {
+        std::array<std::array<int8_t, 256>, kTrellisMostBits> all;
+        for (unsigned b = 0; b < kTrellisMostBits; ++b) {
+            for (size_t i = 0; i < 256; ++i) {
+                const double level = static_cast<double>(trellis_levels(b + 1)[i]) / (1 - kDistortion[b]);
+                all[b][i] = static_cast<int8_t>(std::clamp(std::lround(level), -127L, 127L));
+            }
+        }
+        return all;
+    }();
+    return tables[bits - 1];
+}
+
 uint8_t trellis_window(unsigned bits, const uint8_t* codes, size_t i) noexcept {
     unsigned window = codes[i];
     for (size_t j = 1; j <= 8 - bits; ++j) window |= (codes[(i + kCell - j) % kCell] & 1U) << (bits + j - 1);

@@ -98,6 +98,25 @@ TEST(Trellis, IsWorthItsDecibelsOnANormalSource) {
     }
 }
 
+TEST(Trellis, WhatItDecodesToIsNotTooSmall) {
+    std::mt19937 random(11);
+    for (unsigned bits = 1; bits <= kTrellisMostBits; ++bits) {
+        double product = 0;
+        double power = 0;
+        for (int cell = 0; cell < 400; ++cell) {
+            const Cell x = normal_cell(random, 32);
+            Codes codes;
+            trellis_encode(bits, x.data(), codes.data());
+            for (size_t i = 0; i < x.size(); ++i) {
+                const auto v = static_cast<double>(x[i]);
+                product += v * static_cast<double>(trellis_outputs(bits)[trellis_window(bits, codes.data(), i)]);
+                power += v * v;
+            }
+        }
+        EXPECT_NEAR(product / power, 1.0, 0.01) << bits;
+    }
+}
+
 TEST(Trellis, IsNearTheLeastErrorOfAnyCodes) {
     std::mt19937 random(7);
     for (unsigned bits = 1; bits <= kTrellisMostBits; ++bits) {

@@ -182,7 +182,7 @@ std::vector<std::array<double, 9>> trellis_errors(const Matrix& z, const Vector&
                 }
                 for (unsigned bits = 1; bits <= kTrellisMostBits; ++bits) {
                     trellis_encode(bits, x.data(), codes.data());
-                    const std::array<int8_t, 256>& levels = trellis_levels(bits);
+                    const std::array<int8_t, 256>& levels = trellis_outputs(bits);
                     for (size_t i = 0; i < kTrellisCell; ++i) {
                         if (channel(i) >= dim) continue;
                         const double e = (static_cast<double>(x[i]) -

@@ -46,6 +46,9 @@ enum class TransformCodes {
 /// sample tiles.
 [[nodiscard]] std::vector<FittedTransform> fit_all(const ModelStats& stats);
 
+/// What probes are measured with (kvaq/eval/calibrate.h); part of the statistics' schema.
+inline constexpr TransformCodes kProbeCodes = TransformCodes::kTrellis;
+
 /// One rung of a head's ladder: bits per unit, never rising, and their cost.
 struct TransformChoice {
     std::vector<uint8_t> unit_bits;
