@@ -202,7 +202,7 @@ Plan read_plan(const std::string& path) {
     const GgufReader file(path, "plan");
     const std::string type = file.find_string("general.type").value_or("");
     if (type != kType) {
-        throw Error(ErrorCode::kCorrupt, "'" + path + "' is no plan", std::string("general.type ") + kType,
+        throw Error(ErrorCode::kCorrupt, "'" + path + "' is not a plan", std::string("general.type ") + kType,
                     type.empty() ? "a GGUF file of another kind" : "'" + type + "'",
                     "A model goes to -m, statistics to --stats; make a plan with: kvaq plan -m MODEL --stats STATS "
                     "--budget 3.25bits -o MODEL.plan.gguf");
