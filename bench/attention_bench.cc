@@ -2,6 +2,8 @@
 // second in decode, query tokens in prefill, sealed tokens in encode). Run: attention_bench --benchmark_min_time=0.3
 #include <benchmark/benchmark.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -9,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "kvaq/base/simd_target.h"
 #include "kvaq/cache/kv_cache.h"
 #include "kvaq/cache/tile.h"
 #include "kvaq/plan/plan.h"
@@ -187,7 +190,20 @@ void register_all() {
 }  // namespace
 }  // namespace kvaq
 
+// KVAQ_BENCH_SIMD=avx2: on that instruction set instead of the best one.
 int main(int argc, char** argv) {
+    if (const char* name = std::getenv("KVAQ_BENCH_SIMD")) {
+        bool known = false;
+        for (const kvaq::SimdTarget target : kvaq::supported_simd_targets()) {
+            if (kvaq::to_string(target) != name) continue;
+            kvaq::force_simd_target(target);
+            known = true;
+        }
+        if (!known) {
+            std::fprintf(stderr, "attention_bench: KVAQ_BENCH_SIMD=%s is not an instruction set of this CPU\n", name);
+            return 1;
+        }
+    }
     kvaq::register_all();
     benchmark::Initialize(&argc, argv);
     benchmark::RunSpecifiedBenchmarks();
