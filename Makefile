@@ -1,6 +1,6 @@
 # make run   install, build, fetch the default model, then: calibrate, plan, compare, answer a prompt, leave a report in out/
 # make test  build and pass every test that needs no GPU
-.PHONY: run test asan tsan fuzz bench format clean deps
+.PHONY: run test asan tsan fuzz bench packages format clean deps
 
 run: deps
 	@cmake --preset release >build-release.log 2>&1 || { cat build-release.log; exit 1; }
@@ -29,6 +29,11 @@ bench: deps
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release
 	@for b in build/release/bin/*_bench; do $$b; done
+
+# Debian packages and the Python wheel, in build/packages. docs/packages.md.
+packages: deps
+	@scripts/package_deb.sh
+	@scripts/package_wheel.sh
 
 format:
 	@git ls-files '*.cc' '*.h' | xargs clang-format -i

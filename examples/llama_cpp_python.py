@@ -20,7 +20,7 @@ def library_folder() -> Path:
     """LLAMA_CPP_LIB_PATH if it is set, else that of this source tree's build."""
     build = Path(__file__).resolve().parent.parent / "build"
     given = os.environ.get("LLAMA_CPP_LIB_PATH")
-    folders = [Path(given)] if given else [build / preset / "lib/llama-cpp-python" for preset in ("release", "dev")]
+    folders = [Path(given)] if given else [build / preset / "lib/kvaq/llama-cpp-python" for preset in ("release", "dev")]
     for folder in folders:
         if (folder / "libllama.so").exists():
             return folder

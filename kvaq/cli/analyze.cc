@@ -46,7 +46,7 @@ void run_analyze(const AnalyzeFlags& flags) {
         throw Error(ErrorCode::kInvalidArgument, "two sources of statistics", "-f TEXT or --stats FILE", "both");
     if (flags.score != "F" && flags.score != "S")
         throw Error(ErrorCode::kInvalidArgument, "--score", "F (Frobenius) or S (spectral)", "'" + flags.score + "'");
-    require_writable(flags.json);
+    require_json(flags.json);
     require_writable(flags.norms);
     const ModelShape shape = read_model_shape(flags.request.model);
     ModelAnalysis analysis{.model = flags.request.model,
@@ -78,10 +78,12 @@ void run_analyze(const AnalyzeFlags& flags) {
         command +=
             fmt::format(" -f {} -c {} --chunks {}", flags.request.text, flags.request.n_ctx, flags.request.n_chunks);
     command += fmt::format(" --tiles {}", flags.max_tiles);
-    fmt::print("{} ({}), {} layers with a K/V cache\n\n{}\n", shape.name, shape.architecture, shape.layers.size(),
-               analysis_tables(analysis));
-    for (const std::string& sentence : describe(analysis)) fmt::print("- {}\n", sentence);
-    if (!flags.json.empty()) atomic_write_text(flags.json, analysis_json(analysis, command));
+    if (!is_stdout(flags.json)) {
+        fmt::print("{} ({}), {} layers with a K/V cache\n\n{}\n", shape.name, shape.architecture, shape.layers.size(),
+                   analysis_tables(analysis));
+        for (const std::string& sentence : describe(analysis)) fmt::print("- {}\n", sentence);
+    }
+    if (!flags.json.empty()) write_json(flags.json, analysis_json(analysis, command));
     if (!flags.norms.empty())
         atomic_write_text(flags.norms, norms_to_json(analysis.weights->of(flags.score == "F" ? NormScore::kFrobenius
                                                                                              : NormScore::kSpectral)));
@@ -98,7 +100,7 @@ void add_analyze(CLI::App& app) {
     verb->add_option("-m,--model", request.model, "GGUF model")->required();
     verb->add_option("-f,--file", request.text, "text to measure the cache on (a pass over it; no damage probes)");
     verb->add_option("--stats", flags->stats, "statistics of kvaq calibrate instead of a text");
-    verb->add_option("--json", flags->json, "write everything here");
+    verb->add_option("--json", flags->json, kJsonHelp);
     verb->add_option("--norms", flags->norms,
                      "write the weight norms here, as the paper's authors do: {\"w_k\", \"w_v\"}");
     verb->add_option("--score", flags->score, "which norm --norms writes: F (Frobenius) or S (spectral)")

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "kvaq/base/error.h"
@@ -12,6 +13,7 @@
 #include "kvaq/cli/verbs.h"
 #include "kvaq/eval/session.h"
 #include "kvaq/llama/attach.h"
+#include "kvaq/llama/file_json.h"
 #include "kvaq/llama/stats_file.h"
 
 namespace kvaq {
@@ -23,6 +25,7 @@ struct CalibrateFlags {
     size_t probe_chunks = 0;
     int long_ctx = -1;  ///< negative: the effort's
     std::string out;
+    std::string json;
     std::string effort = "normal";
     bool no_probes = false;
     bool verbose = false;
@@ -56,6 +59,7 @@ CalibrateRequest request_of(const CalibrateFlags& flags) {
 void run_calibrate(const CalibrateFlags& flags) {
     const CalibrateRequest request = request_of(flags);
     require_writable(flags.out);
+    require_json(flags.json);
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
     const std::string partial = flags.out + ".partial";
@@ -68,6 +72,8 @@ void run_calibrate(const CalibrateFlags& flags) {
     }
     write_stats(stats, flags.out);
     std::filesystem::remove(partial);
+    if (!flags.json.empty()) write_json(flags.json, json_text(file_json(flags.out)));
+    if (is_stdout(flags.json)) return;
     double key = 0;
     double value = 0;
     size_t larger = 0;
@@ -99,6 +105,7 @@ void add_calibrate(CLI::App& app) {
     verb->add_option("-f,--file", request.text,
                      "calibration text (never the text you evaluate on); without: a built-in text of many genres");
     verb->add_option("-o,--output", flags->out, "*.stats.gguf to write")->required();
+    verb->add_option("--json", flags->json, kJsonHelp);
     verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();

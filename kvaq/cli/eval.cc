@@ -37,12 +37,10 @@ struct EvalFlags {
     const CLI::App* verb = nullptr;
 };
 
-bool on_stdout(const std::string& path) { return path == "-"; }
-
 /// Table to stdout and --md, numbers to --json; with --json - only they go to stdout.
 void write_results(const EvalFlags& flags, const std::string& table, const std::string& json) {
-    std::fputs((on_stdout(flags.json) ? json : table).c_str(), stdout);
-    if (!flags.json.empty() && !on_stdout(flags.json)) atomic_write_text(flags.json, json);
+    if (!is_stdout(flags.json)) std::fputs(table.c_str(), stdout);
+    if (!flags.json.empty()) write_json(flags.json, json);
     if (!flags.markdown.empty()) atomic_write_text(flags.markdown, table);
 }
 
@@ -147,7 +145,7 @@ void run_tasks(const EvalFlags& flags) {
         throw Error(ErrorCode::kInvalidArgument, "which task is --task-data " + file + " for?",
                     n_readers == 0 ? "hellaswag or gsm8k in --task" : "hellaswag=FILE,gsm8k=FILE", "a file alone");
     }
-    if (request.results.empty() && !flags.json.empty() && !on_stdout(flags.json))
+    if (request.results.empty() && !flags.json.empty() && !is_stdout(flags.json))
         request.results = flags.json + ".items.jsonl";
     require_writable(request.results);
     std::string command = fmt::format("kvaq eval -m {} --task {}", request.model, fmt::join(flags.tasks, ","));
@@ -167,7 +165,7 @@ void run_tasks(const EvalFlags& flags) {
 }
 
 void run_eval(const EvalFlags& flags) {
-    if (!on_stdout(flags.json)) require_writable(flags.json);
+    require_json(flags.json);
     require_writable(flags.markdown);
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);

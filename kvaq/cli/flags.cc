@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "kvaq/base/error.h"
+#include "kvaq/base/file.h"
 
 namespace kvaq {
 
@@ -29,6 +32,21 @@ void require_writable(const std::string& path) {
         throw Error(ErrorCode::kIo, "cannot write '" + path + "'", "a folder that may be written to",
                     std::strerror(errno));
     }
+}
+
+void require_json(const std::string& json) {
+    if (!is_stdout(json)) require_writable(json);
+}
+
+void write_json(const std::string& json, std::string_view text) {
+    if (json.empty()) return;
+    if (!is_stdout(json)) return atomic_write_text(json, text);
+    if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+        throw Error(ErrorCode::kIo, "cannot write to stdout", "", std::strerror(errno));
+}
+
+std::string json_text(const nlohmann::ordered_json& json) {
+    return json.dump(2, ' ', true, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 int32_t default_threads() noexcept {

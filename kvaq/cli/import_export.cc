@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
@@ -22,6 +23,7 @@ struct ImportFlags {
     std::string kvq;
     std::string model;
     std::string out;
+    std::string json;
     std::string base = "k4v4";
     double budget = 0;
     double group_budget = 0;
@@ -36,6 +38,7 @@ void run_import(const ImportFlags& flags) {
                     flags.file.empty() ? "neither" : "both");
     }
     require_writable(flags.out);
+    require_json(flags.json);
     std::string text = flags.kvq;
     if (!flags.file.empty()) {
         const std::vector<std::byte> bytes = read_file(flags.file, kMaxText);
@@ -66,9 +69,19 @@ void run_import(const ImportFlags& flags) {
             ++n;
         }
     }
+    const double bits = cache_bytes(imported.plan, kContext).effective_bits;
+    write_json(flags.json, json_text({{"schema_version", 1},
+                                      {"kind", "kvaq.import"},
+                                      {"format", imported.format},
+                                      {"warnings", imported.warnings},
+                                      {"mean_key_bits", key / n},
+                                      {"mean_value_bits", value / n},
+                                      {"n_ctx", kContext},
+                                      {"effective_bits", bits},
+                                      {"output", flags.out}}));
+    if (is_stdout(flags.json)) return;
     fmt::print("{} for {}: mean code bits K {:.2f}, V {:.2f}; {:.2f} effective bits at {} tokens. Wrote {}\n",
-               imported.format, imported.plan.model_name, key / n, value / n,
-               cache_bytes(imported.plan, kContext).effective_bits, kContext, flags.out);
+               imported.format, imported.plan.model_name, key / n, value / n, bits, kContext, flags.out);
 }
 
 struct ExportFlags {
@@ -76,10 +89,12 @@ struct ExportFlags {
     std::string model;
     std::string to;
     std::string out;
+    std::string json;
 };
 
 void run_export(const ExportFlags& flags) {
     require_writable(flags.out);
+    require_json(flags.json);
     Plan plan;
     if (is_preset(flags.plan)) {
         if (flags.model.empty())
@@ -87,14 +102,21 @@ void run_export(const ExportFlags& flags) {
                         "-m MODEL.gguf", "nothing");
         plan = make_uniform_plan(parse_preset(flags.plan), read_model_shape(flags.model));
     } else {
+        require_plan_file(flags.plan);
         plan = read_plan(flags.plan);
     }
     const ExportedPlan exported = export_plan(plan, flags.to);
     for (const std::string& lost : exported.lost) fmt::print(stderr, "kvaq: lost: {}\n", lost);
+    write_json(flags.json, json_text({{"schema_version", 1},
+                                      {"kind", "kvaq.export"},
+                                      {"format", flags.to},
+                                      {"lost", exported.lost},
+                                      {"text", exported.text}}));
+    if (!flags.out.empty()) atomic_write(flags.out, std::as_bytes(std::span(exported.text)));
+    if (is_stdout(flags.json)) return;
     if (flags.out.empty()) {
         std::fputs(exported.text.c_str(), stdout);
     } else {
-        atomic_write(flags.out, std::as_bytes(std::span(exported.text)));
         fmt::print("wrote {}\n", flags.out);
     }
 }
@@ -109,6 +131,8 @@ void add_import(CLI::App& app) {
     verb->add_option("--kvq", flags->kvq, "the authors' --kvq text (JSON or key=value,...) instead of a file");
     verb->add_option("-m,--model", flags->model, "GGUF model the plan is for")->required();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write")->required();
+    verb->add_option("--json", flags->json,
+                     "write what was read, with warnings, as JSON; - prints it instead of the sentence");
     verb->add_option("--base", flags->base, "preset for everything the file leaves open")->capture_default_str();
     verb->add_option("--budget", flags->budget, "mean code bits per matrix, for a file of norms")
         ->check(CLI::PositiveNumber);
@@ -124,6 +148,7 @@ void add_export(CLI::App& app) {
     verb->add_option("--to", flags->to, fmt::format("{}", fmt::join(export_formats(), ", ")))->required();
     verb->add_option("-m,--model", flags->model, "GGUF model, for a preset");
     verb->add_option("-o,--output", flags->out, "file to write (default: stdout)");
+    verb->add_option("--json", flags->json, "write text and losses as JSON; - prints them instead of the text");
     verb->callback([flags] { run_export(*flags); });
 }
 

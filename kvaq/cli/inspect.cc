@@ -4,14 +4,13 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "kvaq/base/error.h"
+#include "kvaq/cli/flags.h"
 #include "kvaq/cli/verbs.h"
-#include "kvaq/llama/gguf_file.h"
+#include "kvaq/llama/file_json.h"
 #include "kvaq/llama/gguf_model.h"
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/llama/stats_file.h"
 #include "kvaq/plan/budget.h"
-#include "kvaq/plan/plan_json.h"
 
 namespace kvaq {
 namespace {
@@ -21,12 +20,8 @@ struct InspectFlags {
     bool json = false;
 };
 
-void inspect_plan(const std::string& path, bool json) {
+void inspect_plan(const std::string& path) {
     const Plan plan = read_plan(path);
-    if (json) {
-        fmt::print("{}\n", plan_to_json(plan).dump(2));
-        return;
-    }
     fmt::print("plan {}\nmodel: {} ({}), fingerprint {}\nwindow {}, sinks {}, tiles of {} tokens\n", plan.name,
                plan.model_name, plan.architecture, plan.fingerprint.empty() ? "any" : plan.fingerprint.substr(0, 16),
                plan.window, plan.sinks, plan.tile_tokens);
@@ -44,24 +39,9 @@ void inspect_plan(const std::string& path, bool json) {
     }
 }
 
-void inspect_model(const std::string& path, bool json) {
+void inspect_model(const std::string& path) {
     const ModelShape shape = read_model_shape(path);
     const std::string fingerprint = model_fingerprint(path);
-    if (json) {
-        nlohmann::ordered_json out = {{"schema_version", 1},        {"kind", "model"},
-                                      {"name", shape.name},         {"architecture", shape.architecture},
-                                      {"fingerprint", fingerprint}, {"n_ctx_train", shape.n_ctx_train}};
-        for (const LayerShape& layer : shape.layers) {
-            out["layers"].push_back({{"layer", layer.layer},
-                                     {"n_heads", layer.n_heads},
-                                     {"n_kv_heads", layer.n_kv_heads},
-                                     {"head_dim_k", layer.head_dim_k},
-                                     {"head_dim_v", layer.head_dim_v},
-                                     {"sliding_window", layer.sliding_window}});
-        }
-        fmt::print("{}\n", out.dump(2));
-        return;
-    }
     fmt::print(
         "model {} ({})\nfingerprint {}\ntraining context {}\n\n| layer | heads | KV heads | K size | V size | window "
         "|\n|---|---|---|---|---|---|\n",
@@ -80,43 +60,8 @@ double mean_of(const LayerStats& layer, double (HeadStats::*value)() const noexc
 
 /// Norms are the mean over KV heads of sqrt(mean over tokens of |k|^2); a damage is KL in nats per token of that side of that
 /// layer alone at the probe's codec.
-void inspect_stats(const std::string& path, bool json) {
+void inspect_stats(const std::string& path) {
     const ModelStats stats = read_stats(path);
-    if (json) {
-        nlohmann::ordered_json out = {{"schema_version", ModelStats::kSchemaVersion},
-                                      {"kind", "stats"},
-                                      {"model", stats.model_name},
-                                      {"architecture", stats.architecture},
-                                      {"fingerprint", stats.fingerprint},
-                                      {"text_sha256", stats.text_sha256},
-                                      {"n_tokens", stats.n_tokens},
-                                      {"sample_tiles_per_head", stats.n_sample_tiles},
-                                      {"probe_bits", stats.probe_bits},
-                                      {"base_bits", stats.base_bits},
-                                      {"base_kl", stats.base_kl},
-                                      {"joint_floor", stats.joint_floor}};
-        for (const LengthProbe& probe : stats.lengths) {
-            out["length_probes"].push_back({{"n_ctx", probe.n_ctx},
-                                            {"short_ctx", probe.short_ctx},
-                                            {"kl", probe.kl},
-                                            {"short_kl", probe.short_kl}});
-        }
-        for (const JointProbe& probe : stats.joint)
-            out["joint_probes"].push_back({{"key_bits", probe.key_bits},
-                                           {"value_bits", probe.value_bits},
-                                           {"window", probe.window},
-                                           {"kl", probe.kl}});
-        for (const LayerStats& layer : stats.layers) {
-            nlohmann::ordered_json row = {{"layer", layer.shape.layer}};
-            for (const HeadStats& head : layer.heads)
-                row["heads"].push_back({{"key_norm", head.key_norm()}, {"value_norm", head.value_norm()}});
-            if (layer.probe.key_kl > LayerProbe::kNotMeasured) row["probe_key_kl"] = layer.probe.key_kl;
-            if (layer.probe.value_kl > LayerProbe::kNotMeasured) row["probe_value_kl"] = layer.probe.value_kl;
-            out["layers"].push_back(row);
-        }
-        fmt::print("{}\n", out.dump(2));
-        return;
-    }
     fmt::print("statistics of {} ({})\nfingerprint {}\n{} tokens of text {}, {} sample tiles per head\n",
                stats.model_name, stats.architecture, stats.fingerprint, stats.n_tokens, stats.text_sha256.substr(0, 16),
                stats.n_sample_tiles);
@@ -138,13 +83,18 @@ void inspect_stats(const std::string& path, bool json) {
 }
 
 void run_inspect(const InspectFlags& flags) {
-    const GgufReader file(flags.file, "file");
-    const std::string type = file.find_string("general.type").value_or("");
-    if (type == "kvaq-plan" || file.has_prefix("kvaq.plan.")) return inspect_plan(flags.file, flags.json);
-    if (type == "kvaq-stats" || file.has_prefix("kvaq.stats.")) return inspect_stats(flags.file, flags.json);
-    if (file.has("general.architecture") && !file.has_prefix("kvaq.")) return inspect_model(flags.file, flags.json);
-    throw Error(ErrorCode::kInvalidArgument, "nothing kvaq knows is in this file", "a plan, statistics or a model",
-                "'" + flags.file + "' of type '" + type + "'");
+    if (flags.json) {
+        std::fputs(json_text(file_json(flags.file)).c_str(), stdout);
+        return;
+    }
+    switch (file_kind(flags.file)) {
+        case FileKind::kPlan:
+            return inspect_plan(flags.file);
+        case FileKind::kStats:
+            return inspect_stats(flags.file);
+        case FileKind::kModel:
+            return inspect_model(flags.file);
+    }
 }
 
 }  // namespace

@@ -39,13 +39,20 @@ const std::map<std::string, Program>& programs() {
 
 bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
 
-/// KVAQ_LLAMA_BIN, the folder of this program, the folder kvaq was built against, then PATH.
-fs::path find_program(const std::string& name) {
+/// KVAQ_LLAMA_BIN, and for the verbs' own programs nothing else if it is set; then the llama.cpp installed with this program
+/// (cmake/install.cmake; the build tree has a link there), the program's own folder, PATH.
+fs::path find_program(const std::string& name, bool any_program) {
     if (name.find('/') != std::string::npos) return name;
-    std::vector<fs::path> folders;
-    if (const char* folder = std::getenv("KVAQ_LLAMA_BIN")) folders.emplace_back(folder);
-    folders.push_back(fs::read_symlink("/proc/self/exe").parent_path());
-    folders.emplace_back(KVAQ_LLAMA_BIN_DIR);
+    if (const char* folder = std::getenv("KVAQ_LLAMA_BIN"); folder != nullptr && *folder != '\0') {
+        if (is_program(fs::path(folder) / name)) return fs::path(folder) / name;
+        if (!any_program) {
+            throw Error(ErrorCode::kNotFound, "llama.cpp's program is not in KVAQ_LLAMA_BIN", name,
+                        "no such program in '" + std::string(folder) + "'",
+                        "Correct KVAQ_LLAMA_BIN or unset it: it is the folder that holds llama-server");
+        }
+    }
+    const fs::path own = fs::read_symlink("/proc/self/exe").parent_path();
+    std::vector<fs::path> folders = {own.parent_path() / KVAQ_LLAMA_PLACE / "bin", own};
     if (const char* path = std::getenv("PATH")) {
         std::stringstream parts{std::string(path)};
         for (std::string part; std::getline(parts, part, ':');) folders.emplace_back(part);
@@ -53,9 +60,11 @@ fs::path find_program(const std::string& name) {
     for (const fs::path& folder : folders) {
         if (is_program(folder / name)) return folder / name;
     }
-    throw Error(ErrorCode::kNotFound, "llama.cpp's program is not installed", name,
-                "nothing of that name in PATH or " KVAQ_LLAMA_BIN_DIR,
-                "Set KVAQ_LLAMA_BIN to the folder that holds it");
+    throw Error(ErrorCode::kNotFound, any_program ? "no such program" : "llama.cpp's program is not installed", name,
+                "nothing of that name in " + folders[0].string() + ", " + folders[1].string() + " or PATH",
+                any_program
+                    ? "Give its path, or add its folder to PATH"
+                    : "Set KVAQ_LLAMA_BIN to the folder that holds it (of the llama.cpp that kvaq was built for)");
 }
 
 /// The drop-in library is the one this program itself is linked to.
@@ -64,7 +73,12 @@ std::string library_path() {
     if (dladdr(reinterpret_cast<void*>(&kvaq_version), &info) == 0 || info.dli_fname == nullptr) {
         throw Error(ErrorCode::kNotFound, "cannot find libkvaq-llama.so");
     }
-    return fs::absolute(info.dli_fname).string();
+    const std::string path = fs::canonical(info.dli_fname).string();
+    if (path.find_first_of(" :") != std::string::npos) {
+        throw Error(ErrorCode::kUnsupported, "the loader splits LD_PRELOAD at spaces and colons",
+                    "kvaq installed in a folder without them", path, "Move the installation; it finds its parts again");
+    }
+    return path;
 }
 
 }  // namespace
@@ -151,7 +165,7 @@ void launch(const std::vector<std::string>& args) {
     } else {
         rest.insert(rest.begin(), programs().at(verb).name);
     }
-    const fs::path program = find_program(rest[0]);
+    const fs::path program = find_program(rest[0], verb == "exec");
     if (plan) {
         const std::string value = fs::exists(*plan) ? fs::absolute(*plan).string() : *plan;
         setenv("KVAQ_PLAN", value.c_str(), 1);

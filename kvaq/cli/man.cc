@@ -52,8 +52,17 @@ std::string man_page(const std::vector<VerbDefinition>& verbs, const std::string
         ".TP\n.B KVAQ_KV_BUDGET\nMost bytes the cache may take, as with \\fB\\-\\-kv\\-budget\\fR.\n"
         ".TP\n.B KVAQ_LLAMA_BIN\nFolder of llama.cpp's programs.\n"
         ".TP\n.B NO_COLOR\nTables on a terminal stay plain Markdown.\n"
-        ".SH EXIT STATUS\n0, or 1 after any error, with one line on stderr that says what was wanted, what was found "
-        "and what to do.\n";
+        ".SH OUTPUT\nData goes to stdout, progress, warnings and errors to stderr. \\fB\\-\\-json\\fR \\fIFILE\\fR "
+        "writes the numbers as "
+        "JSON, \\fB\\-\\-json \\-\\fR prints them instead of the table.\n"
+        ".SH EXIT STATUS\n"
+        ".TP\n.B 0\nDone.\n"
+        ".TP\n.B 1\nAn error, with one line on stderr that says what was wanted, what was found and what to do. "
+        "Nothing "
+        "half\\-written is left.\n"
+        ".TP\n.B other\nrun, chat, serve, perplexity, bench and exec end with the exit status of the program they "
+        "start; one that "
+        "cannot be started is 1. A verb ended by a signal gives 128 and the signal's number in the shell.\n";
     return out;
 }
 

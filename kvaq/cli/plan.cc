@@ -234,13 +234,16 @@ Made make_plan(const PlanFlags& flags) {
 
 void run_plan(const PlanFlags& flags) {
     require_writable(flags.out);
-    require_writable(flags.json);
+    require_json(flags.json);
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
     if (flags.frontier) {
         if (flags.text.empty())
             throw Error(ErrorCode::kInvalidArgument, "a frontier is measured",
                         "-f TEXT, which is not the calibration text", "no text");
+        if (!flags.out.empty() || !flags.json.empty() || !flags.budget.empty())
+            throw Error(ErrorCode::kInvalidArgument, "a frontier has its own budgets and files",
+                        "--frontier-out NAME for NAME.md, NAME.json and NAME.svg", "-o, --json or --budget");
         const ModelStats stats = stats_of(flags);
         run_frontier({.model = flags.model,
                       .text = flags.text,
@@ -256,7 +259,8 @@ void run_plan(const PlanFlags& flags) {
     Made made = make_plan(flags);
     if (!flags.name.empty()) made.plan.name = flags.name;
     if (!flags.out.empty()) write_plan(made.plan, flags.out);
-    if (!flags.json.empty()) atomic_write_text(flags.json, plan_json(made, flags.n_ctx));
+    if (!flags.json.empty()) write_json(flags.json, plan_json(made, flags.n_ctx));
+    if (is_stdout(flags.json)) return;
     print_plan(made, flags.n_ctx);
     if (!flags.out.empty()) fmt::print("wrote {}\n", flags.out);
 }
@@ -297,7 +301,7 @@ void add_plan(CLI::App& app) {
     verb->add_option("--frontier-out", flags->frontier_out, "writes <this>.md, .json and .svg")->capture_default_str();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write");
     verb->add_option("--name", flags->name, "the plan's name in tables");
-    verb->add_option("--json", flags->json, "write the plan, its bits, KL and verdict here");
+    verb->add_option("--json", flags->json, kJsonHelp);
     verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();

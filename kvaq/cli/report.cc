@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "kvaq/base/error.h"
@@ -27,6 +28,7 @@ struct ReportFlags {
     std::string speed;
     std::string html;
     std::string markdown;
+    std::string json;
 };
 
 constexpr size_t kMaxJson = 256 << 20;
@@ -90,6 +92,7 @@ ReportInput read_inputs(const ReportFlags& flags) {
         input.plan = make_uniform_plan(parse_preset(flags.plan), *input.shape);
         input.plan_file = flags.plan;
     } else if (!flags.plan.empty()) {
+        require_plan_file(flags.plan);
         input.plan = read_plan(flags.plan);
         input.plan_file = flags.plan;
         source("plan", flags.plan, "kvaq plan or kvaq import");
@@ -120,12 +123,24 @@ void run_report(const ReportFlags& flags) {
                     "neither");
     require_writable(flags.html);
     require_writable(flags.markdown);
+    require_json(flags.json);
     const Document document = make_report(read_inputs(flags));
     // Both texts are made before the first file is written.
     const std::string html = to_html(document);
     const std::string markdown = to_markdown(document);
     if (!flags.html.empty()) atomic_write_text(flags.html, html);
     if (!flags.markdown.empty()) atomic_write_text(flags.markdown, markdown);
+    std::vector<std::string> ids;
+    for (const Section& section : document.sections) ids.push_back(section.id);
+    const auto path = [](const std::string& name) {
+        return name.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(name);
+    };
+    write_json(flags.json, json_text({{"schema_version", 1},
+                                      {"kind", "kvaq.report"},
+                                      {"html", path(flags.html)},
+                                      {"markdown", path(flags.markdown)},
+                                      {"sections", ids}}));
+    if (is_stdout(flags.json)) return;
     std::string sections;
     for (const Section& section : document.sections) sections += (sections.empty() ? "" : ", ") + section.id;
     fmt::print("wrote {}{}{} ({})\n", flags.html, flags.html.empty() || flags.markdown.empty() ? "" : " and ",
@@ -153,6 +168,7 @@ void add_report(CLI::App& app) {
     verb->add_option("--speed", flags->speed, "JSON of scripts/speed_table.sh: tokens per second against depth");
     verb->add_option("-o,--output", flags->html, "HTML page to write; it loads nothing");
     verb->add_option("--md", flags->markdown, "the same as Markdown, for pasting");
+    verb->add_option("--json", flags->json, "write which files and sections were made as JSON; - prints it");
     verb->callback([flags] { run_report(*flags); });
 }
 

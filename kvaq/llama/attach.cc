@@ -1,7 +1,6 @@
 #include "kvaq/llama/attach.h"
 
 #include <cstdlib>
-#include <filesystem>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -78,14 +77,7 @@ HandlerFactory plan_factory(const std::string& preset_or_file) {
             return make(make_uniform_plan(preset, shape), options);
         };
     }
-    if (!std::filesystem::exists(preset_or_file)) {
-        if (preset_or_file.find('/') == std::string::npos && !preset_or_file.ends_with(".gguf")) {
-            (void)parse_preset(preset_or_file);  // says which part of the name is unknown and what is allowed
-        }
-        throw Error(ErrorCode::kNotFound, "no such plan", "a *.plan.gguf file or a preset such as k4v2 or k4v4-rot",
-                    "'" + preset_or_file + "'",
-                    "Make one with: kvaq plan -m MODEL --budget 3.25bits -o MODEL.plan.gguf");
-    }
+    require_plan_file(preset_or_file);
     const Plan plan = read_plan(preset_or_file);
     return [=](const ModelShape& shape, const KvCacheOptions& options) {
         check_plan_fits(plan, shape);

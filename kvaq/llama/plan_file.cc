@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <limits>
 #include <string>
 #include <utility>
@@ -188,12 +189,23 @@ void write_plan(const Plan& original, const std::string& path) {
     file.write(path);
 }
 
+void require_plan_file(const std::string& preset_or_file) {
+    if (std::filesystem::exists(preset_or_file)) return;
+    if (preset_or_file.find('/') == std::string::npos && !preset_or_file.ends_with(".gguf")) {
+        (void)parse_preset(preset_or_file);  // says which part of the name is unknown and what is allowed
+    }
+    throw Error(ErrorCode::kNotFound, "no such plan", "a *.plan.gguf file or a preset such as k4v2 or k4v4-rot",
+                "'" + preset_or_file + "'", "Make one with: kvaq plan -m MODEL --budget 3.25bits -o MODEL.plan.gguf");
+}
+
 Plan read_plan(const std::string& path) {
     const GgufReader file(path, "plan");
     const std::string type = file.find_string("general.type").value_or("");
     if (type != kType) {
-        file.corrupt("not a plan", std::string("general.type = ") + kType,
-                     type.empty() ? "a GGUF file of another kind" : type);
+        throw Error(ErrorCode::kCorrupt, "'" + path + "' is not a plan", std::string("general.type ") + kType,
+                    type.empty() ? "a GGUF file of another kind" : "'" + type + "'",
+                    "A model goes to -m, statistics to --stats; make a plan with: kvaq plan -m MODEL --stats STATS "
+                    "--budget 3.25bits -o MODEL.plan.gguf");
     }
     const int64_t version = file.get_int(key("schema_version"), 0, UINT32_MAX);
     if (version != Plan::kSchemaVersion) {

@@ -10,6 +10,9 @@ namespace kvaq {
 void write_plan(const Plan& plan, const std::string& path);
 /// Throws Error kNotFound, kCorrupt (truncated, not GGUF, values out of range, checksum), kMismatch (another schema version
 /// or another tile format).
+/// What was given for --plan is no preset: throws Error, kInvalidArgument naming the part of a mistyped preset, or kNotFound, unless it is a
+/// file.
+void require_plan_file(const std::string& preset_or_file);
 [[nodiscard]] Plan read_plan(const std::string& path);
 
 }  // namespace kvaq

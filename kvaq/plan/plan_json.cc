@@ -42,6 +42,13 @@ nlohmann::ordered_json plan_to_json(const Plan& plan) {
     nlohmann::ordered_json out = plan_fields(plan);
     if (plan.predicted_kl < 0) out["predicted_kl"] = nullptr;
     out["bytes_per_token"] = bytes_per_token(plan);
+    for (size_t i = 0; i < plan.layers.size(); ++i) {
+        for (size_t h = 0; h < plan.layers[i].heads.size(); ++h) {
+            nlohmann::ordered_json& head = out["layers"][i]["heads"][h];
+            head["key_bits"] = nominal_bits(plan.layers[i].heads[h].key);
+            head["value_bits"] = nominal_bits(plan.layers[i].heads[h].value);
+        }
+    }
     return out;
 }
 

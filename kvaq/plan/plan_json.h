@@ -8,7 +8,7 @@
 namespace kvaq {
 
 /// A plan as JSON, for people and for the report: every field of Plan, a codec as its text (kvaq/quant/codec_spec.h),
-/// heads of a layer one by one, and bytes_per_token. The key order is fixed, so equal plans give equal text.
+/// heads of a layer one by one with their mean code bits, and bytes_per_token. The key order is fixed, so equal plans give equal text.
 [[nodiscard]] nlohmann::ordered_json plan_to_json(const Plan& plan);
 
 /// Text that says everything a plan says and nothing else, the same for equal plans: what a plan file's checksum covers.

@@ -1,0 +1,123 @@
+"""What a newcomer gets wrong: exit code 1, nothing on stdout, one line on stderr that names what was wanted and found.
+
+    errors_test.py KVAQ SOURCE MODEL
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+KVAQ, SOURCE, MODEL = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+TEMPORARY = tempfile.TemporaryDirectory(prefix="kvaq_errors_")
+FOLDER = Path(TEMPORARY.name)
+TEXT = str(SOURCE / "data/wiki-excerpt.txt")
+PLAN = str(FOLDER / "p.plan.gguf")
+OUT = str(FOLDER / "out.gguf")
+
+
+def kvaq(*args):
+    return subprocess.run([KVAQ, *args], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=300)
+
+
+# arguments -> what the line must hold
+WRONG = [
+    ([], ["verb", "kvaq --help"]),
+    (["paln"], ["paln", "Did you mean plan?"]),
+    (["serv", "--plan", "k4v2"], ["Did you mean serve?"]),
+    (["frobnicate"], ["frobnicate", "kvaq --help"]),
+    (["--verison"], ["--verison", "--version"]),
+    (["-m", MODEL, "estimate"], ["'-m'", "after the verb"]),
+    (["plan"], ["--model", "kvaq plan --help"]),
+    (["plan", "-m", MODEL], ["--budget 3.25bits"]),
+    (["plan", "-m", MODEL, "--budget", "3bits"], ["--stats", "kvaq calibrate"]),
+    (["plan", "-m", MODEL, "--stats", PLAN, "--budget", "3bits"], ["no statistics", "kvaq calibrate"]),
+    (["plan", "-m", MODEL, "--stats", PLAN, "--budget", "3.25"], ["3.25bits", "'3.25'"]),
+    (["plan", "-m", MODEL, "--stats", PLAN, "--budget", "512MiB"], ["512MiB@32768"]),
+    (["plan", "-m", MODEL, "--frontier"], ["-f TEXT"]),
+    (["plan", "-m", MODEL, "--frontier", "-f", TEXT, "-o", OUT], ["--frontier-out"]),
+    (["plan", "-m", MODEL, "--policy", "uniform"], ["uniform:<preset>"]),
+    (["estimate", "-m", str(FOLDER)], [str(FOLDER), "a folder"]),
+    (["estimate", "-m", MODEL, "-c", "abc"], ["--ctx-size", "a number from 0", "'abc'"]),
+    (["estimate", "-m", MODEL, "-c", "-5"], ["a number from 0", "'-5'"]),
+    (["estimate", "-m", MODEL, "--memory", "4X"], ["4X", "GiB"]),
+    (["estimate", "-m", MODEL, "--plan", ""], ["plan", "''"]),
+    (["estimate", "-m", MODEL, "--plan", "k4"], ["'k4'", "k4v2"]),
+    (["estimate", "-m", MODEL, "--plan", "q4_K"], ["q4_K", "q4_0"]),
+    (["estimate", "-m", MODEL, "--plan", str(FOLDER / "none.plan.gguf")], ["no such plan", "none.plan.gguf", "kvaq plan"]),
+    (["estimate", "-m", MODEL, "--plan", MODEL], ["is not a plan", "-m"]),
+    (["estimate", "-m", MODEL, "--json"], ["--json"]),
+    (["estimate", "-m", MODEL, "--json", str(FOLDER / "no/x.json")], ["no/x.json", "folder"]),
+    (["calibrate", "-m", MODEL], ["--output"]),
+    (["calibrate", "-m", MODEL, "-o", str(FOLDER)], ["the name of a file", str(FOLDER)]),
+    (["calibrate", "-m", MODEL, "--effort", "fast", "-o", OUT], ["fast", "quick"]),
+    (["calibrate", "-m", MODEL, "--chunks", "0", "-o", OUT], ["--chunks", "0"]),
+    (["eval", "-m", MODEL, "-f", TEXT, "--types", "q8"], ["q8", "q8_0"]),
+    (["eval", "-m", MODEL, "-f", TEXT, "--plan", str(FOLDER / "none.plan.gguf")], ["none.plan.gguf"]),
+    (["inspect"], ["file", "kvaq inspect --help"]),
+    (["inspect", TEXT], ["GGUF", TEXT]),
+    (["export", MODEL, "--to", "json"], ["is not a plan"]),
+    (["export", "k4v2", "--to", "vllm"], ["-m MODEL.gguf"]),
+    (["export", "k4vv2", "--to", "vllm"], ["k4vv2"]),
+    (["export", PLAN, "--to", "tensorrt"], ["tensorrt", "kvtuner"]),
+    (["import", str(FOLDER / "none.json"), "-m", MODEL, "-o", OUT], ["none.json"]),
+    (["import", "-m", MODEL, "-o", OUT], ["FILE", "--kvq"]),
+    (["import", "-m", MODEL, "-o", OUT, "--kvq", "nonsense"], ["nonsense", "JSON"]),
+    (["report", "-o", OUT], ["--plan", "--eval"]),
+    (["report", "--eval", TEXT, "-o", OUT], [TEXT, "kvaq eval --json"]),
+    (["analyze", "-m", MODEL, "--score", "X"], ["'X'", "F (Frobenius)"]),
+    (["serve", "-m", MODEL], ["--plan k4v4-rot"]),
+    (["serve", "--plan", MODEL, "-m", MODEL], ["is not a plan", "-m"]),
+    (["serve", "--plan", "k4v2", "-m", MODEL, "--kv-budget", "lots"], ["lots", "GiB"]),
+    (["exec", "--plan", "k4v2"], ["PROGRAM"]),
+    (["exec", "--plan", "k4v2", "--", "/no/such"], ["/no/such"]),
+    (["exec", "--plan", "k4v2", "--", "no-such-program"], ["no-such-program", "PATH"]),
+    (["completion", "fish"], ["fish", "zsh"]),
+]
+
+
+class Errors(unittest.TestCase):
+    def test_wrong_inputs(self):
+        made = kvaq("plan", "-m", MODEL, "--policy", "uniform:k4v2", "-o", PLAN)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        for args, things in WRONG:
+            with self.subTest(" ".join(args)):
+                said = kvaq(*args)
+                self.assertEqual((said.returncode, said.stdout), (1, ""), said.stderr)
+                self.assertRegex(said.stderr, r"\Akvaq: error: [^\n]{5,900}\n\Z")
+                self.assertNotRegex(said.stderr, r"\d{20}", "numbers for people")
+                for thing in things:
+                    self.assertIn(thing, said.stderr)
+        self.assertEqual([path.name for path in FOLDER.iterdir()], ["p.plan.gguf"], "something was left behind")
+
+    def test_help_comes_in_every_way(self):
+        whole = kvaq("--help")
+        self.assertEqual((whole.returncode, kvaq("help").stdout), (0, whole.stdout))
+        self.assertEqual(kvaq("help", "plan").stdout, kvaq("plan", "--help").stdout)
+
+    def test_json_on_stdout_is_json_alone(self):
+        temporary = tempfile.TemporaryDirectory(prefix="kvaq_json_")
+        plan, html, imported = (f"{temporary.name}/{name}" for name in ("p.plan.gguf", "r.html", "i.plan.gguf"))
+        kvaq("plan", "-m", MODEL, "--policy", "uniform:k4v2", "-o", plan)
+        for args, kind in [
+            (["estimate", "-m", MODEL, "-c", "512", "--json", "-"], "kvaq.estimate"),
+            (["plan", "-m", MODEL, "--policy", "uniform:k4v2", "--json", "-"], "kvaq.plan"),
+            (["inspect", plan, "--json"], "plan"),
+            (["inspect", MODEL, "--json"], "model"),
+            (["import", "-m", MODEL, "-o", imported, "--kvq", '{"nbits": 4}', "--json", "-"], "kvaq.import"),
+            (["export", plan, "--to", "vllm", "--json", "-"], "kvaq.export"),
+            (["report", "--plan", plan, "-o", html, "--json", "-"], "kvaq.report"),
+            (["analyze", "-m", MODEL, "--json", "-"], "kvaq.analysis"),
+        ]:
+            with self.subTest(" ".join(args)):
+                said = kvaq(*args)
+                self.assertEqual(said.returncode, 0, said.stderr)
+                found = json.loads(said.stdout)
+                self.assertEqual(found["kind"], kind)
+                self.assertIn("schema_version", found)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=1)
