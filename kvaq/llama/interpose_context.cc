@@ -11,6 +11,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/attachment.h"
+#include "kvaq/llama/host_attention.h"
 #include "kvaq/llama/real.h"
 #include "kvaq/llama/served_context.h"
 #include "kvaq/plan/budget.h"
@@ -110,6 +111,8 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     own.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     own.kv_unified = true;
     own.swa_full = true;
+    own.offload_kqv = false;  // our cache is host memory
+    HostAttention on_host(nullptr);
     if (measure_only) return KVAQ_REAL(llama_init_from_model)(model, own);
     own.cb_eval = serve_callback;
     own.cb_eval_user_data = context.get();
@@ -146,6 +149,10 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     if (plans_announced()) std::fputs(limit.c_str(), stderr);
     llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);
     if (ctx == nullptr) return nullptr;
+    if (on_host.n_devices() > 0 && plans_announced()) {
+        std::fprintf(stderr, "kvaq: weights on %zu device(s); attention and its cache stay on the host\n",
+                     on_host.n_devices());
+    }
     context->ctx = ctx;
     const llama_memory_t memory = KVAQ_REAL(llama_get_memory)(ctx);
     Registry::instance().add(std::move(context), memory);

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from server import MODEL, ROOT, Server, conditions, plan_name, write_results
+from server import MODEL, ROOT, Server, conditions, fail, plan_name, write_results
 
 # No choice in these is near a tie: texts must be equal.
 SURE = ["1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,", "A, B, C, D, E, F, G, H,", "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday, Tuesday,",
@@ -18,8 +18,8 @@ SURE = ["1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,", "A, B, C, D, E, F, G, H,", "Mo
 OPEN = ["The capital of France is", "Once upon a time there was a lighthouse keeper who", "The three laws of motion say that", "To bake bread you need",
         "In the year 1969, people", "The difference between a lake and a sea is"]
 KINDS = {"draft model": ["--spec-type", "draft-simple", "-md", MODEL, "--spec-draft-n-max", "8", "--spec-draft-n-min", "1"],
-         "draft model, p-min 0": ["--spec-type", "draft-simple", "-md", MODEL, "--spec-draft-n-max", "16", "--spec-draft-p-min", "0"],
-         "draft model, all rejected": ["--spec-type", "draft-simple", "-md", MODEL, "--spec-draft-n-max", "4", "--spec-synth-rates", "0,0,0,0"],
+         "draft model p-min 0": ["--spec-type", "draft-simple", "-md", MODEL, "--spec-draft-n-max", "16", "--spec-draft-p-min", "0"],
+         "draft model all rejected": ["--spec-type", "draft-simple", "-md", MODEL, "--spec-draft-n-max", "4", "--spec-synth-rates", "0,0,0,0"],
          "ngram-simple": ["--spec-type", "ngram-simple"],
          "ngram-mod": ["--spec-type", "ngram-mod"]}
 
@@ -54,7 +54,9 @@ def main():
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--out")
     arguments = parser.parse_args()
-    kinds = [kind for kind in KINDS if kind in arguments.kinds.split(",")] if arguments.kinds != ",".join(KINDS) else list(KINDS)
+    kinds = arguments.kinds.split(",")
+    if not set(kinds) <= set(KINDS):
+        fail(f"unknown kind of speculation: wanted some of {', '.join(KINDS)}, found {arguments.kinds}")
     rows, problems, plain_equal = [], [], {}
     for plan in arguments.plans.split(","):
         reference, _, _ = texts(plan, [], arguments.tokens)
