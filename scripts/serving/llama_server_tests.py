@@ -94,9 +94,11 @@ def write_program(work, plan):
     folder = os.path.join(work, "bin", name)
     os.makedirs(folder, exist_ok=True)
     program = os.path.join(folder, "llama-server")
-    library = os.path.join(os.path.dirname(kvaq_program()), "../lib/libkvaq-llama.so")
     with open(program, "w") as file:
-        file.write("#!/bin/sh\n" + (f"export LD_PRELOAD={os.path.abspath(library)} KVAQ_PLAN={plan}\n" if plan else ""))
+        file.write("#!/bin/sh\n")
+        if plan:
+            library = os.path.abspath(os.path.join(os.path.dirname(kvaq_program()), "../lib/libkvaq-llama.so"))
+            file.write(f"export LD_PRELOAD={library} KVAQ_PLAN={plan}\n")
         file.write(f'export OMP_WAIT_POLICY=passive\nexec {LLAMA_BIN}/llama-server "$@" $KVAQ_TESTS_FLAGS\n')
     os.chmod(program, 0o755)
     return program

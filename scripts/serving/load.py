@@ -4,7 +4,8 @@
 usage: scripts/serving/load.py [--plans ,f16,k4v4-rot-s4] [--clients 64] [--slots 4] [--seconds 600] [--seed 1] [--out results/serving-load.md]
 
 Wanted of every server ('' is llama-server itself): it lives, ends with exit code 0 and says no 'kvaq: error'; no answer holds a secret of another prompt; most
-finished answers hold their own; resident memory after the warm-up (the first third) stays within 2 %; all slots are free at the end. A quarter of the requests
+finished answers hold their own; resident memory after the warm-up (the first third) stays within 2 % (20 % in runs of less than
+5 minutes, where the RAM cache of prompts is not full yet); all slots are free at the end. A quarter of the requests
 repeats one of 16 prompts at temperature 0: how many of them got more than one text is counted, since llama.cpp's own products round differently in every batch; one at a time
 and without reuse of the cache they must get one text each. Exit code 1 if something wanted is missing."""
 import argparse
@@ -173,7 +174,7 @@ def serve(plan, arguments):
                             (not load.failures, f"{len(load.failures)} failed requests: {load.failures[:3]}"), (free, "slots stay busy"),
                             (finished > arguments.seconds / 20, f"only {finished} requests finished"), (load.count["cancelled"] > 0, "nothing was cancelled"),
                             (row["own_secret"] > 0.5, f"only {row['own_secret']:.0%} of the answers hold their own secret"),
-                            (abs(growth) <= 0.02, f"resident memory changes by {growth:.1%}"), (alone == 0, f"{alone} prompts get several texts when asked alone")):
+                            (abs(growth) <= (0.02 if arguments.seconds >= 300 else 0.2), f"resident memory changes by {growth:.1%}"), (alone == 0, f"{alone} prompts get several texts when asked alone")):
         if not wanted:
             problems.append(f"{row['plan']}: {problem}")
     return row, problems
