@@ -104,7 +104,8 @@ def write_program(work, plan):
     return program
 
 
-def run_tests(python, work, tests, plan, only):
+def run_tests(python, work, tests, plan, only, merge):
+    """Outcomes by test. `merge`: outcomes of an earlier run, which those of this one replace."""
     name = plan.replace("/", "_") or "plain"
     report = os.path.join(work, f"outcomes-{name}.json")
     environment = {**os.environ, "PYTHONPATH": f"{tests}:{HERE}", "LLAMA_SERVER_BIN_PATH": write_program(work, plan), "PORT": str(free_port()),
@@ -119,6 +120,18 @@ def run_tests(python, work, tests, plan, only):
     if code not in (0, 1):
         fail(f"pytest ended with {code}; its output is {log.name}")
     with open(report) as file:
+        outcomes = json.load(file)
+    if merge:
+        outcomes = {**merge, **outcomes}
+        with open(report, "w") as file:
+            json.dump(outcomes, file, indent=1)
+    return outcomes
+
+
+def read_json(path):
+    if not os.path.exists(path):
+        return {}
+    with open(path) as file:
         return json.load(file)
 
 
@@ -178,7 +191,8 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--out", default=os.path.join(ROOT, "results/serving-llama-server-tests.md"))
     parser.add_argument("--work", default=os.path.join(ROOT, "out/server-tests"))
-    parser.add_argument("--reuse", action="store_true", help="outcomes that are in the work folder already are not made again")
+    parser.add_argument("--merge", action="store_true", help="with --only: these tests are run again, the outcomes of all others stay as they are in the work folder")
+    parser.add_argument("--page", action="store_true", help="runs nothing: writes the page from the outcomes in the work folder")
     arguments = parser.parse_args()
     plans = arguments.plans.split(",")
     only = [name for name in arguments.only.split(",") if name]
@@ -188,12 +202,8 @@ def main():
     tests = copy_tests(work)
     results = {}
     for plan in ["", *plans]:
-        done = os.path.join(work, f"outcomes-{plan or 'plain'}.json")
-        if arguments.reuse and os.path.exists(done):
-            with open(done) as file:
-                results[plan] = json.load(file)
-        else:
-            results[plan] = run_tests(python, work, tests, plan, only)
+        earlier = read_json(os.path.join(work, f"outcomes-{plan.replace('/', '_') or 'plain'}.json"))
+        results[plan] = earlier if arguments.page else run_tests(python, work, tests, plan, only, earlier if arguments.merge else {})
         counts = [entry["outcome"] for entry in results[plan].values()]
         print(f"{plan_name(plan)}: {counts.count('passed')} passed, {counts.count('failed')} failed, {counts.count('skipped')} skipped", flush=True)
         served = sum(entry["plans"] > 0 for entry in results[plan].values())

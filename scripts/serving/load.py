@@ -180,6 +180,21 @@ def serve(plan, arguments):
     return row, problems
 
 
+def write_page(arguments, rows):
+    lines = ["# Load", "", f"`scripts/serving/load.py --plans {arguments.plans} --clients {arguments.clients} --slots {arguments.slots} --seconds {arguments.seconds:g} "
+             f"--seed {arguments.seed}`; {conditions()}.", "",
+             "Streaming clients that ask again as soon as they are answered; 30 % of the requests are cancelled, some while they wait for a slot. Every prompt holds a secret; "
+             "an answer that holds another prompt's is *mixed*. Memory: VmRSS of the server, first and last sixth after a warm-up of a third.", "",
+             "| cache | finished | cancelled | failed | mixed | hold their own secret | resident after warm-up, peak (MiB) | change | repeated prompts with several texts | "
+             "answers with the usual text | the same alone |", "|---" * 11 + "|"]
+    lines += [f"| {row['plan']} | {row['finished']} | {row['cancelled']} | {row['failures']} | {row['mixed']} | {row['own_secret']:.0%} | "
+              f"{row['resident_after_warm_up'] / 2**20:.0f}, {row['resident_peak'] / 2**20:.0f} | {row['growth']:+.2%} | {row['with_several_texts']} of {row['repeated_prompts']} | "
+              f"{row['usual_text']:.1%} | {row['alone_with_several_texts']} of 4 |" for row in rows]
+    lines += ["", "Several texts at temperature 0 are llama.cpp's own: its matrix products round differently in a batch of another size, and who else is in a batch depends on "
+              "the load (see the row of llama.cpp itself). Our attention gives the same bits whoever else is there."]
+    write_results(arguments.out, "\n".join(lines) + "\n", rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plans", default=",f16,k4v4-rot-s4")
@@ -195,19 +210,8 @@ def main():
         rows.append(row)
         problems += found
         print(", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()), flush=True)
-    if arguments.out:
-        lines = ["# Load", "", f"`scripts/serving/load.py --plans {arguments.plans} --clients {arguments.clients} --slots {arguments.slots} --seconds {arguments.seconds:g} "
-                 f"--seed {arguments.seed}`; {conditions()}.", "",
-                 "Streaming clients that ask again as soon as they are answered; 30 % of the requests are cancelled, some while they wait for a slot. Every prompt holds a secret; "
-                 "an answer that holds another prompt's is *mixed*. Memory: VmRSS of the server, first and last sixth after a warm-up of a third.", "",
-                 "| cache | finished | cancelled | failed | mixed | hold their own secret | resident after warm-up, peak (MiB) | change | repeated prompts with several texts | "
-                 "answers with the usual text | the same alone |", "|---" * 11 + "|"]
-        lines += [f"| {row['plan']} | {row['finished']} | {row['cancelled']} | {row['failures']} | {row['mixed']} | {row['own_secret']:.0%} | "
-                  f"{row['resident_after_warm_up'] / 2**20:.0f}, {row['resident_peak'] / 2**20:.0f} | {row['growth']:+.2%} | {row['with_several_texts']} of {row['repeated_prompts']} | "
-                  f"{row['usual_text']:.1%} | {row['alone_with_several_texts']} of 4 |" for row in rows]
-        lines += ["", "Several texts at temperature 0 are llama.cpp's own: its matrix products round differently in a batch of another size, and who else is in a batch depends on "
-                  "the load (see the row of llama.cpp itself). Our attention gives the same bits whoever else is there."]
-        write_results(arguments.out, "\n".join(lines) + "\n", rows)
+        if arguments.out:  # after each, since all of them take long
+            write_page(arguments, rows)
     for problem in problems:
         print(f"FAIL {problem}")
     sys.exit(1 if problems else 0)

@@ -43,7 +43,7 @@ class RpcServer:
         self.process.wait()
 
 
-def texts(plan, program, flags, n_tokens):
+def texts(plan, program, flags, n_tokens, rpc_servers=()):
     with Server(plan, ["-c", "1024", "-np", "2", "--context-shift", *flags], program=program) as server:
         answers = []
         for prompt in PROMPTS:
@@ -55,7 +55,7 @@ def texts(plan, program, flags, n_tokens):
         status, answer = server.post("/completion", {"prompt": PROMPTS[0], "n_predict": 620, "temperature": 0, "ignore_eos": True, "n_keep": 8})
         answers.append(answer["content"] if status == 200 and answer["truncated"] else f"status {status}: {str(answer)[:200]}")
         lines = server.kvaq_lines()
-        resident = server.resident_bytes() // 2**20
+        resident = [server.resident_bytes() // 2**20, *(rpc.resident_mib() for rpc in rpc_servers)]
         code, errors = server.interrupt()
     return answers, code, errors, lines, resident
 
@@ -71,13 +71,12 @@ def main():
         skip(f"no llama.cpp with RPC in {folder}; scripts/serving/build_rpc.sh makes one")
     for plan in arguments.plans.split(","):
         name = plan_name(plan)
-        expected, code, errors, _, resident_alone = texts(plan, program, [], arguments.tokens)
+        expected, code, errors, _, (resident_alone,) = texts(plan, program, [], arguments.tokens)
         check(f"{name}, one machine", code == 0 and not errors, f"exit code {code}, {errors}")
         with RpcServer(folder) as first, RpcServer(folder) as second:
             time.sleep(0.5)
             flags = ["--rpc", f"127.0.0.1:{first.port},127.0.0.1:{second.port}", "-ngl", "99"]
-            found, code, errors, lines, resident = texts(plan, program, flags, arguments.tokens)
-            held = [first.resident_mib(), second.resident_mib()]
+            found, code, errors, lines, (resident, *held) = texts(plan, program, flags, arguments.tokens, (first, second))
         check(f"{name}, two RPC servers", code == 0 and not errors, f"exit code {code}, {errors}")
         check(f"{name}, the same texts", found[:-1] == expected[:-1], f"{sum(a == b for a, b in zip(found[:-1], expected))} of {len(PROMPTS)}")
         check(f"{name}, the same text beyond the context", found[-1] == expected[-1], f"{len(os.path.commonprefix([found[-1], expected[-1]]))} of {len(expected[-1])} characters, "
