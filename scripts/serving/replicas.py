@@ -62,7 +62,9 @@ def choose_users(port, n_users):
 
 
 def first_turn(i):
-    return [{"role": "user", "content": f"In one English sentence: what is the capital of {COUNTRIES[i % len(COUNTRIES)]}?"}]
+    # Prompts that begin alike would take each other's slots (llama-server's --slot-prompt-similarity), so every user's begins differently.
+    persona = f"{COUNTRIES[i % len(COUNTRIES)]} is what this assistant number {i} knows most about. It answers in one short sentence."
+    return [{"role": "system", "content": persona}, {"role": "user", "content": f"In one English sentence: what is the capital of {COUNTRIES[i % len(COUNTRIES)]}?"}]
 
 
 def start_nginx(folder, port, replicas):
