@@ -39,9 +39,15 @@ void check_params(const llama_model* model, const llama_context_params& params, 
     if (params.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_DISABLED) {
         refuse("the plan's cache needs flash attention", "-fa on or auto", "-fa off", "Leave out -fa off");
     }
-    if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT || params.ctx_other != nullptr) {
-        refuse("contexts that share another one's cache (MTP) are not served yet", "", "",
-               "Start without MTP speculation");
+    if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT) {
+        refuse("multi-token prediction (MTP) contexts are not served yet: they share another one's cache",
+               "an ordinary context", "an MTP context", "Start without --spec-type draft-mtp");
+    }
+    // Every draft model's context is given the target's (params.ctx_other); only these architectures use it (src/llama-context.cpp).
+    if (const std::string& name = shape.architecture;
+        params.ctx_other != nullptr && (name == "gemma4-assistant" || name == "eagle3" || name == "dflash")) {
+        refuse("a draft model that reads the target model's context is not served yet",
+               "a draft model with a cache of its own", name, "Start without this draft model");
     }
     if (params.attention_type == LLAMA_ATTENTION_TYPE_NON_CAUSAL) {
         refuse("non-causal attention is not served", "causal attention", "non-causal", "");
