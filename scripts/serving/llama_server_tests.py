@@ -104,7 +104,7 @@ def write_program(work, plan):
     return program
 
 
-def run_tests(python, work, tests, plan, only, merge):
+def run_tests(python, work, tests, plan, only, names, merge):
     """Outcomes by test. `merge`: outcomes of an earlier run, which those of this one replace."""
     name = plan.replace("/", "_") or "plain"
     report = os.path.join(work, f"outcomes-{name}.json")
@@ -114,7 +114,7 @@ def run_tests(python, work, tests, plan, only, merge):
     for variable in ("KVAQ_PLAN", "LD_PRELOAD"):
         environment.pop(variable, None)
     files = [f"unit/{name}.py" for name in only] or ["unit"]
-    command = [python, "-m", "pytest", "-q", "-p", "llama_server_tests_plugin", "-p", "no:cacheprovider", "-m", "not slow", *files]
+    command = [python, "-m", "pytest", "-q", "-p", "llama_server_tests_plugin", "-p", "no:cacheprovider", "-m", "not slow", *(["-k", names] if names else []), *files]
     with open(os.path.join(work, f"log-{name}.txt"), "w") as log:
         code = subprocess.run(command, cwd=tests, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
     if code not in (0, 1):
@@ -191,19 +191,20 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--out", default=os.path.join(ROOT, "results/serving-llama-server-tests.md"))
     parser.add_argument("--work", default=os.path.join(ROOT, "out/server-tests"))
-    parser.add_argument("--merge", action="store_true", help="with --only: these tests are run again, the outcomes of all others stay as they are in the work folder")
+    parser.add_argument("--tests", default="", help="only tests whose names match, as pytest's -k")
+    parser.add_argument("--merge", action="store_true", help="with --only or --tests: these tests are run again, the outcomes of all others stay as they are in the work folder")
     parser.add_argument("--page", action="store_true", help="runs nothing: writes the page from the outcomes in the work folder")
     arguments = parser.parse_args()
-    plans = arguments.plans.split(",")
+    plans = [plan for plan in arguments.plans.split(",") if plan]
     only = [name for name in arguments.only.split(",") if name]
     work = os.path.abspath(arguments.work)
     os.makedirs(work, exist_ok=True)
     python = make_venv(work)
-    tests = copy_tests(work)
+    tests = os.path.join(work, "llama.cpp/tools/server/tests") if arguments.merge else copy_tests(work)
     results = {}
     for plan in ["", *plans]:
         earlier = read_json(os.path.join(work, f"outcomes-{plan.replace('/', '_') or 'plain'}.json"))
-        results[plan] = earlier if arguments.page else run_tests(python, work, tests, plan, only, earlier if arguments.merge else {})
+        results[plan] = earlier if arguments.page else run_tests(python, work, tests, plan, only, arguments.tests, earlier if arguments.merge else {})
         counts = [entry["outcome"] for entry in results[plan].values()]
         print(f"{plan_name(plan)}: {counts.count('passed')} passed, {counts.count('failed')} failed, {counts.count('skipped')} skipped", flush=True)
         served = sum(entry["plans"] > 0 for entry in results[plan].values())

@@ -9,6 +9,7 @@ without the drop-in:
 Variables: KVAQ_TESTS_MODEL, KVAQ_TESTS_MODE (record | replay), KVAQ_TESTS_RECORD (numbers of plain llama.cpp), KVAQ_TESTS_REPORT (outcomes)."""
 import json
 import os
+import random
 import re
 
 import pytest
@@ -84,6 +85,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_runtest_setup(item):
+    random.seed(0)  # test_completion_prompt_cache draws its prompts
     kvaq_numbers.begin(item.nodeid)
 
 
