@@ -67,21 +67,22 @@ class Load:
     def ask(self, secret, prompt, repeated, rng):
         """One streamed request; None if it was cancelled."""
         cancel_after = rng.randrange(0, 20) if rng.random() < 0.3 else None
+        timeout = max(5.0, self.end + 10 - time.time())  # at the end whoever still waits leaves
         body = {"prompt": prompt, "n_predict": rng.choice([16, 24, 48]) if not repeated else 24, "temperature": 0 if repeated else 0.6, "seed": rng.randrange(2**31), "cache_prompt": True}
         text, n, finished = "", 0, False
         if cancel_after == 0:  # before the first token: often while it waits for a slot
             events = self.server.stream("/completion", body, timeout=rng.uniform(0.05, 1.0))
         else:
-            events = self.server.stream("/completion", body)
+            events = self.server.stream("/completion", body, timeout)
         try:
             for event in events:
                 text += event["content"]
                 n += 1
                 finished = event["stop"]
-                if cancel_after is not None and n >= max(1, cancel_after):
+                if cancel_after is not None and n >= max(1, cancel_after) or time.time() > self.end:
                     break
         except TimeoutError:
-            if cancel_after != 0:
+            if cancel_after != 0 and time.time() < self.end:
                 raise
         finally:
             events.close()
