@@ -192,7 +192,7 @@ def main():
     parser.add_argument("--out", default=os.path.join(ROOT, "results/serving-llama-server-tests.md"))
     parser.add_argument("--work", default=os.path.join(ROOT, "out/server-tests"))
     parser.add_argument("--tests", default="", help="only tests whose names match, as pytest's -k")
-    parser.add_argument("--merge", action="store_true", help="with --only or --tests: these tests are run again, the outcomes of all others stay as they are in the work folder")
+    parser.add_argument("--merge", action="store_true", help="with --only or --tests: these tests are run again, the outcomes of all others stay as they are in the work folder (plain is run only if no plans are named)")
     parser.add_argument("--page", action="store_true", help="runs nothing: writes the page from the outcomes in the work folder")
     arguments = parser.parse_args()
     plans = [plan for plan in arguments.plans.split(",") if plan]
@@ -204,7 +204,7 @@ def main():
     results = {}
     for plan in ["", *plans]:
         earlier = read_json(os.path.join(work, f"outcomes-{plan.replace('/', '_') or 'plain'}.json"))
-        results[plan] = earlier if arguments.page else run_tests(python, work, tests, plan, only, arguments.tests, earlier if arguments.merge else {})
+        results[plan] = earlier if arguments.page or arguments.merge and plans and not plan else run_tests(python, work, tests, plan, only, arguments.tests, earlier if arguments.merge else {})
         counts = [entry["outcome"] for entry in results[plan].values()]
         print(f"{plan_name(plan)}: {counts.count('passed')} passed, {counts.count('failed')} failed, {counts.count('skipped')} skipped", flush=True)
         served = sum(entry["plans"] > 0 for entry in results[plan].values())

@@ -50,6 +50,7 @@ def start(self, *args, **kwargs):
         self.fa = None  # a plan refuses -fa off by name, so both sides run without it
     # A story goes on until it is cut, as the tiny model's does; where a grammar ends the text, it must be able to end.
     os.environ["KVAQ_TESTS_FLAGS"] = "" if re.search("ignore_eos|grammar|schema|response_format", kvaq_numbers.current) else "--ignore-eos"
+    kwargs.setdefault("timeout_seconds", 600)  # 60 is too short on a machine that is busy with other work
     return real_start(self, *args, **kwargs)
 
 
