@@ -159,8 +159,8 @@ def compare(results, plans):
     n_differences = 0
     for test, entry in plain.items():
         for plan in plans:
-            other = results[plan].get(test, {"outcome": "not run", "reason": ""})
-            if other["outcome"] == entry["outcome"]:
+            other = results[plan].get(test)
+            if other is None or other["outcome"] == entry["outcome"]:
                 continue
             n_differences += 1
             reason = expected_reason(test)
@@ -169,6 +169,10 @@ def compare(results, plans):
             lines.append(f"- `{short(test)}`: {entry['outcome']} plain, {other['outcome']} under {plan}. {reason or 'Reason: ' + other['reason']}")
     if n_differences == 0:
         lines.append("None: every test has the same outcome with and without the drop-in.")
+    for plan in plans:
+        missing = sorted({short(test) for test in plain if test not in results[plan]})
+        if missing:
+            lines += ["", f"Not run under {plan} (interrupted or left out): {', '.join(f'`{test}`' for test in missing)}."]
     lines += ["", "## Fails plain as well", "", "With this model, or without the internet; the drop-in changes nothing about it.", ""]
     lines += [f"- `{short(test)}`: {entry['reason'][:160]}" for test, entry in plain.items() if entry["outcome"] == "failed"] or ["None."]
     lines += ["", "## Not run", ""]
@@ -216,7 +220,7 @@ def main():
                f"{conditions()}.", "",
                "The tests are written for tiny models from the internet; here the model is the one named above (scripts/serving/llama_server_tests_plugin.py). "
                "Where a test wants a number that belongs to its tiny model (tokens of a prompt, tokens saved), the number that plain llama.cpp gives with this model is wanted "
-               "from the plans (column *numbers adapted*); words that the tiny model would write are not wanted. All servers run with --ignore-eos, and without the -fa off of "
+               "from the plans (column *numbers adapted*); words that the tiny model would write are not wanted. Servers run with --ignore-eos (but for grammars), and without the -fa off of "
                "test_speculative, which a plan refuses by name.", ""]
     with open(arguments.out, "w") as page:
         page.write("\n".join([*heading, *lines]) + "\n")
