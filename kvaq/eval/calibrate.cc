@@ -153,7 +153,7 @@ class Calibration {
             model_.get(),
             probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.probe_chunks, request_.probe_ctx),
             request_.n_threads, {});
-        const Plan base = uniform_transform_plan(stats_, fits_, kBaseBits, kBaseBits, 0, kProbeSinks);
+        const Plan base = uniform_transform_plan(stats_, fits_, kBaseBits, kBaseBits, 0, kProbeSinks, kProbeCodes);
         if (stats_.base_kl < 0) stats_.base_kl = std::max(0.0, prober.measure(base).kl.value);
         step("base", true);
         size_t next = 0;
@@ -164,7 +164,8 @@ class Calibration {
                 for (HeadPlan& head : plan.layers[l].heads) {
                     const FittedTransform& fitted = fits_[next++];
                     (side == Side::kKey ? head.key : head.value).transform =
-                        make_transform_codec(fitted.fit, rung_at(fitted, kProbeBits).unit_bits);
+                        make_transform_codec(fitted.fit, rung_at(fitted, kProbeBits, kProbeCodes).unit_bits,
+                                             kProbeCodes == TransformCodes::kTrellis);
                 }
                 const bool missing = kl <= LayerProbe::kNotMeasured;
                 if (missing) kl = prober.measure(plan).kl.value - stats_.base_kl;
@@ -187,7 +188,7 @@ class Calibration {
             if (missing) {
                 probe.kl = prober
                                .measure(uniform_transform_plan(stats_, fits_, probe.key_bits, probe.value_bits,
-                                                               probe.window, kProbeSinks))
+                                                               probe.window, kProbeSinks, kProbeCodes))
                                .kl.value;
                 stats_.joint.push_back(probe);
             }
@@ -212,7 +213,7 @@ class Calibration {
             return;
         }
         const size_t short_ctx = request_.joint_ctx;
-        const Plan base = uniform_transform_plan(stats_, fits_, kBaseBits, kBaseBits, 0, kProbeSinks);
+        const Plan base = uniform_transform_plan(stats_, fits_, kBaseBits, kBaseBits, 0, kProbeSinks, kProbeCodes);
         const std::span<const llama_token> text =
             std::span(tokens_).subspan(std::min(n_chunks_ * request_.n_ctx, tokens_.size() - long_ctx), long_ctx);
         const auto added = [&](std::vector<std::vector<llama_token>> chunks) {

@@ -64,7 +64,7 @@ double mean_bits(const Plan& plan, size_t layer, Side side) {
 
 TEST(Planner, NeverExceedsTheBudgetAndMoreBudgetNeverPredictsMoreDamage) {
     const ModelStats stats = sample_stats();
-    for (const CodecFamily family : {CodecFamily::kTransform, CodecFamily::kAffine}) {
+    for (const CodecFamily family : {CodecFamily::kTransform, CodecFamily::kTrellis, CodecFamily::kAffine}) {
         const DamageModel model(stats, family);
         double last = 1e9;
         for (double bits = 1.75; bits < 7; bits += 0.25) {
@@ -92,11 +92,11 @@ TEST(Planner, SpendsMoreWhereProbesFoundMoreDamage) {
 
 TEST(Planner, PredictsWhatTheJointProbesMeasured) {
     const ModelStats stats = sample_stats();
-    const DamageModel model(stats, CodecFamily::kTransform);
+    const DamageModel model(stats, CodecFamily::kTrellis);
     const std::vector<FittedTransform> fits = fit_all(stats);
     for (const JointProbe& probe : stats.joint) {
         if (probe.key_bits >= 16 || probe.value_bits >= 16) continue;
-        const Plan plan = uniform_transform_plan(stats, fits, probe.key_bits, probe.value_bits, 0, 4);
+        const Plan plan = uniform_transform_plan(stats, fits, probe.key_bits, probe.value_bits, 0, 4, kProbeCodes);
         const std::vector<double> damages = damage_by_layer(model, plan);
         const double predicted = model.predict(std::accumulate(damages.begin(), damages.end(), 0.0), plan.window, 2048);
         EXPECT_NEAR(predicted / probe.kl, 1.0, 0.15) << probe.key_bits;
