@@ -229,7 +229,7 @@ void add_eval(CLI::App& app) {
     verb->add_option(
         "--results", flags->results,
         "finished items are kept here and not done again (else the --json file with .items.jsonl behind it)");
-    verb->add_option("--json", flags->json, "write all numbers here; - for stdout instead of the table");
+    verb->add_option("--json", flags->json, kJsonHelp);
     verb->add_option("--md", flags->markdown, "write the table here");
     verb->add_flag("--no-control", flags->no_control, "leave out the floor row (f16 against itself in batches of 3)");
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");

@@ -114,6 +114,8 @@ GraphRope rope_of_queries(const ggml_tensor* q) {
                 return {.rule = {}, .why_not = "RoPE's frequency factors are on a device"};
             return {.rule = rope_rule_of(node), .why_not = ""};
         }
+        // The scheduler's copy from another device; true inputs of a graph are behind a projection.
+        if (node->op == GGML_OP_NONE) return {.rule = {}, .why_not = "its queries come from where RoPE cannot be seen"};
         if (!commutes(node) && between == nullptr) between = node;
         if (node->op == GGML_OP_CONCAT) {
             for (const ggml_tensor* part : {node->src[0], node->src[1]}) {

@@ -120,6 +120,8 @@ TEST(GraphRope, SaysWhyKeysCannotBeTurned) {
     ggml_tensor* square = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, kDim, kDim);
     EXPECT_NE(rope_of_queries(ggml_mul_mat(ctx.get(), square, rope)).why_not, "");
     EXPECT_NE(rope_of_queries(ggml_concat(ctx.get(), random_heads(ctx.get(), 3), rope, 0)).why_not, "");
+    EXPECT_NE(rope_of_queries(ggml_permute(ctx.get(), random_heads(ctx.get(), 3), 0, 2, 1, 3)).why_not, "")
+        << "a copy from another device: what made it cannot be seen";
     ggml_tensor* pos = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, 12);
     int sections[4] = {16, 8, 8, 0};
     ggml_tensor* multi = ggml_rope_multi(ctx.get(), random_heads(ctx.get(), 3), pos, nullptr, 64, sections,

@@ -68,7 +68,9 @@ std::string why_not(const ServedContext& context, const ggml_tensor* node, int32
     if (k->type != GGML_TYPE_F16 || v->type != GGML_TYPE_F16 || q->type != GGML_TYPE_F32)
         return name + ": wanted f32 queries and f16 keys and values";
     if (!on_host(k) || !on_host(v))
-        return name + " runs on a device: GPU layers are not served yet. Use -ngl 0 -nkvo, or leave the plan out";
+        return name +
+               ": its keys and values are on a device, wanted on the host: please report this. Use -ngl 0, or leave "
+               "the plan out";
     const auto differs = [](int64_t a, size_t b) { return a != static_cast<int64_t>(b); };
     if (differs(q->ne[0], shape->head_dim_k) || differs(q->ne[2], shape->n_heads) ||
         differs(k->ne[2], shape->n_kv_heads) || differs(v->ne[0], shape->head_dim_v) || q->ne[3] != 1 ||
@@ -123,9 +125,9 @@ void prepare_node(ServedContext& context, ggml_tensor* node) {
             context.fail(-1, reason);
             return;
         }
-        const auto [rope, first] = context.ropes.try_emplace(fresh->layer);
-        if (first) rope->second = rope_of_queries(node->src[0]);
-        fresh->rope = rope->second.why_not.empty() ? &rope->second.rule : nullptr;
+        note_rope(context, node);
+        const GraphRope& rope = context.ropes.at(fresh->layer);
+        fresh->rope = rope.why_not.empty() ? &rope.rule : nullptr;
         served = fresh.get();
         context.nodes[node] = std::move(fresh);
         const CustomParams params{run_node, GGML_N_TASKS_MAX, served};
@@ -229,6 +231,13 @@ void run_node(ggml_tensor* node, int index, int size, void* user_data) {
 }
 
 }  // namespace
+
+void note_rope(ServedContext& context, const ggml_tensor* node) {
+    const int32_t layer = layer_of(node->src[1]);
+    if (layer < 0) return;  // prepare_node says so
+    const auto [rope, first] = context.ropes.try_emplace(layer);
+    if (first) rope->second = rope_of_queries(node->src[0]);
+}
 
 bool serve_callback(ggml_tensor* node, bool ask, void* user_data) {
     ServedContext& context = *static_cast<ServedContext*>(user_data);

@@ -11,6 +11,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/attachment.h"
+#include "kvaq/llama/host_attention.h"
 #include "kvaq/llama/real.h"
 #include "kvaq/llama/served_context.h"
 #include "kvaq/plan/budget.h"
@@ -38,9 +39,15 @@ void check_params(const llama_model* model, const llama_context_params& params, 
     if (params.flash_attn_type == LLAMA_FLASH_ATTN_TYPE_DISABLED) {
         refuse("the plan's cache needs flash attention", "-fa on or auto", "-fa off", "Leave out -fa off");
     }
-    if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT || params.ctx_other != nullptr) {
-        refuse("contexts that share another one's cache (MTP) are not served yet", "", "",
-               "Start without MTP speculation");
+    if (params.ctx_type != LLAMA_CONTEXT_TYPE_DEFAULT) {
+        refuse("multi-token prediction (MTP) contexts are not served yet: they share another one's cache",
+               "an ordinary context", "an MTP context", "Start without --spec-type draft-mtp");
+    }
+    // Every draft model's context is given the target's (params.ctx_other); only these architectures use it (src/llama-context.cpp).
+    if (const std::string& name = shape.architecture;
+        params.ctx_other != nullptr && (name == "gemma4-assistant" || name == "eagle3" || name == "dflash")) {
+        refuse("a draft model that reads the target model's context is not served yet",
+               "a draft model with a cache of its own", name, "Start without this draft model");
     }
     if (params.attention_type == LLAMA_ATTENTION_TYPE_NON_CAUSAL) {
         refuse("non-causal attention is not served", "causal attention", "non-causal", "");
@@ -110,6 +117,8 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     own.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     own.kv_unified = true;
     own.swa_full = true;
+    own.offload_kqv = false;  // our cache is host memory
+    HostAttention on_host(nullptr);
     if (measure_only) return KVAQ_REAL(llama_init_from_model)(model, own);
     own.cb_eval = serve_callback;
     own.cb_eval_user_data = context.get();
@@ -146,6 +155,10 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     if (plans_announced()) std::fputs(limit.c_str(), stderr);
     llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);
     if (ctx == nullptr) return nullptr;
+    if (on_host.n_devices() > 0 && plans_announced()) {
+        std::fprintf(stderr, "kvaq: weights on %zu device(s); attention and its cache stay on the host\n",
+                     on_host.n_devices());
+    }
     context->ctx = ctx;
     const llama_memory_t memory = KVAQ_REAL(llama_get_memory)(ctx);
     Registry::instance().add(std::move(context), memory);

@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "kvaq/llama/host_attention.h"
 #include "kvaq/llama/real.h"
 #include "kvaq/llama/served_context.h"
 
@@ -96,7 +97,11 @@ int32_t serve_decode(ServedContext& context, Decode decode) {
     context.fail_code = 0;
     context.failure.clear();
     context.decoding = true;
-    int32_t result = decode();
+    int32_t result = 0;
+    {
+        const HostAttention on_host(&context);
+        result = decode();
+    }
     context.decoding = false;
     if (result == 0 && !context.failed.load() && context.appended.size() != context.shape.layers.size()) {
         context.fail(-2, "llama.cpp computed attention for " + std::to_string(context.appended.size()) +

@@ -92,6 +92,10 @@ struct ServedContext {
 /// The callback that llama_init_from_model installs; user data is the ServedContext.
 bool serve_callback(ggml_tensor* node, bool ask, void* user_data);
 
+/// Notes how the queries of an attention node (GGML_OP_FLASH_ATTN_EXT) are rotated, if its layer's are not known yet. Where the graph is going
+/// to be split over devices this must be done before: copies between devices cut the way back to RoPE.
+void note_rope(ServedContext& context, const ggml_tensor* node);
+
 /// Which contexts we serve. Thread-safe.
 class Registry {
   public:

@@ -1,0 +1,67 @@
+// libggml's scheduler functions that libllama calls with a whole graph, interposed: with several backends (a GPU, RPC servers) the
+// attention nodes are assigned to the host before the scheduler assigns the rest. It then copies queries there and results back.
+#include <ggml-backend.h>
+
+#include "kvaq/llama/host_attention.h"
+#include "kvaq/llama/real.h"
+#include "kvaq/llama/served_context.h"
+
+namespace kvaq {
+namespace {
+
+thread_local HostAttention* current_scope = nullptr;
+
+/// `whole`: the graph is going to be computed, so its tensors have their data.
+void keep_attention_on_host(ggml_backend_sched_t scheduler, ggml_cgraph* graph, bool whole) {
+    HostAttention* scope = HostAttention::current();
+    const int n_backends = ggml_backend_sched_get_n_backends(scheduler);
+    if (scope == nullptr || n_backends < 2) return;
+    size_t n_devices = 0;
+    for (int b = 0; b < n_backends; ++b) {
+        ggml_backend_dev_t device = ggml_backend_get_device(ggml_backend_sched_get_backend(scheduler, b));
+        const auto type = ggml_backend_dev_type(device);
+        n_devices += type != GGML_BACKEND_DEVICE_TYPE_CPU && type != GGML_BACKEND_DEVICE_TYPE_ACCEL ? 1 : 0;
+    }
+    scope->note_devices(n_devices);
+    ggml_backend_t host = ggml_backend_sched_get_backend(scheduler, n_backends - 1);  // always the CPU
+    for (int i = 0; i < ggml_graph_n_nodes(graph); ++i) {
+        ggml_tensor* node = ggml_graph_node(graph, i);
+        if (node->op != GGML_OP_FLASH_ATTN_EXT) continue;
+        ggml_backend_sched_set_tensor_backend(scheduler, node, host);
+        if (whole && scope->context() != nullptr) note_rope(*scope->context(), node);
+    }
+}
+
+}  // namespace
+
+HostAttention::HostAttention(ServedContext* context) noexcept : context_(context) { current_scope = this; }
+HostAttention::~HostAttention() { current_scope = nullptr; }
+HostAttention* HostAttention::current() noexcept { return current_scope; }
+
+}  // namespace kvaq
+
+using namespace kvaq;
+
+extern "C" {
+
+bool ggml_backend_sched_alloc_graph(ggml_backend_sched_t sched, ggml_cgraph* graph) {
+    keep_attention_on_host(sched, graph, true);
+    return KVAQ_REAL(ggml_backend_sched_alloc_graph)(sched, graph);
+}
+
+bool ggml_backend_sched_reserve(ggml_backend_sched_t sched, ggml_cgraph* graph) {
+    keep_attention_on_host(sched, graph, false);
+    return KVAQ_REAL(ggml_backend_sched_reserve)(sched, graph);
+}
+
+void ggml_backend_sched_reserve_size(ggml_backend_sched_t sched, ggml_cgraph* graph, size_t* sizes) {
+    keep_attention_on_host(sched, graph, false);
+    KVAQ_REAL(ggml_backend_sched_reserve_size)(sched, graph, sizes);
+}
+
+void ggml_backend_sched_split_graph(ggml_backend_sched_t sched, ggml_cgraph* graph) {
+    keep_attention_on_host(sched, graph, false);
+    KVAQ_REAL(ggml_backend_sched_split_graph)(sched, graph);
+}
+
+}  // extern "C"
