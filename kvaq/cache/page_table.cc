@@ -47,6 +47,7 @@ PageTable::PageTable(const PageTableOptions& options) : options_(options) {
     state_.pages.resize(n_packed_[0] + n_open_ + n_scratch_);
     state_.slots.resize(state_.pages.size() * n_reaches());
     masks_.resize(state_.pages.size());
+    holders_.resize(state_.pages.size());
     clear();
 }
 
@@ -80,6 +81,30 @@ int32_t PageTable::pos_min(int32_t seq_id) const noexcept {
         first = std::max(first, kept != all.end() ? kept->first() : all.back().last() + 1);
     }
     return first;
+}
+
+size_t PageTable::n_sequences() const noexcept {
+    return static_cast<size_t>(std::count_if(state_.sequences.begin(), state_.sequences.end(),
+                                             [](const Sequence& sequence) { return !sequence.empty(); }));
+}
+
+PageTable::SlotCount PageTable::shared(size_t reach) const noexcept {
+    SlotCount count;
+    std::fill(holders_.begin(), holders_.end(), kNone);
+    for (size_t s = 0; s < state_.sequences.size(); ++s) {
+        for (const Segment& segment : state_.sequences[s]) {
+            int32_t& holder = holders_[static_cast<size_t>(segment.page)];
+            if (!segment.keeps(reach) || holder == static_cast<int32_t>(s)) continue;
+            if (holder != kNone) {  // another sequence has it already
+                const PageSlots& ids = slots(segment.page, reach);
+                count.packed += ids.packed != kNone ? 1 : 0;
+                count.open += ids.open != kNone ? 1 : 0;
+                count.sink += ids.sink != kNone ? 1 : 0;
+            }
+            holder = static_cast<int32_t>(s);
+        }
+    }
+    return count;
 }
 
 int32_t PageTable::new_page(int32_t frame) {
@@ -149,6 +174,7 @@ bool PageTable::take_packed(int32_t id) noexcept {
         PageSlots& slots = slots_at(id, r);
         if (slots.live == 0) continue;
         if ((slots.packed = take(state_.free[r].packed)) == kNone) return false;
+        ++state_.n_sealed[r];
         if (at(id).frame == 0 && options_.sinks > 0 && (slots.sink = take(state_.free[r].sink)) == kNone) return false;
     }
     at(id).sealed = true;
@@ -381,7 +407,10 @@ void PageTable::end() noexcept {
             const int32_t needed = needed_from(r, next_pos(s));
             for (Segment& segment : seq(s)) {
                 if (segment.last() >= needed) break;
-                if (segment.keeps(r)) give_up(segment, r);
+                if (!segment.keeps(r)) continue;
+                const PageSlots& slots = slots_at(segment.page, r);
+                if (slots.live == 1 && slots.packed != kNone) ++state_.n_evicted[r];
+                give_up(segment, r);
             }
         }
     }

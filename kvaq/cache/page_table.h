@@ -165,6 +165,15 @@ class PageTable {
     [[nodiscard]] size_t used_open(size_t reach) const noexcept { return n_open_ - state_.free[reach].open.size(); }
     [[nodiscard]] size_t used_sink(size_t reach) const noexcept { return n_sink() - state_.free[reach].sink.size(); }
     [[nodiscard]] size_t used_tokens() const noexcept { return state_.n_stored; }
+    [[nodiscard]] size_t n_sequences() const noexcept;  ///< that hold tokens
+    /// Ids that more would be in use if no sequence shared pages with another.
+    struct SlotCount {
+        size_t packed = 0, open = 0, sink = 0;
+    };
+    [[nodiscard]] SlotCount shared(size_t reach) const noexcept;
+    // Since the table was made (clear() does not begin anew).
+    [[nodiscard]] uint64_t n_pages_sealed(size_t reach) const noexcept { return state_.n_sealed[reach]; }
+    [[nodiscard]] uint64_t n_pages_evicted(size_t reach) const noexcept { return state_.n_evicted[reach]; }
 
     /// True if a query at `pos` must read the segment in f16 (when it still has that).
     [[nodiscard]] bool wants_f16(const Segment& segment, int32_t pos) const noexcept {
@@ -186,6 +195,7 @@ class PageTable {
         std::vector<Sequence> sequences;
         std::vector<int32_t> both;  ///< sealed pages that still hold f16
         size_t n_stored = 0;        ///< tokens, shared ones once
+        std::array<uint64_t, kMaxReaches> n_sealed = {}, n_evicted = {};
     };
 
     [[nodiscard]] static int32_t next_of(const Sequence& sequence) noexcept {
@@ -227,6 +237,7 @@ class PageTable {
     std::vector<int32_t> fresh_;                  ///< pages created in this micro-batch
     std::vector<Segment> deferred_;               ///< references to drop in release()
     std::vector<std::array<uint64_t, 2>> masks_;  ///< scratch of recount()
+    mutable std::vector<int32_t> holders_;        ///< scratch of shared()
     bool open_batch_ = false;
 };
 

@@ -116,7 +116,21 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
         largest_.head_dim_v = std::max(largest_.head_dim_v, shape.head_dim_v);
         max_group = std::max(max_group, shape.heads_per_kv());
         max_kv_heads_ = std::max(max_kv_heads_, shape.n_kv_heads);
+        const LayerStore& store = layers_.back();
+        units_.resize(table_.n_reaches());
+        ReachUnits& units = units_[store.reach()];
+        units.packed += store.packed_bytes();
+        units.open += store.open_shape().bytes();
+        units.sink += store.sink_bytes();
+        units.n_tiles += 2 * shape.n_kv_heads;
+        auto row = std::find_if(rows_.begin(), rows_.end(),
+                                [&](const WindowRow& r) { return r.window == shape.sliding_window; });
+        if (row == rows_.end()) row = rows_.insert(row, {.window = shape.sliding_window});
+        row->n_elements += shape.n_kv_heads * (shape.head_dim_k + shape.head_dim_v);
+        table_bytes_ += table_bytes(layer);
+        allocated_bytes_ += store.allocated_bytes();
     }
+    units_.resize(table_.n_reaches());
     largest_.group = max_group;
     largest_.n_tokens = block_tokens();
     scratch_ = Arena(table_.n_scratch(), largest_open, "prefill scratch");
@@ -408,15 +422,31 @@ bool ServingCache::seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) {
 
 CacheUse ServingCache::use() const noexcept {
     CacheUse use;
-    for (const LayerStore& layer : layers_) {
-        use.packed += table_.used_packed(layer.reach()) * layer.packed_bytes();
-        use.open += table_.used_open(layer.reach()) * layer.open_shape().bytes();
-        use.sinks += table_.used_sink(layer.reach()) * layer.sink_bytes();
-        use.tables += table_bytes(layer.plan());
-        use.allocated += layer.allocated_bytes() + table_bytes(layer.plan());
+    for (size_t r = 0; r < units_.size(); ++r) {
+        const ReachUnits& units = units_[r];
+        const PageTable::SlotCount shared = table_.shared(r);
+        use.packed += table_.used_packed(r) * units.packed;
+        use.open += table_.used_open(r) * units.open;
+        use.sinks += table_.used_sink(r) * units.sink;
+        use.shared += shared.packed * units.packed + shared.open * units.open + shared.sink * units.sink;
+        use.n_tiles += table_.used_packed(r) * units.n_tiles;
+        use.n_tiles_sealed += table_.n_pages_sealed(r) * units.n_tiles;
+        use.n_tiles_evicted += table_.n_pages_evicted(r) * units.n_tiles;
     }
-    use.allocated += scratch_.bytes();
+    use.tables = table_bytes_;
+    use.allocated = allocated_bytes_ + table_bytes_ + scratch_.bytes();
     use.n_tokens = table_.used_tokens();
+    use.n_sequences = table_.n_sequences();
+    for (const WindowRow& row : rows_) {
+        size_t n = 0;
+        for (size_t s = 0; s < table_.options().n_seq_max && row.window > 0; ++s) {
+            size_t length = 0;
+            for (const Segment& segment : table_.segments(static_cast<int32_t>(s)))
+                length += static_cast<size_t>(segment.end - segment.begin);
+            n += std::min(length, static_cast<size_t>(row.window));
+        }
+        use.n_elements += row.n_elements * (row.window > 0 ? std::min(n, use.n_tokens) : use.n_tokens);
+    }
     return use;
 }
 

@@ -42,6 +42,16 @@ class ServingCache final : public KvCache {
     void load_sequence(int32_t seq, std::span<const std::byte> bytes) override;
 
   private:
+    /// What one id of a reach stands for, over all its layers.
+    struct ReachUnits {
+        size_t packed = 0, open = 0, sink = 0;  ///< bytes
+        size_t n_tiles = 0;                     ///< sealed ones of a page
+    };
+    /// K and V numbers of one token, over the layers that see `window` tokens back (0 = all).
+    struct WindowRow {
+        int32_t window = 0;
+        size_t n_elements = 0;
+    };
     /// A query block and a run of its pages: one unit of attention work per KV head.
     struct Run {
         size_t block = 0;
@@ -69,6 +79,9 @@ class ServingCache final : public KvCache {
     PageTable table_;
     std::vector<LayerStore> layers_;
     std::vector<int32_t> layer_index_;  ///< model layer -> index in layers_, -1
+    std::vector<ReachUnits> units_;     ///< of each reach
+    std::vector<WindowRow> rows_;
+    size_t table_bytes_ = 0, allocated_bytes_ = 0;
     Arena scratch_;
     TileAttention::Shape largest_;
     size_t state_stride_ = 0;  ///< floats of the largest partial state

@@ -4,6 +4,7 @@
 #include <ggml-backend.h>
 #include <ggml.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -82,6 +83,7 @@ void begin_micro_batch(ServedContext& context, size_t n_tokens) {
     if (context.micro_open) {
         context.handler->end();
         context.micro_open = false;
+        context.publish();
     }
     context.micro_first = context.micro_end;
     context.micro_end += n_tokens;
@@ -225,7 +227,14 @@ void run_node(ggml_tensor* node, int index, int size, void* user_data) {
                  .sink_logits = node->src[4] != nullptr ? static_cast<const float*>(node->src[4]->data) : nullptr};
     call.out = {static_cast<float*>(node->data), node->nb[2] / sizeof(float), node->nb[1] / sizeof(float)};
     LlamaTeam team(index, size, context.barrier);
+    if (index != 0 || context.metrics == nullptr) {
+        context.handler->attend(call, team);
+        return;
+    }
+    const auto start = std::chrono::steady_clock::now();
     context.handler->attend(call, team);
+    const auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start);
+    context.metrics->attention_ns.add(static_cast<uint64_t>(time.count()));
 }
 
 }  // namespace

@@ -63,9 +63,8 @@ bool positions_continue(ServedContext& context) {
     return true;
 }
 
-/// Runs `decode` (the real function) over context.tokens. Returns llama_decode's codes.
 template <typename Decode>
-int32_t serve_decode(ServedContext& context, Decode decode) {
+int32_t decode_tokens(ServedContext& context, Decode decode) {
     if (!context.poisoned.empty()) {
         print_error("not decoding: " + context.poisoned);
         return -1;
@@ -124,6 +123,22 @@ int32_t serve_decode(ServedContext& context, Decode decode) {
                         ": its sliding windows had moved on. Decode it again from its start");
         }
     }
+    return result;
+}
+
+/// Runs `decode` (the real function) over context.tokens. Returns llama_decode's codes.
+template <typename Decode>
+int32_t serve_decode(ServedContext& context, Decode decode) {
+    const int32_t result = decode_tokens(context, decode);
+    if (context.metrics == nullptr) return result;
+    ContextMetrics& metrics = *context.metrics;
+    if (result == 0) {
+        metrics.batches.add(1);
+        metrics.tokens.add(context.tokens.size());
+    } else {
+        (result == 1 ? metrics.no_space : metrics.failed).add(1);
+    }
+    context.publish();
     return result;
 }
 

@@ -29,6 +29,7 @@ void llama_memory_clear(llama_memory_t mem, bool data) {
     if (ServedContext* context = Registry::instance().find(mem)) {
         context->handler->clear();
         context->poisoned.clear();
+        context->publish();
     }
     KVAQ_REAL(llama_memory_clear)(mem, data);
 }
@@ -37,6 +38,7 @@ bool llama_memory_seq_rm(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, 
     ServedContext* context = Registry::instance().find(mem);
     if (context == nullptr) return KVAQ_REAL(llama_memory_seq_rm)(mem, seq_id, p0, p1);
     const bool done = context->handler->seq_rm(seq_id, p0, p1);
+    context->publish();
     if (!done) {
         print_error("cannot remove [" + std::to_string(p0) + ", " + std::to_string(p1) + ") of sequence " +
                     std::to_string(seq_id) +
@@ -59,6 +61,8 @@ void llama_memory_seq_cp(llama_memory_t mem, llama_seq_id src, llama_seq_id dst,
                              std::to_string(p0) + ", " + std::to_string(p1) + "), a target up to position " +
                              std::to_string(context->handler->seq_pos_max(dst)) + " and a source with windows from " +
                              std::to_string(context->handler->seq_pos_min(src)) + " on");
+    } else {
+        context->publish();
     }
 }
 
@@ -68,6 +72,7 @@ void llama_memory_seq_keep(llama_memory_t mem, llama_seq_id seq_id) {
         KVAQ_REAL(llama_memory_seq_keep)(mem, seq_id);
     } else {
         context->handler->seq_keep(seq_id);
+        context->publish();
     }
 }
 

@@ -19,6 +19,7 @@
 #include "kvaq/base/model_shape.h"
 #include "kvaq/cache/kv_cache.h"
 #include "kvaq/llama/graph_rope.h"
+#include "kvaq/llama/metrics.h"
 
 namespace kvaq {
 
@@ -56,6 +57,7 @@ struct ServedContext {
     ModelShape shape;
     std::unique_ptr<AttentionHandler> handler;
     KvCache* cache = nullptr;  ///< handler, if it is one
+    std::shared_ptr<ContextMetrics> metrics;  ///< of the cache; null without one
     uint32_t n_ctx = 0;        ///< what the program asked for, as llama.cpp would have rounded it
     uint32_t n_ctx_seq = 0;
     size_t n_seq_max = 1;
@@ -85,6 +87,10 @@ struct ServedContext {
     SpinBarrier barrier;
 
     void fail(int32_t code, const std::string& why);
+    /// Tells the metrics what the cache holds now: after everything that changes it, in the thread that did.
+    void publish() noexcept {
+        if (metrics != nullptr) metrics->set_use(cache->use());
+    }
     /// Why positions cannot be shifted, as far as layers have been seen; empty = they can.
     [[nodiscard]] std::string why_no_shift() const;
 };
