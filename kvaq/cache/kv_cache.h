@@ -39,9 +39,11 @@ struct KvCacheOptions {
     size_t n_ctx = 0;  ///< tokens over all sequences (shared ones once), as llama.cpp's unified cache counts cells
     size_t max_batch_tokens = 512;  ///< largest micro-batch
     bool keep_sliding = false;      ///< keep tiles of sliding-window layers that no later token can see
+    size_t n_threads = 1;  ///< of the largest team expected. Threads beyond it work from the second micro-batch on, when begin() has made room.
 };
 
 /// The serving cache: packed tiles, sequences that share pages (copy on write), attention over them. One per llama_context.
+/// What throws, std::bad_alloc included, has changed nothing.
 /// Thread-safety: none but attend(), which all threads of one team call together.
 /// Throws Error kOutOfMemory from make_kv_cache when the planned bytes cannot be had.
 class KvCache : public AttentionHandler {

@@ -18,11 +18,6 @@ constexpr size_t kSplitTokens = 8;  // blocks up to this many query tokens are s
 constexpr size_t kRunPages = 16;    // fixed, so the result does not depend on the number of threads
 constexpr size_t kMaxKvHeads = 256;
 
-TileAttention& thread_work() noexcept {
-    thread_local TileAttention work;
-    return work;
-}
-
 void prefetch(const std::byte* from, size_t n) noexcept {
     for (size_t i = 0; i < n; i += 64) __builtin_prefetch(from + i);
 }
@@ -140,6 +135,16 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
                                      .head_dim_k = largest_.head_dim_k,
                                      .head_dim_v = largest_.head_dim_v};
     state_stride_ = (TileAttention::state_floats(split) + 15) / 16 * 16;
+    decoded_.resize(plan_.tile_tokens * std::max(largest_.head_dim_k, largest_.head_dim_v));
+    make_works(std::max<size_t>(1, options.n_threads));
+}
+
+void ServingCache::make_works(size_t n_threads) {
+    while (works_.size() < n_threads) {
+        auto work = std::make_unique<TileAttention>();
+        work->reserve(largest_, plan_.tile_tokens);
+        works_.push_back(std::move(work));
+    }
 }
 
 size_t ServingCache::block_tokens() const noexcept { return std::max<size_t>(1, kBlockRows / largest_.group); }
@@ -152,7 +157,19 @@ const LayerStore& ServingCache::store(int32_t layer) const noexcept {
 }
 
 bool ServingCache::begin(std::span<const BatchToken> tokens) {
+    make_works(n_threads_.load(std::memory_order_relaxed));
     if (!table_.begin(tokens, block_tokens())) return false;
+    try {
+        plan_runs();
+        place_writes();
+    } catch (...) {
+        table_.rollback();
+        throw;
+    }
+    return true;
+}
+
+void ServingCache::plan_runs() {
     runs_.clear();
     size_t n_split = 0;
     const std::vector<PageTable::QueryBlock>& blocks = table_.work().blocks;
@@ -174,8 +191,6 @@ bool ServingCache::begin(std::span<const BatchToken> tokens) {
     if (states_.size() < floats) states_.resize(floats);
     next_unit_.store(0, std::memory_order_relaxed);
     next_seal_.store(0, std::memory_order_relaxed);
-    place_writes();
-    return true;
 }
 
 void ServingCache::place_writes() {
@@ -237,7 +252,9 @@ void ServingCache::seal(const LayerStore& layer, Team& team, float* scratch) noe
     if (seals.empty()) return;
     const size_t n_heads = layer.open_shape().n_kv_heads;
     const size_t n_units = seals.size() * n_heads * 2;
-    for (size_t unit = next_seal_.fetch_add(1); unit < n_units; unit = next_seal_.fetch_add(1)) {
+    while (scratch != nullptr) {
+        const size_t unit = next_seal_.fetch_add(1);
+        if (unit >= n_units) break;
         const int32_t page = seals[unit / (2 * n_heads)];
         const PageSlots& slots = layer.slots(page);
         if (slots.packed == kNone) continue;  // nobody keeps it in this layer
@@ -346,20 +363,24 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
 void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
     const LayerStore& layer = store(call.layer);
     const size_t n_heads = layer.open_shape().n_kv_heads;
-    TileAttention& work = thread_work();
-    work.reserve(largest_, plan_.tile_tokens);  // allocates in a thread's first call only
-    work.begin_call();
+    // Nothing is allocated here: a thread for which begin() has made no room only writes its share of the tokens.
+    TileAttention* work = team.index() < works_.size() ? works_[team.index()].get() : nullptr;
+    if (team.index() == 0 && team.size() > n_threads_.load(std::memory_order_relaxed))
+        n_threads_.store(team.size(), std::memory_order_relaxed);
+    if (work != nullptr) work->begin_call();
     // A layer that shares another one's cache writes the same rows again: the scratch pages are shared by all layers and
     // hold another layer's rows by now.
     append(call, layer, team);
-    if (call.append) seal(layer, team, work.keys());
+    if (call.append) seal(layer, team, work != nullptr ? work->keys() : nullptr);
     const size_t n_units = runs_.size() * n_heads;
-    for (size_t unit = next_unit_.fetch_add(1); unit < n_units; unit = next_unit_.fetch_add(1)) {
+    while (work != nullptr) {
+        const size_t unit = next_unit_.fetch_add(1);
+        if (unit >= n_units) break;
         // Late blocks of a prefill see most pages: take them first, so that the threads end together. Runs of one block: head by head,
         // so that a thread turns and rounds a head's queries once.
         const bool one_block = runs_.size() > 1 && runs_[0].n_runs == runs_.size();
         const size_t run = one_block ? unit % runs_.size() : unit / n_heads;
-        attend_run(call, layer, runs_[runs_.size() - 1 - run], one_block ? unit / runs_.size() : unit % n_heads, work);
+        attend_run(call, layer, runs_[runs_.size() - 1 - run], one_block ? unit / runs_.size() : unit % n_heads, *work);
     }
     // The last thread to leave makes the counters ready: the others are not back before it has left (AttentionHandler::attend).
     if (n_left_.fetch_add(1, std::memory_order_acq_rel) + 1 < team.size()) return;
@@ -378,13 +399,13 @@ int32_t ServingCache::seq_pos_max(int32_t seq) const noexcept {
     return table_.next_pos(seq) - 1;
 }
 
-void ServingCache::unseal(const std::vector<PageTable::Unseal>& unseals) {
+void ServingCache::unseal(const std::vector<PageTable::Unseal>& unseals) noexcept {
     for (const PageTable::Unseal& unseal : unseals) {
         for (const LayerStore& layer : layers_) {
             const PageSlots& from = layer.slots(unseal.from);
             if (layer.slots(unseal.to).open == kNone) continue;  // given up: no later token sees it
             layer.unseal(from.packed, from.sink, layer.f16_page(unseal.to, scratch_),
-                         static_cast<size_t>(unseal.n_tokens));
+                         static_cast<size_t>(unseal.n_tokens), decoded_.data());
         }
     }
     table_.release();
@@ -394,10 +415,7 @@ bool ServingCache::seq_rm(int32_t seq, int32_t p0, int32_t p1) {
     const auto n_seq = static_cast<int32_t>(table_.options().n_seq_max);
     if (seq >= n_seq) return true;
     std::vector<PageTable::Unseal> unseals;
-    bool done = true;
-    for (int32_t s = seq < 0 ? 0 : seq; s < (seq < 0 ? n_seq : seq + 1); ++s) {
-        done = table_.seq_rm(s, p0, p1, unseals) && done;
-    }
+    const bool done = table_.seq_rm(seq, p0, p1, unseals);
     unseal(unseals);
     return done;
 }
@@ -414,10 +432,7 @@ bool ServingCache::seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) {
 bool ServingCache::seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) {
     const auto n_seq = static_cast<int32_t>(table_.options().n_seq_max);
     if (seq >= n_seq) return true;
-    bool done = true;
-    for (int32_t s = seq < 0 ? 0 : seq; s < (seq < 0 ? n_seq : seq + 1); ++s)
-        done = table_.seq_add(s, p0, p1, delta) && done;
-    return done;
+    return table_.seq_add(seq, p0, p1, delta);
 }
 
 CacheUse ServingCache::use() const noexcept {

@@ -3,6 +3,7 @@
 // PRIVATE header of kvaq/cache: the implementation behind make_kv_cache(). Include kvaq/cache/kv_cache.h instead.
 
 #include <atomic>
+#include <memory>
 #include <vector>
 
 #include "kvaq/attention/tile_attention.h"
@@ -68,12 +69,15 @@ class ServingCache final : public KvCache {
     void write(const AttentionCall& call, const LayerStore& layer, const PageTable::Write& write, size_t first_head,
                size_t end_head) noexcept;
     void append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept;
+    /// scratch null: this thread seals nothing.
     void seal(const LayerStore& layer, Team& team, float* scratch) noexcept;
     void attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
                     TileAttention& work) noexcept;
     void load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n,
                   TileAttention& work) const noexcept;
-    void unseal(const std::vector<PageTable::Unseal>& unseals);
+    void unseal(const std::vector<PageTable::Unseal>& unseals) noexcept;
+    void plan_runs();
+    void make_works(size_t n_threads);
 
     Plan plan_;
     PageTable table_;
@@ -91,6 +95,9 @@ class ServingCache final : public KvCache {
     std::atomic<size_t> next_unit_{0};
     std::atomic<size_t> next_seal_{0};
     std::atomic<size_t> n_left_{0};  ///< threads that have finished the call
+    std::vector<std::unique_ptr<TileAttention>> works_;  ///< one per thread of a team
+    std::atomic<size_t> n_threads_{1};                   ///< of the largest team seen
+    std::vector<double> decoded_;                        ///< scratch of unseal()
     bool writes_in_runs_ = false;
     std::vector<size_t> run_of_write_;               ///< by write
     std::vector<std::atomic<uint32_t>> n_finished_;  ///< [block][KV head] runs finished

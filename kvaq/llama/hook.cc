@@ -94,11 +94,11 @@ void begin_micro_batch(ServedContext& context, size_t n_tokens) {
         context.fail(-2, "llama.cpp computes more tokens than the batch holds: please report this");
         return;
     }
-    std::vector<BatchToken> batch;
-    for (size_t i = context.micro_first; i < context.micro_end; ++i) {
-        batch.push_back({.pos = context.tokens[i].pos, .seq_ids = context.tokens[i].seq_ids});
-    }
     try {
+        std::vector<BatchToken> batch;
+        for (size_t i = context.micro_first; i < context.micro_end; ++i) {
+            batch.push_back({.pos = context.tokens[i].pos, .seq_ids = context.tokens[i].seq_ids});
+        }
         if (!context.handler->begin(batch)) {
             context.fail(1, "");
             return;
@@ -129,7 +129,7 @@ void prepare_node(ServedContext& context, ggml_tensor* node) {
         if (first) rope->second = rope_of_queries(node->src[0]);
         fresh->rope = rope->second.why_not.empty() ? &rope->second.rule : nullptr;
         served = fresh.get();
-        context.nodes[node] = std::move(fresh);
+        context.nodes[node] = std::move(fresh);  // throws before the node is changed
         const CustomParams params{run_node, GGML_N_TASKS_MAX, served};
         node->op = GGML_OP_CUSTOM;
         std::memset(node->op_params, 0, sizeof node->op_params);
@@ -244,7 +244,13 @@ bool serve_callback(ggml_tensor* node, bool ask, void* user_data) {
     const bool program_wants =
         context.program_callback != nullptr && context.program_callback(node, ask, context.program_callback_data);
     if (!ask) return program_wants;
-    if (context.decoding && (node->op == GGML_OP_FLASH_ATTN_EXT || is_ours(node))) prepare_node(context, node);
+    if (context.decoding && (node->op == GGML_OP_FLASH_ATTN_EXT || is_ours(node))) {
+        try {
+            prepare_node(context, node);
+        } catch (const std::exception& error) {  // the caller is C
+            context.fail(-2, error.what());
+        }
+    }
     return program_wants;
 }
 

@@ -90,6 +90,7 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     auto context = std::make_unique<ServedContext>();
     context->shape = model_shape_of(model);
     check_params(model, params, context->shape);
+    context->poisoned.reserve(256);  // so that setting it in need cannot fail
     context->chunked_window = context->shape.architecture == "llama4";
     context->program_callback = params.cb_eval;
     context->program_callback_data = params.cb_eval_user_data;
@@ -126,7 +127,8 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     KvCacheOptions options{.n_seq_max = n_seq_max,
                            .n_ctx = context->n_ctx,
                            .max_batch_tokens = n_ubatch,
-                           .keep_sliding = !context->frees_windows};
+                           .keep_sliding = !context->frees_windows,
+                           .n_threads = static_cast<size_t>(std::max({1, params.n_threads, params.n_threads_batch}))};
     context->handler = factory(context->shape, options);
     context->cache = dynamic_cast<KvCache*>(context->handler.get());
     std::string limit;

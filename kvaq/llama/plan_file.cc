@@ -213,9 +213,11 @@ Plan read_plan(const std::string& path) {
     plan.predicted_kl = file.get_float(key("predicted_kl"));
     plan.measured_how = file.get_string(key("measured_how"));
     plan.layers = read_layers(file);
-    if (sha256_hex(canonical_text(plan)) != file.get_string(key("sha256"))) {
+    const std::string digest = file.get_string(key("sha256"));
+#ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION  // fuzzers look behind the checksum
+    if (sha256_hex(canonical_text(plan)) != digest)
         file.corrupt("the checksum does not fit the contents", "an unchanged file", "a changed one");
-    }
+#endif
     double bytes = 0;
     try {
         bytes = bytes_per_token(plan);  // asks for the layout of every codec: one that does not fit its head throws

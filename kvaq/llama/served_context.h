@@ -12,6 +12,7 @@
 #include <set>
 #include <shared_mutex>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -86,7 +87,7 @@ struct ServedContext {
     std::unordered_map<const ggml_tensor*, std::unique_ptr<ServedNode>> nodes;
     SpinBarrier barrier;
 
-    void fail(int32_t code, const std::string& why);
+    void fail(int32_t code, std::string_view why) noexcept;
     /// Tells the metrics what the cache holds now: after everything that changes it, in the thread that did.
     void publish() noexcept {
         if (metrics != nullptr) metrics->set_use(cache->use());
