@@ -199,11 +199,18 @@ Plan read_plan(const std::string& path) {
         throw Error(ErrorCode::kMismatch, "plan '" + path + "': schema version", std::to_string(Plan::kSchemaVersion),
                     std::to_string(version), "Make the plan again with this version's kvaq plan");
     }
+    const auto text = [&](const char* name) {
+        std::string value = file.get_string(key(name));
+        const auto control = [](char c) { return (c >= 0 && c < ' ') || c == 0x7F; };
+        if (std::any_of(value.begin(), value.end(), control))  // it is shown on terminals and in logs
+            file.corrupt("key " + key(name), "text without control characters", "some");
+        return value;
+    };
     Plan plan;
-    plan.name = file.get_string(key("name"));
-    plan.architecture = file.get_string(key("architecture"));
-    plan.model_name = file.get_string(key("model_name"));
-    plan.fingerprint = file.get_string(key("fingerprint"));
+    plan.name = text("name");
+    plan.architecture = text("architecture");
+    plan.model_name = text("model_name");
+    plan.fingerprint = text("fingerprint");
     plan.tile_tokens = static_cast<size_t>(file.get_int(key("tile_tokens"), 64, 128));
     if (plan.tile_tokens != 64 && plan.tile_tokens != 128) {
         file.corrupt("key " + key("tile_tokens"), "64 or 128", std::to_string(plan.tile_tokens));
@@ -211,7 +218,7 @@ Plan read_plan(const std::string& path) {
     plan.window = static_cast<int32_t>(file.get_int(key("window"), 0, kMaxWindow));
     plan.sinks = static_cast<int32_t>(file.get_int(key("sinks"), 0, static_cast<int64_t>(plan.tile_tokens)));
     plan.predicted_kl = file.get_float(key("predicted_kl"));
-    plan.measured_how = file.get_string(key("measured_how"));
+    plan.measured_how = text("measured_how");
     plan.layers = read_layers(file);
     const std::string digest = file.get_string(key("sha256"));
 #ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION  // fuzzers look behind the checksum

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
+#include <tuple>
 
 #include "kvaq/base/file.h"
 #include "kvaq/llama/plan_file.h"
@@ -17,6 +18,49 @@ using namespace kvaq::fuzz;
 
 void put(const std::string& path, const std::vector<uint8_t>& bytes) { atomic_write(path, std::as_bytes(std::span(bytes))); }
 
+/// Headers that declare far more than the file holds: nothing of that size may be allocated.
+void huge(const std::string& folder) {
+    const auto number = [](std::vector<uint8_t>& out, uint64_t value, size_t width) {
+        for (size_t i = 0; i < width; ++i) out.push_back(static_cast<uint8_t>(value >> (8 * i)));
+    };
+    const auto text = [&](std::vector<uint8_t>& out, const std::string& value) {
+        number(out, value.size(), 8);
+        out.insert(out.end(), value.begin(), value.end());
+    };
+    const auto header = [&](uint64_t n_tensors, uint64_t n_keys) {
+        std::vector<uint8_t> out = {'G', 'G', 'U', 'F'};
+        number(out, 3, 4);
+        number(out, n_tensors, 8);
+        number(out, n_keys, 8);
+        return out;
+    };
+    put(folder + "/huge-keys.gguf", header(0, uint64_t{1} << 60));
+    put(folder + "/huge-tensors.gguf", header(uint64_t{1} << 50, 0));
+    std::vector<uint8_t> out = header(0, 1);
+    number(out, uint64_t{1} << 29, 8);
+    put(folder + "/huge-key-name.gguf", out);
+    for (const auto& [name, type, count] : {std::tuple{"array", 12U, uint64_t{1} << 29}, {"strings", 8U, uint64_t{1} << 28}, {"bytes", 0U, uint64_t{1} << 30}}) {
+        out = header(0, 1);
+        text(out, "kvaq.plan.layer");
+        number(out, 9, 4);  // an array
+        number(out, type, 4);
+        number(out, count, 8);
+        put(folder + "/huge-" + name + ".gguf", out);
+    }
+    out = header(0, 1);
+    text(out, "general.type");
+    number(out, 8, 4);  // a string
+    number(out, uint64_t{1} << 29, 8);
+    put(folder + "/huge-string.gguf", out);
+    out = header(1, 0);
+    text(out, "fit0");
+    number(out, 4, 4);
+    for (const uint64_t n : {uint64_t{1} << 31, uint64_t{1} << 20, uint64_t{1}, uint64_t{1}}) number(out, n, 8);
+    number(out, 24, 4);  // i8
+    number(out, 0, 8);
+    put(folder + "/huge-tensor.gguf", out);
+}
+
 void plans(const std::string& folder) {
     ModelShape shape = tiny_model(512);
     shape.name = "tiny";
@@ -26,6 +70,7 @@ void plans(const std::string& folder) {
         plan.measured_how = "corpus";
         write_plan(plan, folder + "/" + name + ".gguf");
     }
+    huge(folder);
 }
 
 void stats(const std::string& folder) {
@@ -52,6 +97,7 @@ void stats(const std::string& folder) {
     layer.heads = {head};
     stats.layers = {layer};
     write_stats(stats, folder + "/tiny.gguf");
+    huge(folder);
 }
 
 void snapshots(const std::string& folder) {
