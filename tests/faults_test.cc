@@ -10,8 +10,9 @@ namespace {
 
 nlohmann::json session(const std::string& plan, std::vector<std::string> arguments) {
     const ProcessOptions options{
-        .env = plan.empty() ? std::map<std::string, std::string>{}
-                            : std::map<std::string, std::string>{{"KVAQ_TEST_PRELOAD", KVAQ_LIB}, {"KVAQ_TEST_PLAN", plan}},
+        .env = plan.empty()
+                   ? std::map<std::string, std::string>{}
+                   : std::map<std::string, std::string>{{"KVAQ_TEST_PRELOAD", KVAQ_LIB}, {"KVAQ_TEST_PLAN", plan}},
         .timeout_seconds = 600};
     const std::string script = std::string(KVAQ_DATA_DIR) + "/../tests/faults_client.py";
     arguments.insert(arguments.begin() + 1, {std::string(KVAQ_BIN_DIR) + "/llama-server", KVAQ_MODEL});
@@ -57,11 +58,13 @@ TEST(Faults, SlotFilesStayInTheirFolderAndAFullOneLosesNothing) {
     EXPECT_TRUE(seen.at("made_elsewhere").empty());
     for (const auto& name : seen.at("names")) {
         const std::string text = name.at(0);
-        if (text.find('/') != std::string::npos || text.find('\\') != std::string::npos || text.find("..") != std::string::npos) {
+        if (text.find('/') != std::string::npos || text.find('\\') != std::string::npos ||
+            text.find("..") != std::string::npos) {
             EXPECT_EQ(name.at(1), 400) << text;
         }
     }
-    std::printf("full disk by %s, read-only folder by %s\n", seen.at("full_by").dump().c_str(), seen.at("read_only_by").dump().c_str());
+    std::printf("full disk by %s, read-only folder by %s\n", seen.at("full_by").dump().c_str(),
+                seen.at("read_only_by").dump().c_str());
     const auto& full = seen.at("full");
     EXPECT_EQ(full.at("save_short"), 200);
     EXPECT_EQ(full.at("long"), 200);

@@ -16,15 +16,18 @@ const std::string kTests = std::string(KVAQ_DATA_DIR) + "/../tests";
 TEST(Metrics, AgreeWithWhatTheServerDoes) {
     TemporaryFolder slots;
     const ProcessResult result = run_process(
-        {"python3", kTests + "/metrics_client.py", std::string(KVAQ_BIN_DIR) + "/llama-server", KVAQ_MODEL, slots.file("")},
-        {.env = {{"KVAQ_TEST_PRELOAD", KVAQ_LIB}, {"KVAQ_TEST_PLAN", "k4v4-rot-s4"}, {"KVAQ_METRICS", "127.0.0.1:0"}}, .timeout_seconds = 240});
+        {"python3", kTests + "/metrics_client.py", std::string(KVAQ_BIN_DIR) + "/llama-server", KVAQ_MODEL,
+         slots.file("")},
+        {.env = {{"KVAQ_TEST_PRELOAD", KVAQ_LIB}, {"KVAQ_TEST_PLAN", "k4v4-rot-s4"}, {"KVAQ_METRICS", "127.0.0.1:0"}},
+         .timeout_seconds = 240});
     ASSERT_EQ(result.exit_code, 0) << result.err;
     const nlohmann::json seen = nlohmann::json::parse(result.out);
     SCOPED_TRACE(seen.dump(1).substr(0, 12000));
     const auto value = [&](const char* when, const std::string& name) { return seen.at(when).at(name).get<double>(); };
     const auto bytes = [&](const char* when) {
         double sum = 0;
-        for (const char* kind : {"sealed", "f16", "sinks", "tables"}) sum += value(when, std::string("kvaq_cache_bytes{kind=") + kind + "}");
+        for (const char* kind : {"sealed", "f16", "sinks", "tables"})
+            sum += value(when, std::string("kvaq_cache_bytes{kind=") + kind + "}");
         return sum;
     };
     EXPECT_EQ(seen.at("status"), 200);
@@ -41,7 +44,8 @@ TEST(Metrics, AgreeWithWhatTheServerDoes) {
         << "the last word of an answer is never decoded";
     EXPECT_EQ(value("after_chat", "kvaq_sequences"), 1);
     EXPECT_GE(value("after_chat", "kvaq_tokens_total") - value("start", "kvaq_tokens_total"), n);
-    EXPECT_GE(value("after_chat", "kvaq_batches_total{result=decoded}"), seen.at("chat").at("predicted_n").get<double>());
+    EXPECT_GE(value("after_chat", "kvaq_batches_total{result=decoded}"),
+              seen.at("chat").at("predicted_n").get<double>());
     EXPECT_EQ(value("after_chat", "kvaq_batches_total{result=failed}"), 0);
     EXPECT_GT(value("after_chat", "kvaq_attention_seconds_total"), value("start", "kvaq_attention_seconds_total"));
     EXPECT_LE(bytes("after_chat"), value("after_chat", "kvaq_cache_planned_bytes"));
@@ -70,10 +74,12 @@ TEST(Metrics, AgreeWithWhatTheServerDoes) {
     EXPECT_EQ(seen.at("four").at("n"), 4);
     EXPECT_EQ(value("shared", "kvaq_sequences"), 4);
     const double sealed = value("shared", "kvaq_cache_bytes{kind=sealed}");
-    std::printf("four sequences: %.0f tokens, %.0f bytes held (%.0f sealed), %.0f more without sharing\n", value("shared", "kvaq_cached_tokens"),
-                bytes("shared"), sealed, value("shared", "kvaq_cache_shared_bytes"));
+    std::printf("four sequences: %.0f tokens, %.0f bytes held (%.0f sealed), %.0f more without sharing\n",
+                value("shared", "kvaq_cached_tokens"), bytes("shared"), sealed,
+                value("shared", "kvaq_cache_shared_bytes"));
     EXPECT_GT(sealed, 0);
-    EXPECT_GE(value("shared", "kvaq_cache_shared_bytes"), 3 * sealed) << "every sealed page of the prompt is shared by all four";
+    EXPECT_GE(value("shared", "kvaq_cache_shared_bytes"), 3 * sealed)
+        << "every sealed page of the prompt is shared by all four";
 
     EXPECT_EQ(seen.at("second").at("exit_code"), 1);
     ASSERT_EQ(seen.at("second").at("errors").size(), 1U);
@@ -86,15 +92,19 @@ TEST(Metrics, AgreeWithWhatTheServerDoes) {
     for (const std::string line : seen.at("kvaq_lines")) {
         if (line.rfind("kvaq: at exit: ", 0) == 0) end = line;
     }
-    for (const char* what : {"tokens cached", "packed in", "f16", "tables", "bits per element", "shared", "reserved", "sealed", "window", "batches", "attention"})
+    for (const char* what : {"tokens cached", "packed in", "f16", "tables", "bits per element", "shared", "reserved",
+                             "sealed", "window", "batches", "attention"})
         EXPECT_NE(end.find(what), std::string::npos) << what << ": " << end;
 }
 
 TEST(Metrics, AnAddressThatCannotBeIsRefusedInOneLine) {
-    for (const auto& [address, wanted] : std::map<std::string, std::string>{
-             {"0.0.0.0:9464", "0.0.0.0:9464,public"}, {"9464", "HOST:PORT"}, {"192.0.2.1:9464,public", "cannot serve metrics"}}) {
+    for (const auto& [address, wanted] :
+         std::map<std::string, std::string>{{"0.0.0.0:9464", "0.0.0.0:9464,public"},
+                                            {"9464", "HOST:PORT"},
+                                            {"192.0.2.1:9464,public", "cannot serve metrics"}}) {
         const ProcessResult result =
-            run_process({std::string(KVAQ_BIN_DIR) + "/llama-completion", "-m", KVAQ_MODEL, "-p", "Hello", "-n", "2", "-no-cnv", "-c", "256"},
+            run_process({std::string(KVAQ_BIN_DIR) + "/llama-completion", "-m", KVAQ_MODEL, "-p", "Hello", "-n", "2",
+                         "-no-cnv", "-c", "256"},
                         {.env = {{"LD_PRELOAD", KVAQ_LIB}, {"KVAQ_PLAN", "k4v2"}, {"KVAQ_METRICS", address}}});
         EXPECT_EQ(result.exit_code, 1) << address;
         const std::vector<std::string> lines = lines_starting(result.err, "kvaq: error: ");

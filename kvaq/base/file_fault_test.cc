@@ -109,7 +109,8 @@ TEST_F(FileFault, AFullDiskIsSaidAndTheOldFileStays) {
         atomic_write(path("a"), std::vector<std::byte>(100001, std::byte{3}));  // and what fits can be written again
         return read_file(path("a")).size() == 100001 ? 0 : 5;
     }));
-    if (result == kSkipped) GTEST_SKIP() << "no file system may be mounted here; AFileLimit... does the same with RLIMIT_FSIZE";
+    if (result == kSkipped)
+        GTEST_SKIP() << "no file system may be mounted here; AFileLimit... does the same with RLIMIT_FSIZE";
     EXPECT_EQ(result, 0);
 }
 

@@ -94,7 +94,7 @@ class ServingCache final : public KvCache {
     std::vector<float> states_;  ///< [n split runs][kv head][state_stride_]
     std::atomic<size_t> next_unit_{0};
     std::atomic<size_t> next_seal_{0};
-    std::atomic<size_t> n_left_{0};  ///< threads that have finished the call
+    std::atomic<size_t> n_left_{0};                      ///< threads that have finished the call
     std::vector<std::unique_ptr<TileAttention>> works_;  ///< one per thread of a team
     std::atomic<size_t> n_threads_{1};                   ///< of the largest team seen
     std::vector<double> decoded_;                        ///< scratch of unseal()

@@ -10,14 +10,16 @@ namespace {
 /// Prompts, decoding without waiting, copies on write, shifts, windows that move on, rewinds, a restore; all outputs in a row.
 std::vector<float> life(const Plan& plan, const ModelShape& model, size_t n_threads, size_t n_expected) {
     const RopeRule rope = rope_of(16);
-    const auto cache = make_kv_cache(plan, {.n_seq_max = 3, .n_ctx = 4096, .max_batch_tokens = 300, .n_threads = n_expected});
+    const auto cache =
+        make_kv_cache(plan, {.n_seq_max = 3, .n_ctx = 4096, .max_batch_tokens = 300, .n_threads = n_expected});
     std::vector<float> all;
     const auto decode = [&](const std::vector<TestToken>& tokens) {
         const std::vector<float> out = step(*cache, model, tokens, {.scale = 0.2F}, n_threads, &rope);
         EXPECT_FALSE(out.empty());
         all.insert(all.end(), out.begin(), out.end());
     };
-    for (int32_t pos = 0; pos < 1200; pos += 300) decode(text(0, pos, 300));  // later decoding is split over two runs of pages
+    for (int32_t pos = 0; pos < 1200; pos += 300)
+        decode(text(0, pos, 300));  // later decoding is split over two runs of pages
     for (int32_t i = 0; i < 3; ++i) decode(text(0, 1200 + i, 1));
     EXPECT_TRUE(cache->seq_cp(0, 1, -1, -1));
     decode(text(1, 1203, 2, 1));  // copy on write

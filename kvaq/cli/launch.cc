@@ -118,7 +118,8 @@ void launch(const std::vector<std::string>& args) {
             budget = args[++i];
         } else if (own_flags && args[i] == "--kv-metrics") {
             if (i + 1 == args.size())
-                throw Error(ErrorCode::kInvalidArgument, "--kv-metrics needs a value", "e.g. 127.0.0.1:9464", "nothing");
+                throw Error(ErrorCode::kInvalidArgument, "--kv-metrics needs a value", "e.g. 127.0.0.1:9464",
+                            "nothing");
             metrics = args[++i];
         } else if (own_flags && args[i].rfind("--kv-metrics=", 0) == 0) {
             metrics = args[i].substr(13);

@@ -295,7 +295,8 @@ void GgufReader::check_sha256(const std::string& key) const {
         corrupt("key " + key, "64 hex digits", "others");
     }
     std::fill_n(bytes.begin() + static_cast<ptrdiff_t>(at), kHexDigits, static_cast<std::byte>('0'));
-    if (sha256_hex(bytes) != wanted) corrupt("the checksum does not fit the contents", "an unchanged file", "a changed one");
+    if (sha256_hex(bytes) != wanted)
+        corrupt("the checksum does not fit the contents", "an unchanged file", "a changed one");
 }
 
 struct GgufWriter::Impl {

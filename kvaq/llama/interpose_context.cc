@@ -148,13 +148,13 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     }
     if (context->cache != nullptr) {
         const Plan& plan = context->cache->plan();
-        context->metrics = std::make_shared<ContextMetrics>(
-            ContextMetrics::Facts{.model = context->shape.name.empty() ? context->shape.architecture : context->shape.name,
-                                  .plan = plan.name,
-                                  .n_ctx = context->n_ctx,
-                                  .n_seq_max = n_seq_max,
-                                  .budget = budget,
-                                  .planned = cache_bytes(plan, context->n_ctx, !context->frees_windows).total});
+        context->metrics = std::make_shared<ContextMetrics>(ContextMetrics::Facts{
+            .model = context->shape.name.empty() ? context->shape.architecture : context->shape.name,
+            .plan = plan.name,
+            .n_ctx = context->n_ctx,
+            .n_seq_max = n_seq_max,
+            .budget = budget,
+            .planned = cache_bytes(plan, context->n_ctx, !context->frees_windows).total});
         context->publish();
     }
     const std::string metrics_url = context->cache != nullptr ? start_metrics_server() : "";
@@ -174,15 +174,16 @@ void print_end(const ServedContext& context) {
     if (context.cache == nullptr || !plans_announced()) return;
     const CacheUse use = context.cache->use();
     const ContextMetrics& metrics = *context.metrics;
-    std::fprintf(stderr,
-                 "kvaq: at exit: %zu tokens cached (at most %zu), %s packed in %zu tiles, %s f16, %s tables, %.2f bits per "
-                 "element, %s shared, %s reserved; %zu tiles sealed, %zu of them passed by a window; %zu batches, %zu without "
-                 "space, attention %.1f s\n",
-                 use.n_tokens, metrics.most_tokens(), mebibytes(use.packed).c_str(), use.n_tiles,
-                 mebibytes(use.open + use.sinks).c_str(), mebibytes(use.tables).c_str(), use.effective_bits(),
-                 mebibytes(use.shared).c_str(), mebibytes(use.allocated).c_str(), static_cast<size_t>(use.n_tiles_sealed),
-                 static_cast<size_t>(use.n_tiles_evicted), static_cast<size_t>(metrics.batches.get()),
-                 static_cast<size_t>(metrics.no_space.get()), static_cast<double>(metrics.attention_ns.get()) * 1e-9);
+    std::fprintf(
+        stderr,
+        "kvaq: at exit: %zu tokens cached (at most %zu), %s packed in %zu tiles, %s f16, %s tables, %.2f bits per "
+        "element, %s shared, %s reserved; %zu tiles sealed, %zu of them passed by a window; %zu batches, %zu without "
+        "space, attention %.1f s\n",
+        use.n_tokens, metrics.most_tokens(), mebibytes(use.packed).c_str(), use.n_tiles,
+        mebibytes(use.open + use.sinks).c_str(), mebibytes(use.tables).c_str(), use.effective_bits(),
+        mebibytes(use.shared).c_str(), mebibytes(use.allocated).c_str(), static_cast<size_t>(use.n_tiles_sealed),
+        static_cast<size_t>(use.n_tiles_evicted), static_cast<size_t>(metrics.batches.get()),
+        static_cast<size_t>(metrics.no_space.get()), static_cast<double>(metrics.attention_ns.get()) * 1e-9);
 }
 
 }  // namespace

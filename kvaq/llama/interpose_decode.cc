@@ -41,7 +41,8 @@ class BatchMirrors {
 };
 
 /// Why a context decodes no more when the tokens of a failed batch could not be removed again (no memory for that).
-constexpr const char* kHalfDecoded = "a batch failed and could not be undone; clear the memory (llama_memory_clear) first";
+constexpr const char* kHalfDecoded =
+    "a batch failed and could not be undone; clear the memory (llama_memory_clear) first";
 
 /// Checks what llama.cpp itself can no longer check, since its own memory is empty: positions continue what is cached.
 bool positions_continue(ServedContext& context) {

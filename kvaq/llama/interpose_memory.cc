@@ -111,9 +111,8 @@ void llama_memory_seq_add(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0,
                    "cannot shift positions yet: wanted a batch decoded in this context, which tells how each layer "
                    "rotates "
                    "its keys, found none");
-        } else if (!edit_or_poison(*context, "shift positions", [&](AttentionHandler& handler) {
-                       return handler.seq_add(seq_id, p0, p1, delta);
-                   })) {
+        } else if (!edit_or_poison(*context, "shift positions",
+                                   [&](AttentionHandler& handler) { return handler.seq_add(seq_id, p0, p1, delta); })) {
             poison(*context, "cannot shift positions [" + std::to_string(p0) + ", " + std::to_string(p1) +
                                  ") of sequence " + std::to_string(seq_id) + " by " + std::to_string(delta) +
                                  ": wanted free positions from 0 on, found others there");

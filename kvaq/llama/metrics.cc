@@ -1,10 +1,10 @@
 #include "kvaq/llama/metrics.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <functional>
 #include <thread>
-
-#include <fmt/format.h>
 
 namespace kvaq {
 namespace {
@@ -14,9 +14,14 @@ std::string label_value(const std::string& text) {
     std::string out;
     for (size_t i = 0; i < text.size();) {
         const auto c = static_cast<unsigned char>(text[i]);
-        const size_t n = c < 0x80 ? 1 : c >= 0xC2 && c < 0xE0 ? 2 : c >= 0xE0 && c < 0xF0 ? 3 : c >= 0xF0 && c < 0xF5 ? 4 : 0;
+        const size_t n = c < 0x80                ? 1
+                         : c >= 0xC2 && c < 0xE0 ? 2
+                         : c >= 0xE0 && c < 0xF0 ? 3
+                         : c >= 0xF0 && c < 0xF5 ? 4
+                                                 : 0;
         size_t more = 1;
-        while (more < n && i + more < text.size() && (static_cast<unsigned char>(text[i + more]) & 0xC0U) == 0x80) ++more;
+        while (more < n && i + more < text.size() && (static_cast<unsigned char>(text[i + more]) & 0xC0U) == 0x80)
+            ++more;
         if (n == 0 || more != n) {
             ++i;
             continue;
@@ -54,9 +59,9 @@ const std::vector<Family>& families() {
     static const std::vector<Family> all = {
         {"kvaq_cache_info", "gauge", "Which model and plan a context serves; always 1.",
          [](const M& m, const U&) {
-             return std::vector<Sample>{{fmt::format("model=\"{}\",plan=\"{}\"", label_value(m.facts().model),
-                                                     label_value(m.facts().plan)),
-                                         1}};
+             return std::vector<Sample>{
+                 {fmt::format("model=\"{}\",plan=\"{}\"", label_value(m.facts().model), label_value(m.facts().plan)),
+                  1}};
          }},
         {"kvaq_cached_tokens", "gauge", "Tokens cached over all sequences, shared ones once.",
          [=](const M&, const U& u) { return one(number(u.n_tokens)); }},
@@ -66,7 +71,8 @@ const std::vector<Family>& families() {
          [=](const M&, const U& u) { return one(number(u.n_sequences)); }},
         {"kvaq_sequences_max", "gauge", "Most sequences at a time.",
          [=](const M& m, const U&) { return one(number(m.facts().n_seq_max)); }},
-        {"kvaq_cache_bytes", "gauge", "Bytes held, by kind: sealed tiles, f16 pages (window and open ends), f16 sink tokens, tables of codecs.",
+        {"kvaq_cache_bytes", "gauge",
+         "Bytes held, by kind: sealed tiles, f16 pages (window and open ends), f16 sink tokens, tables of codecs.",
          [](const M&, const U& u) {
              return std::vector<Sample>{{"kind=\"sealed\"", number(u.packed)},
                                         {"kind=\"f16\"", number(u.open)},
@@ -81,19 +87,23 @@ const std::vector<Family>& families() {
          [=](const M& m, const U&) { return one(number(m.facts().planned)); }},
         {"kvaq_cache_budget_bytes", "gauge", "Hard limit of the reserved bytes (--kv-budget); 0 = none.",
          [=](const M& m, const U&) { return one(number(m.facts().budget)); }},
-        {"kvaq_cache_effective_bits", "gauge", "Bits per K or V number of the cached tokens, all bytes counted; 0 while none is cached.",
+        {"kvaq_cache_effective_bits", "gauge",
+         "Bits per K or V number of the cached tokens, all bytes counted; 0 while none is cached.",
          [=](const M&, const U& u) { return one(u.effective_bits()); }},
-        {"kvaq_sealed_tiles", "gauge", "Sealed tiles held; a tile is one side of one KV head of one layer over a page of tokens.",
+        {"kvaq_sealed_tiles", "gauge",
+         "Sealed tiles held; a tile is one side of one KV head of one layer over a page of tokens.",
          [=](const M&, const U& u) { return one(number(u.n_tiles)); }},
         {"kvaq_tiles_sealed_total", "counter", "Tiles sealed, or restored from a snapshot.",
          [=](const M&, const U& u) { return one(number(u.n_tiles_sealed)); }},
-        {"kvaq_tiles_freed_total", "counter", "Sealed tiles freed: a sliding window had passed them, or their tokens were removed.",
+        {"kvaq_tiles_freed_total", "counter",
+         "Sealed tiles freed: a sliding window had passed them, or their tokens were removed.",
          [](const M&, const U& u) {
              return std::vector<Sample>{
                  {"reason=\"window\"", number(u.n_tiles_evicted)},
                  {"reason=\"removed\"", number(u.n_tiles_sealed - u.n_tiles_evicted - u.n_tiles)}};
          }},
-        {"kvaq_attention_seconds_total", "counter", "Seconds in the cache's attention, of the first of the program's threads.",
+        {"kvaq_attention_seconds_total", "counter",
+         "Seconds in the cache's attention, of the first of the program's threads.",
          [=](const M& m, const U&) { return one(number(m.attention_ns.get()) * 1e-9); }},
         {"kvaq_batches_total", "counter", "Batches by result: decoded, no_space (as llama.cpp says it), failed.",
          [](const M& m, const U&) {
@@ -101,7 +111,8 @@ const std::vector<Family>& families() {
                                         {"result=\"no_space\"", number(m.no_space.get())},
                                         {"result=\"failed\"", number(m.failed.get())}};
          }},
-        {"kvaq_tokens_total", "counter", "Tokens decoded.", [=](const M& m, const U&) { return one(number(m.tokens.get())); }},
+        {"kvaq_tokens_total", "counter", "Tokens decoded.",
+         [=](const M& m, const U&) { return one(number(m.tokens.get())); }},
         {"kvaq_snapshots_total", "counter", "Sequence snapshots (slots, checkpoints) saved, restored and refused.",
          [](const M& m, const U&) {
              return std::vector<Sample>{{"result=\"saved\"", number(m.saved.get())},
@@ -115,8 +126,8 @@ const std::vector<Family>& families() {
 }  // namespace
 
 void ContextMetrics::set_use(const CacheUse& use) noexcept {
-    const std::array<uint64_t, kFields> values = {use.packed,     use.open,           use.sinks,        use.tables,
-                                                  use.allocated,  use.shared,         use.n_tokens,     use.n_sequences,
+    const std::array<uint64_t, kFields> values = {use.packed,     use.open,    use.sinks,          use.tables,
+                                                  use.allocated,  use.shared,  use.n_tokens,       use.n_sequences,
                                                   use.n_elements, use.n_tiles, use.n_tiles_sealed, use.n_tiles_evicted};
     version_.fetch_add(1, std::memory_order_acq_rel);
     for (size_t i = 0; i < kFields; ++i) fields_[i].store(values[i], std::memory_order_release);

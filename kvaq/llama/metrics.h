@@ -20,10 +20,10 @@ class ContextMetrics {
     struct Facts {
         std::string model;
         std::string plan;
-        size_t n_ctx = 0;          ///< tokens that the program asked for
+        size_t n_ctx = 0;  ///< tokens that the program asked for
         size_t n_seq_max = 0;
-        size_t budget = 0;         ///< bytes of --kv-budget, 0 = none
-        size_t planned = 0;        ///< bytes of one sequence that fills the context
+        size_t budget = 0;   ///< bytes of --kv-budget, 0 = none
+        size_t planned = 0;  ///< bytes of one sequence that fills the context
     };
     explicit ContextMetrics(Facts facts) : facts_(std::move(facts)) {}
     [[nodiscard]] const Facts& facts() const noexcept { return facts_; }
@@ -39,11 +39,11 @@ class ContextMetrics {
         void add(uint64_t n) noexcept { value.store(get() + n, std::memory_order_relaxed); }
         [[nodiscard]] uint64_t get() const noexcept { return value.load(std::memory_order_relaxed); }
     };
-    Counter attention_ns;  ///< wall time in our attention, of the first of llama.cpp's threads
-    Counter batches;       ///< decoded
-    Counter tokens;        ///< decoded
-    Counter no_space;      ///< batches answered with llama.cpp's "no space"
-    Counter failed;        ///< batches that failed otherwise
+    Counter attention_ns;              ///< wall time in our attention, of the first of llama.cpp's threads
+    Counter batches;                   ///< decoded
+    Counter tokens;                    ///< decoded
+    Counter no_space;                  ///< batches answered with llama.cpp's "no space"
+    Counter failed;                    ///< batches that failed otherwise
     Counter saved, restored, refused;  ///< sequence snapshots
 
   private:

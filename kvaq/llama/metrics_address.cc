@@ -24,7 +24,8 @@ std::string MetricsAddress::url(int bound_port) const {
 MetricsAddress parse_metrics_address(const std::string& text) {
     constexpr const char* kPublic = ",public";
     const bool is_public = text.ends_with(kPublic);
-    const std::string address = is_public ? text.substr(0, text.size() - std::char_traits<char>::length(kPublic)) : text;
+    const std::string address =
+        is_public ? text.substr(0, text.size() - std::char_traits<char>::length(kPublic)) : text;
     const size_t colon = address.rfind(':');
     if (colon == std::string::npos) refuse(text);
     MetricsAddress out;

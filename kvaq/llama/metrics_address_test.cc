@@ -26,16 +26,34 @@ TEST(MetricsAddress, TakesLoopbackAddresses) {
 }
 
 TEST(MetricsAddress, AnAddressForOtherMachinesMustBeMeant) {
-    for (const char* address : {"0.0.0.0:9464", "192.168.1.2:9464", "[::]:9464", "128.0.0.1:9464", "[::ffff:127.0.0.1]:1"}) {
+    for (const char* address :
+         {"0.0.0.0:9464", "192.168.1.2:9464", "[::]:9464", "128.0.0.1:9464", "[::ffff:127.0.0.1]:1"}) {
         EXPECT_NE(refusal(address).find(std::string(address) + ",public"), std::string::npos) << address;
         EXPECT_FALSE(parse_metrics_address(std::string(address) + ",public").loopback) << address;
     }
 }
 
 TEST(MetricsAddress, RefusesWhatIsNoAddress) {
-    for (const char* text : {"", ":", "9464", "127.0.0.1", "127.0.0.1:", ":9464", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1",
-                             "127.0.0.1:99999999999999999999", "127.0.0.1:80 ", "127.0.0.1: 80", "::1:80", "[::1:80", "[]:80", "host.example:80",
-                             "127.0.0.256:80", "127.0.0.1:80,private", ",public", "http://127.0.0.1:80"}) {
+    for (const char* text : {"",
+                             ":",
+                             "9464",
+                             "127.0.0.1",
+                             "127.0.0.1:",
+                             ":9464",
+                             "127.0.0.1:x",
+                             "127.0.0.1:65536",
+                             "127.0.0.1:-1",
+                             "127.0.0.1:99999999999999999999",
+                             "127.0.0.1:80 ",
+                             "127.0.0.1: 80",
+                             "::1:80",
+                             "[::1:80",
+                             "[]:80",
+                             "host.example:80",
+                             "127.0.0.256:80",
+                             "127.0.0.1:80,private",
+                             ",public",
+                             "http://127.0.0.1:80"}) {
         EXPECT_NE(refusal(text).find("HOST:PORT"), std::string::npos) << text;
     }
 }

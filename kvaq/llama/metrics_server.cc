@@ -120,8 +120,9 @@ std::string start_metrics_server() {
     return server->url();
 #else
     (void)parse_metrics_address(text);
-    throw Error(ErrorCode::kUnsupported, "this build serves no metrics", "cpp-httplib, which llama.cpp's source brings", "none",
-                "Build with -DKVAQ_HTTPLIB_DIR=<llama.cpp>/vendor/cpp-httplib, or leave out --kv-metrics (KVAQ_METRICS)");
+    throw Error(
+        ErrorCode::kUnsupported, "this build serves no metrics", "cpp-httplib, which llama.cpp's source brings", "none",
+        "Build with -DKVAQ_HTTPLIB_DIR=<llama.cpp>/vendor/cpp-httplib, or leave out --kv-metrics (KVAQ_METRICS)");
 #endif
 }
 

@@ -8,15 +8,27 @@ namespace kvaq {
 namespace {
 
 CacheUse use_of(size_t n) {
-    return {.packed = n, .open = 2 * n, .sinks = 3 * n, .tables = 4 * n, .allocated = 5 * n, .shared = 6 * n, .n_tokens = 7 * n,
-            .n_sequences = 8 * n, .n_elements = 9 * n, .n_tiles = 10 * n, .n_tiles_sealed = 11 * n, .n_tiles_evicted = n};
+    return {.packed = n,
+            .open = 2 * n,
+            .sinks = 3 * n,
+            .tables = 4 * n,
+            .allocated = 5 * n,
+            .shared = 6 * n,
+            .n_tokens = 7 * n,
+            .n_sequences = 8 * n,
+            .n_elements = 9 * n,
+            .n_tiles = 10 * n,
+            .n_tiles_sealed = 11 * n,
+            .n_tiles_evicted = n};
 }
 
 TEST(Metrics, NamesFromFilesCannotAddLinesOrLabels) {
-    const auto metrics = std::make_shared<ContextMetrics>(
-        ContextMetrics::Facts{.model = "a\"b\\c\nd\x01\x7F", .plan = "\xC3\xA9t\xC3\xA9 \xFF\xC3", .n_ctx = 7, .n_seq_max = 1});
+    const auto metrics = std::make_shared<ContextMetrics>(ContextMetrics::Facts{
+        .model = "a\"b\\c\nd\x01\x7F", .plan = "\xC3\xA9t\xC3\xA9 \xFF\xC3", .n_ctx = 7, .n_seq_max = 1});
     const std::string text = prometheus_text({{.number = 3, .metrics = metrics}});
-    EXPECT_NE(text.find("kvaq_cache_info{context=\"3\",model=\"a\\\"b\\\\c\\nd\",plan=\"\xC3\xA9t\xC3\xA9 \"} 1\n"), std::string::npos) << text;
+    EXPECT_NE(text.find("kvaq_cache_info{context=\"3\",model=\"a\\\"b\\\\c\\nd\",plan=\"\xC3\xA9t\xC3\xA9 \"} 1\n"),
+              std::string::npos)
+        << text;
     EXPECT_NE(text.find("\nkvaq_context_tokens{context=\"3\"} 7\n"), std::string::npos) << text;
 }
 

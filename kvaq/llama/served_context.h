@@ -57,9 +57,9 @@ struct ServedContext {
     llama_context* ctx = nullptr;
     ModelShape shape;
     std::unique_ptr<AttentionHandler> handler;
-    KvCache* cache = nullptr;  ///< handler, if it is one
+    KvCache* cache = nullptr;                 ///< handler, if it is one
     std::shared_ptr<ContextMetrics> metrics;  ///< of the cache; null without one
-    uint32_t n_ctx = 0;        ///< what the program asked for, as llama.cpp would have rounded it
+    uint32_t n_ctx = 0;                       ///< what the program asked for, as llama.cpp would have rounded it
     uint32_t n_ctx_seq = 0;
     size_t n_seq_max = 1;
     size_t n_ubatch = 1;  ///< tokens of the largest micro-batch

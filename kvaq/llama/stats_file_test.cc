@@ -114,7 +114,8 @@ TEST(StatsFile, NoticesEveryChangedBitAndEveryTruncation) {
     write_stats(stats, path);
     const std::vector<std::byte> good = read_file(path);
     const auto refused = [&](std::span<const std::byte> bytes) {
-        std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        std::ofstream(path, std::ios::binary)
+            .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
         try {
             (void)read_stats(path);
         } catch (const Error& error) {

@@ -97,7 +97,8 @@ Contents contents_of(const KvCache& cache) {
         out.positions.push_back(cache.seq_pos_max(s));
     }
     const CacheUse use = cache.use();
-    out.use = {use.packed, use.open, use.sinks, use.tables, use.allocated, use.shared, use.n_tokens, use.n_sequences, use.n_tiles};
+    out.use = {use.packed, use.open,     use.sinks,       use.tables, use.allocated,
+               use.shared, use.n_tokens, use.n_sequences, use.n_tiles};
     return out;
 }
 
@@ -107,7 +108,8 @@ struct Prepared {
     std::vector<BatchToken> batch;
     std::vector<Rows> rows;
     RopeRule rope;
-    Prepared(const ModelShape& model, std::vector<TestToken> all, size_t rope_dims) : tokens(std::move(all)), rope(rope_of(rope_dims)) {
+    Prepared(const ModelShape& model, std::vector<TestToken> all, size_t rope_dims)
+        : tokens(std::move(all)), rope(rope_of(rope_dims)) {
         for (const TestToken& token : tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
         for (const LayerShape& shape : model.layers) {
             rows.push_back(rows_of(shape, tokens));
@@ -157,7 +159,9 @@ struct Setting {
 class AllocationFailure : public testing::TestWithParam<Setting> {
   protected:
     AllocationFailure()
-        : model_(small_model(16, 16, GetParam().sliding)), plan_(plan_of(GetParam().plan, model_)), cache_(make()),
+        : model_(small_model(16, 16, GetParam().sliding)),
+          plan_(plan_of(GetParam().plan, model_)),
+          cache_(make()),
           reference_(make_reference_handler(plan_, kSequences, 100000)) {
         // A sequence with sealed pages, one that shares its beginning, one that was shifted.
         both(text(0, 0, 190));
@@ -230,7 +234,8 @@ TEST_P(AllocationFailure, LeavesEverythingAsItWas) {
     std::vector<std::byte> saved;
     every_allocation("save_sequence", [&] { saved = cache_->save_sequence(0); });
     every_allocation("sequence_bytes", [&] { ASSERT_EQ(cache_->sequence_bytes(0), saved.size()); });
-    every_allocation("seq_rm of a tail inside a sealed page", [&] { ASSERT_TRUE(cache_->seq_rm(3, slides ? 170 : 100, -1)); });
+    every_allocation("seq_rm of a tail inside a sealed page",
+                     [&] { ASSERT_TRUE(cache_->seq_rm(3, slides ? 170 : 100, -1)); });
     ASSERT_TRUE(reference_->seq_rm(3, slides ? 170 : 100, -1));
     every_allocation_of_batch("copy on write", text(3, slides ? 170 : 100, 3, 8));
     if (!slides) {
@@ -305,8 +310,9 @@ std::string name_of(const testing::TestParamInfo<Setting>& info) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Plans, AllocationFailure,
-                         testing::Values(Setting{"k4v2-rot-w20-s4", 0, true}, Setting{"k4v2-rot-w20-s4", 0, false}, Setting{"klt", 0, true},
-                                         Setting{"k4v4-lm-s4", 70, true}, Setting{"k4v4-lm-s4", 70, false}),
+                         testing::Values(Setting{"k4v2-rot-w20-s4", 0, true}, Setting{"k4v2-rot-w20-s4", 0, false},
+                                         Setting{"klt", 0, true}, Setting{"k4v4-lm-s4", 70, true},
+                                         Setting{"k4v4-lm-s4", 70, false}),
                          name_of);
 
 }  // namespace

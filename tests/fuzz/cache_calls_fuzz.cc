@@ -14,8 +14,10 @@ namespace {
 class Game {
   public:
     explicit Game(Choices& choices)
-        : choices_(choices), mode_(choices.below(2) == 0 ? AttentionMode::kExact : AttentionMode::kIntegers),
-          sliding_(kSlidingWindows[static_cast<size_t>(choices.below(kSlidingWindows.size()))]), model_(tiny_model(sliding_)),
+        : choices_(choices),
+          mode_(choices.below(2) == 0 ? AttentionMode::kExact : AttentionMode::kIntegers),
+          sliding_(kSlidingWindows[static_cast<size_t>(choices.below(kSlidingWindows.size()))]),
+          model_(tiny_model(sliding_)),
           plan_(plan_of(kPlans[static_cast<size_t>(choices.below(kPlans.size()))], model_)),
           cache_(make_kv_cache(plan_, {.n_seq_max = kSequences,
                                        .n_ctx = kContext,
@@ -70,8 +72,8 @@ class Game {
         const double most = mode_ == AttentionMode::kExact ? kTolerance : kIntegerTolerance;
         for (size_t i = 0; i < got.size(); ++i) {
             if (!(std::fabs(static_cast<double>(got[i]) - static_cast<double>(wanted[i])) <= most)) {
-                std::fprintf(stderr, "%s, output %zu: %g, reference %g\n", plan_.name.c_str(), i, static_cast<double>(got[i]),
-                             static_cast<double>(wanted[i]));
+                std::fprintf(stderr, "%s, output %zu: %g, reference %g\n", plan_.name.c_str(), i,
+                             static_cast<double>(got[i]), static_cast<double>(wanted[i]));
                 FUZZ_CHECK(false);
             }
         }
@@ -84,7 +86,8 @@ class Game {
         const auto salt = static_cast<uint32_t>(++n_moves_);
         switch (choices_.below(16)) {
             case 0: {  // shorten
-                const int32_t from = choices_.below(2) == 0 ? choices_.below(n + 1) : std::max(0, n - choices_.below(70));
+                const int32_t from =
+                    choices_.below(2) == 0 ? choices_.below(n + 1) : std::max(0, n - choices_.below(70));
                 edit(seq, [&](AttentionHandler& h) { return h.seq_rm(seq, from, -1); });
                 break;
             }
@@ -108,7 +111,8 @@ class Game {
                 FUZZ_CHECK(cache_->seq_rm(dst, -1, -1) && reference_->seq_rm(dst, -1, -1));
                 FUZZ_CHECK(cache_->seq_cp(seq, dst, -1, -1) && reference_->seq_cp(seq, dst, -1, -1));
                 std::vector<TestToken> tokens;
-                for (int32_t i = 0; i < 1 + choices_.below(30); ++i) tokens.push_back({n + i, {std::min(seq, dst), std::max(seq, dst)}, salt});
+                for (int32_t i = 0; i < 1 + choices_.below(30); ++i)
+                    tokens.push_back({n + i, {std::min(seq, dst), std::max(seq, dst)}, salt});
                 decode(std::move(tokens));
                 break;
             }
@@ -167,7 +171,8 @@ class Game {
                 break;
             }
             default: {
-                std::vector<TestToken> tokens = text(seq, n, choices_.below(3) == 0 ? 1 + choices_.below(60) : 1 + choices_.below(3), salt);
+                std::vector<TestToken> tokens =
+                    text(seq, n, choices_.below(3) == 0 ? 1 + choices_.below(60) : 1 + choices_.below(3), salt);
                 const int32_t other = choices_.below(kSequences);
                 if (other != seq) {
                     const std::vector<TestToken> more = text(other, next(other), 1 + choices_.below(40), salt + 1000);

@@ -15,14 +15,20 @@ inline constexpr int32_t kSequences = 3;
 inline constexpr int32_t kContext = 400;
 inline constexpr int32_t kBatch = 100;
 
-inline constexpr std::array kPlans = {"f16", "k4v2-w20-s4", "k8v3-rot", "k3v2-kchan-g32-w70", "klt-s4", "k4v4-lm-w30", "q4_0", "k1v1.58-g32-s70"};
+inline constexpr std::array kPlans = {"f16",    "k4v2-w20-s4", "k8v3-rot", "k3v2-kchan-g32-w70",
+                                      "klt-s4", "k4v4-lm-w30", "q4_0",     "k1v1.58-g32-s70"};
 inline constexpr std::array kSlidingWindows = {0, 70, 20};
 
 inline ModelShape tiny_model(int32_t sliding_window) {
     ModelShape shape;
     shape.architecture = "test";
     shape.layers = {{.layer = 0, .n_heads = 2, .n_kv_heads = 1, .head_dim_k = 16, .head_dim_v = 8, .sliding_window = 0},
-                    {.layer = 2, .n_heads = 2, .n_kv_heads = 2, .head_dim_k = 8, .head_dim_v = 16, .sliding_window = sliding_window}};
+                    {.layer = 2,
+                     .n_heads = 2,
+                     .n_kv_heads = 2,
+                     .head_dim_k = 8,
+                     .head_dim_v = 16,
+                     .sliding_window = sliding_window}};
     return shape;
 }
 
@@ -34,7 +40,8 @@ class OneThread final : public Team {
 };
 
 /// begin, attend and end of one micro-batch, or rollback. Empty if there was no room.
-inline std::vector<float> run(AttentionHandler& handler, const ModelShape& model, const std::vector<TestToken>& tokens, bool keep = true) {
+inline std::vector<float> run(AttentionHandler& handler, const ModelShape& model, const std::vector<TestToken>& tokens,
+                              bool keep = true) {
     static const RopeRule rope = rope_of(8);
     std::vector<BatchToken> batch;
     for (const TestToken& token : tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});

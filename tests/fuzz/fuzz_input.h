@@ -37,10 +37,10 @@ class Choices {
 }  // namespace kvaq::fuzz
 
 /// A property that does not hold is a finding, in every build.
-#define FUZZ_CHECK(condition)                                                            \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
+#define FUZZ_CHECK(condition)                                                              \
+    do {                                                                                   \
+        if (!(condition)) {                                                                \
             std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
-            std::abort();                                                                \
-        }                                                                                \
+            std::abort();                                                                  \
+        }                                                                                  \
     } while (false)

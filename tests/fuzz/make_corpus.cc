@@ -16,7 +16,9 @@ namespace {
 using namespace kvaq;
 using namespace kvaq::fuzz;
 
-void put(const std::string& path, const std::vector<uint8_t>& bytes) { atomic_write(path, std::as_bytes(std::span(bytes))); }
+void put(const std::string& path, const std::vector<uint8_t>& bytes) {
+    atomic_write(path, std::as_bytes(std::span(bytes)));
+}
 
 /// Headers that declare far more than the file holds: nothing of that size may be allocated.
 void huge(const std::string& folder) {
@@ -39,7 +41,9 @@ void huge(const std::string& folder) {
     std::vector<uint8_t> out = header(0, 1);
     number(out, uint64_t{1} << 29, 8);
     put(folder + "/huge-key-name.gguf", out);
-    for (const auto& [name, type, count] : {std::tuple{"array", 12U, uint64_t{1} << 29}, {"strings", 8U, uint64_t{1} << 28}, {"bytes", 0U, uint64_t{1} << 30}}) {
+    for (const auto& [name, type, count] : {std::tuple{"array", 12U, uint64_t{1} << 29},
+                                            {"strings", 8U, uint64_t{1} << 28},
+                                            {"bytes", 0U, uint64_t{1} << 30}}) {
         out = header(0, 1);
         text(out, "kvaq.plan.layer");
         number(out, 9, 4);  // an array
@@ -86,9 +90,11 @@ void stats(const std::string& folder) {
     stats.joint = {{.key_bits = 3, .value_bits = 16, .window = 0, .kl = 0.1}};
     stats.lengths = {{.n_ctx = 4096, .short_ctx = 2048, .kl = 0.2, .short_kl = 0.1}};
     LayerStats layer;
-    layer.shape = {.layer = 2, .n_heads = 2, .n_kv_heads = 1, .head_dim_k = kDim, .head_dim_v = kDim, .sliding_window = 512};
+    layer.shape = {
+        .layer = 2, .n_heads = 2, .n_kv_heads = 1, .head_dim_k = kDim, .head_dim_v = kDim, .sliding_window = 512};
     HeadStats head;
-    for (std::vector<double>* m : {&head.key_second, &head.value_second, &head.query_second, &head.key_metric, &head.value_metric})
+    for (std::vector<double>* m :
+         {&head.key_second, &head.value_second, &head.query_second, &head.key_metric, &head.value_metric})
         m->assign(kDim * kDim, 0.5);
     head.key_mean.assign(kDim, 0.25);
     head.value_mean.assign(kDim, -1);
@@ -104,7 +110,8 @@ void snapshots(const std::string& folder) {
     for (uint8_t sliding = 0; sliding < kSlidingWindows.size(); ++sliding) {
         for (const uint8_t plan_index : {uint8_t{0}, uint8_t{1}, uint8_t{7}}) {
             const ModelShape model = tiny_model(kSlidingWindows[sliding]);
-            const auto cache = make_kv_cache(plan_of(kPlans[plan_index], model), {.n_seq_max = kSequences, .n_ctx = kContext, .max_batch_tokens = kBatch});
+            const auto cache = make_kv_cache(plan_of(kPlans[plan_index], model),
+                                             {.n_seq_max = kSequences, .n_ctx = kContext, .max_batch_tokens = kBatch});
             (void)run(*cache, model, text(0, 0, 100));
             if (sliding == 0) {
                 (void)cache->seq_rm(0, 10, 30);
@@ -138,7 +145,8 @@ int main(int argc, char** argv) {
         std::fputs("usage: kvaq_fuzz_corpus FOLDER\n", stderr);
         return 1;
     }
-    for (const auto& [name, make] : {std::pair{"plan_file", plans}, {"stats_file", stats}, {"snapshot", snapshots}, {"cache_calls", calls}}) {
+    for (const auto& [name, make] :
+         {std::pair{"plan_file", plans}, {"stats_file", stats}, {"snapshot", snapshots}, {"cache_calls", calls}}) {
         const std::string folder = std::string(argv[1]) + "/" + name;
         std::filesystem::create_directories(folder);
         make(folder);

@@ -15,10 +15,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         FUZZ_CHECK(!canonical_text(plan).empty());
         (void)cache_bytes(plan, 1000);
         const KvCacheOptions options{.n_seq_max = 1, .n_ctx = 128, .max_batch_tokens = 64};
-        const bool small = std::all_of(plan.layers.begin(), plan.layers.end(), [](const LayerPlan& layer) { return layer.shape.n_kv_heads <= 8; });
+        const bool small = std::all_of(plan.layers.begin(), plan.layers.end(),
+                                       [](const LayerPlan& layer) { return layer.shape.n_kv_heads <= 8; });
         if (small && plan.window <= 256 && plan.layers.size() < 20) (void)make_kv_cache(plan, options)->describe();
     } catch (const Error& error) {
-        FUZZ_CHECK(error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kMismatch || error.code() == ErrorCode::kInvalidArgument);
+        FUZZ_CHECK(error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kMismatch ||
+                   error.code() == ErrorCode::kInvalidArgument);
     }
     return 0;
 }

@@ -54,8 +54,19 @@ Bytes mutated(const std::vector<Bytes>& corpus, std::mt19937& random) {
                 bytes.resize(at);
                 break;
             case 4: {  // a number of 1 to 8 bytes becomes an extreme one
-                constexpr uint64_t kExtremes[] = {0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x100000000,
-                                                  0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF};
+                constexpr uint64_t kExtremes[] = {0,
+                                                  1,
+                                                  0x7F,
+                                                  0x80,
+                                                  0xFF,
+                                                  0x7FFF,
+                                                  0xFFFF,
+                                                  0x7FFFFFFF,
+                                                  0x80000000,
+                                                  0xFFFFFFFF,
+                                                  0x100000000,
+                                                  0x7FFFFFFFFFFFFFFF,
+                                                  0xFFFFFFFFFFFFFFFF};
                 const uint64_t value = kExtremes[below(std::size(kExtremes))];
                 const size_t width = size_t{1} << below(4);
                 if (at + width <= bytes.size()) std::memcpy(bytes.data() + at, &value, width);
@@ -63,13 +74,15 @@ Bytes mutated(const std::vector<Bytes>& corpus, std::mt19937& random) {
             }
             case 5: {  // some bytes again
                 const size_t count = std::min(1 + below(32), bytes.size() - at);
-                const Bytes part(bytes.begin() + static_cast<ptrdiff_t>(at), bytes.begin() + static_cast<ptrdiff_t>(at + count));
+                const Bytes part(bytes.begin() + static_cast<ptrdiff_t>(at),
+                                 bytes.begin() + static_cast<ptrdiff_t>(at + count));
                 bytes.insert(bytes.begin() + static_cast<ptrdiff_t>(below(bytes.size() + 1)), part.begin(), part.end());
                 break;
             }
             case 6: {  // some bytes less
                 const size_t count = std::min(1 + below(32), bytes.size() - at);
-                bytes.erase(bytes.begin() + static_cast<ptrdiff_t>(at), bytes.begin() + static_cast<ptrdiff_t>(at + count));
+                bytes.erase(bytes.begin() + static_cast<ptrdiff_t>(at),
+                            bytes.begin() + static_cast<ptrdiff_t>(at + count));
                 break;
             }
             default: {  // goes on as another one
@@ -127,6 +140,7 @@ int main(int argc, char** argv) {
         if (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() > seconds) break;
         run(mutated(corpus, random));
     }
-    std::printf("%zu files and %llu mutations of them (seed %u): nothing found\n", corpus.size(), static_cast<unsigned long long>(n), seed);
+    std::printf("%zu files and %llu mutations of them (seed %u): nothing found\n", corpus.size(),
+                static_cast<unsigned long long>(n), seed);
     return 0;
 }

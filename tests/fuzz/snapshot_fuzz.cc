@@ -29,12 +29,14 @@ void try_snapshot(Choices choices) {
     Sha256 hash;
     hash.update(bytes);
     const auto digest = hash.digest();
-    bytes.insert(bytes.end(), reinterpret_cast<const std::byte*>(digest.data()), reinterpret_cast<const std::byte*>(digest.data()) + digest.size());
+    bytes.insert(bytes.end(), reinterpret_cast<const std::byte*>(digest.data()),
+                 reinterpret_cast<const std::byte*>(digest.data()) + digest.size());
     const int32_t target = choices.below(2);  // the empty sequence, or instead of the other one
     try {
         cache->load_sequence(target, bytes);
     } catch (const Error& error) {
-        FUZZ_CHECK(error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kMismatch || error.code() == ErrorCode::kOutOfMemory);
+        FUZZ_CHECK(error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kMismatch ||
+                   error.code() == ErrorCode::kOutOfMemory);
         FUZZ_CHECK(cache->save_sequence(1) == other && cache->seq_pos_max(0) == -1);
         return;
     }
