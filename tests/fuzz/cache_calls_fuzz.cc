@@ -11,6 +11,16 @@
 namespace kvaq::fuzz {
 namespace {
 
+/// Said at the end of the program.
+struct Count {
+    uint64_t n_calls = 0;
+    ~Count() { std::printf("%llu operations\n", static_cast<unsigned long long>(n_calls)); }
+};
+Count& count() {
+    static Count count;
+    return count;
+}
+
 class Game {
   public:
     explicit Game(Choices& choices)
@@ -29,6 +39,7 @@ class Game {
         for (int n = 0; !choices_.empty() && n < 400; ++n) {
             move();
             check();
+            ++count().n_calls;
         }
     }
 
