@@ -2,7 +2,7 @@
 """What a llama-server's slot files survive; prints what it saw as JSON.
 
   faults_client.py kill SERVER MODEL FOLDER ROUNDS   kill -9 at a random moment of a save, ROUNDS times
-  faults_client.py names SERVER MODEL FOLDER         file names that lead elsewhere, full and read-only folders
+  faults_client.py names SERVER MODEL FOLDER         file names that lead elsewhere; under a plan also full and read-only folders
 
 KVAQ_TEST_PLAN and KVAQ_TEST_PRELOAD as in server_client.py. Judging is faults_test.cc's work."""
 import json
@@ -17,7 +17,7 @@ import time
 
 from server_client import Serving, post
 
-STORY = "Once upon a time there was a lighthouse keeper who counted the ships that passed. " * 60
+STORY = "Once upon a time there was a lighthouse keeper who counted the ships that passed. " * 30
 NAMES = ["../out.bin", "..", ".", "", "/tmp/kvaq-faults-out.bin", "a/../../out.bin", "sub/out.bin", "sub\\out.bin", "out\n.bin", "out\u0000.bin", "~/out.bin ", " out.bin",
          "out.bin.", "C:\\out.bin", "\u2215out", "x" * 400]
 
@@ -56,7 +56,8 @@ def kill(program, model, folder, rounds):
             found = {"restore": status, "n_restored": answer.get("n_restored"), "again": complete(server.port)}
             # Every other file here must be whole as well, or be refused; the server goes on either way.
             found["left"] = {name: restore(server.port, name)[0] for name in os.listdir(folder) if name != "state.bin"}
-            found["after"] = complete(server.port)["text"]
+            if found["left"]:
+                restore(server.port)
 
             def save_over_and_over():
                 try:
@@ -90,7 +91,7 @@ def in_own_mounts(command, folder):
 
 def limit_file_size():
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then writes fail with EFBIG
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, 3 << 20))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, 2 << 20))
 
 
 def names(program, model, folder):
@@ -105,8 +106,10 @@ def names(program, model, folder):
             [name for name in ("/tmp/kvaq-faults-out.bin",) if os.path.exists(name)]
         seen["made_here"] = sorted(os.listdir(folder))
         seen.update(server.end())
-    # A slot folder of 3 MiB: a short slot fits (f16 pages of 64 tokens: 1.4 MiB), a long one does not.
-    prefix = in_own_mounts("mount -t tmpfs -o size=3m tmpfs \"$F\"", folder)
+    if "KVAQ_TEST_PLAN" not in os.environ:
+        return seen  # the rest is about our files
+    # A slot folder of 2 MiB: a short slot fits (f16 pages of 64 tokens: 1.4 MiB), a long one does not.
+    prefix = in_own_mounts("mount -t tmpfs -o size=2m tmpfs \"$F\"", folder)
     seen["full_by"] = "tmpfs" if prefix else "RLIMIT_FSIZE"
     with Serving(program, model, flags(folder), prefix=prefix, preexec=None if prefix else limit_file_size) as server:
         short = complete(server.port, "Hello there, how are you")
