@@ -44,7 +44,7 @@ Plan plan_of(const std::string& name, const Heads& heads) {
                                 .head_dim_k = heads.head_dim,
                                 .head_dim_v = heads.head_dim});
     }
-    if (name != "klt") return make_uniform_plan(parse_preset(name), shape);
+    if (name != "klt" && name != "tcq") return make_uniform_plan(parse_preset(name), shape);
     Plan plan = make_uniform_plan(parse_preset("k4v4-s4"), shape);
     for (LayerPlan& layer : plan.layers) {
         for (HeadPlan& head : layer.heads) {
@@ -54,7 +54,7 @@ Plan plan_of(const std::string& name, const Heads& heads) {
                 std::vector<uint8_t> bits;
                 for (size_t i = 0; i < n; ++i)
                     bits.push_back(static_cast<uint8_t>(i < n / 4 ? 5 : i < n / 2 ? 4 : i < n * 3 / 4 ? 3 : 2));
-                codec.transform = make_transform_codec(codec.transform->fit, bits);
+                codec.transform = make_transform_codec(codec.transform->fit, bits, name == "tcq");
                 return codec;
             };
             head.key = spec(Side::kKey, 2);
@@ -168,7 +168,7 @@ void register_all() {
         benchmark::RegisterBenchmark(name.c_str(), run)->Unit(benchmark::kMicrosecond);
     };
     for (const auto& [shape, heads] : shapes) {
-        for (const std::string plan : {"f16", "k4v4-rot-s4", "k4v2-rot-s4", "klt"}) {
+        for (const std::string plan : {"f16", "k4v4-rot-s4", "k4v2-rot-s4", "klt", "tcq"}) {
             for (const int32_t depth : {4096, 8192}) {
                 add("decode/" + shape + "/" + plan + "/" + std::to_string(depth),
                     [=](benchmark::State& state) { attend(state, plan, heads, depth, 1); });

@@ -99,7 +99,7 @@ TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
 INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
                          testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70",
                                          "k5v6-rotk-s8", "k2v1.58-g32", "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0",
-                                         "k4v3-lm-s4", "klt", "klt-w40-s4"));
+                                         "k4v3-lm-s4", "k3v2-tcq-s4", "klt", "klt-w40-s4"));
 
 TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
     const std::vector<float> sink_logits = {0.5F, -1.0F, 2.0F, 0.0F, 1.0F, -3.0F};

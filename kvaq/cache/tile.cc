@@ -13,6 +13,7 @@
 #include "kvaq/quant/bit_planes.h"
 #include "kvaq/quant/hadamard.h"
 #include "kvaq/quant/transform.h"
+#include "kvaq/quant/trellis.h"
 
 namespace kvaq {
 namespace {
@@ -207,6 +208,24 @@ void encode_affine(const TileLayout& layout, const Band& band, Scratch& s, std::
     pack_codes(spec.bits, {s.ordered.data(), band_codes(layout, band)}, packed + band.codes_offset);
 }
 
+/// Level of one element of a transform codec's band (channel counts from the band's first).
+double transform_level(const TileLayout& layout, const Band& band, const std::byte* packed, size_t token,
+                       size_t channel) {
+    const auto bits = static_cast<unsigned>(band.bits);
+    const size_t index = code_index(layout, band, token, channel);
+    const auto code = [&](size_t at) {
+        return unpack_code(band.bits, band_codes(layout, band), packed + band.codes_offset, at);
+    };
+    if (band.coding == BandCoding::kTrellis) {
+        std::array<uint8_t, kTrellisCell> codes;
+        const size_t cell = index / kTrellisCell * kTrellisCell;
+        for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(code(cell + i));
+        return static_cast<double>(trellis_levels(bits)[trellis_window(bits, codes.data(), index - cell)]);
+    }
+    return bits == 8 ? static_cast<double>(code(index)) - 128
+                     : static_cast<double>(layout.spec.transform->fit->levels[bits][code(index)]);
+}
+
 }  // namespace
 
 size_t band_codes(const TileLayout& layout, const Band& band) noexcept {
@@ -284,7 +303,9 @@ TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, s
             band.first_channel = static_cast<uint16_t>(first * unit);
             band.n_channels = static_cast<uint16_t>(std::min(end * unit, head_dim) - first * unit);
             band.bits = static_cast<CodeBits>(codec.unit_bits[first]);
-            band.coding = BandCoding::kCodebook;
+            band.coding = codec.trellis && codec.unit_bits[first] >= 1 && codec.unit_bits[first] <= kTrellisMostBits
+                              ? BandCoding::kTrellis
+                              : BandCoding::kCodebook;
             band.codes_offset = layout.bytes;
             band.codes_bytes = codec.unit_bits[first] == 0 ? 0 : code_bytes(band.bits, band_codes(layout, band));
             layout.bytes += band.codes_bytes;
@@ -380,15 +401,12 @@ void decode_tile_reference(const TileLayout& layout, const std::byte* packed, do
                 double value = 0;
                 if (band.coding == BandCoding::kFloat16) {
                     value = get_f16(packed, band.codes_offset, f16_index(layout, t, c));
-                } else if (band.coding == BandCoding::kCodebook) {
+                } else if (layout.spec.transform != nullptr) {
                     const TransformFit& fit = *layout.spec.transform->fit;
                     const auto bits = static_cast<size_t>(band.bits);
                     value = static_cast<double>(fit.offset[c]);
                     if (bits > 0) {
-                        const uint32_t code = unpack_code(band.bits, band_codes(layout, band),
-                                                          packed + band.codes_offset, code_index(layout, band, t, i));
-                        const double level =
-                            bits == 8 ? static_cast<double>(code) - 128 : static_cast<double>(fit.levels[bits][code]);
+                        const double level = transform_level(layout, band, packed, t, i);
                         const double gain =
                             static_cast<double>(transform_gain(static_cast<uint8_t>(packed[layout.gain_offset + t])));
                         value += gain * static_cast<double>(fit.scale[c]) * level;

@@ -29,7 +29,7 @@ enum class BandCoding : uint8_t {
     kFloat16,  ///< raw binary16
     kAffine,   ///< x = code * scale + offset, scale and offset per group in the parameter section
     kCodebook,  ///< transform codecs: x = gain[token] * scale[channel] * level[code] + offset[channel]; 0 bits: x = offset
-    // Room kept (ids are part of the format): kTrellis = 3.
+    kTrellis,  ///< as kCodebook, the level by a window of codes of the same 64-byte cell in code order (kvaq/quant/trellis.h)
 };
 
 struct Band {

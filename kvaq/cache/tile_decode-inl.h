@@ -147,6 +147,69 @@ static void levels(const CodePlanes& planes, const uint8_t* table, uint8_t* cell
     });
 }
 
+// Windows of a whole cell from its codes, 64 bytes in a register or in memory; then their levels.
+#if defined(__AVX512VBMI__)
+template <unsigned kBy>
+struct RotateIndex {
+    alignas(64) char at[64] = {};
+    constexpr RotateIndex() {
+        for (unsigned i = 0; i < 64; ++i) at[i] = static_cast<char>((i + 64 - kBy) % 64);
+    }
+};
+
+// Byte i from byte i - kBy.
+template <unsigned kBy>
+static inline VecU rotate_bytes(VecU bytes) {
+    static constexpr RotateIndex<kBy> kFrom;
+    return (VecU)_mm512_maskz_permutexvar_epi8(~__mmask64{0}, _mm512_load_si512(kFrom.at), (__m512i)bytes);
+}
+
+// Bit j of every byte: the bit of the byte j before; `last` holds bit 0 of every byte, already one byte on.
+template <unsigned kCount>
+static inline VecU history(VecU last) {
+    if constexpr (kCount == 1) {
+        return last;
+    } else {
+        constexpr unsigned kHalf = kCount > 4 ? 4 : kCount > 2 ? 2 : 1;
+        return history<kHalf>(last) | (rotate_bytes<kHalf>(history<kCount - kHalf>(last)) << kHalf);
+    }
+}
+
+template <unsigned kBits>
+static inline VecU trellis_cell(const uint8_t* table, VecU codes) {
+    const VecU windows = codes | (history<8 - kBits>(rotate_bytes<1>(codes & 0x01010101U)) << kBits);
+    const __m512i low =
+        _mm512_permutex2var_epi8(_mm512_loadu_si512(table), (__m512i)windows, _mm512_loadu_si512(table + 64));
+    const __m512i high =
+        _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), (__m512i)windows, _mm512_loadu_si512(table + 192));
+    return (VecU)_mm512_mask_blend_epi8(_mm512_movepi8_mask((__m512i)windows), low, high);
+}
+#endif
+
+static void trellis(const CodePlanes& planes, const uint8_t* table, uint8_t* cells, size_t cell_stride) {
+    with_bits(planes, [&]<unsigned kLow, unsigned kHigh>() {
+        constexpr unsigned kBits = kLow + kHigh;
+        if constexpr (kBits < 8) {
+            walk_cells<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU codes) {
+                uint8_t* cell = cells + quad * cell_stride + lane / 16 * 64;
+#if defined(__AVX512VBMI__)
+                *reinterpret_cast<VecU*>(cell) = trellis_cell<kBits>(table, codes);
+#else
+                *reinterpret_cast<VecU*>(cell + lane % 16 * 4) = codes;
+                if (lane % 16 + KVAQ_LANES < 16) return;
+                unsigned state = 0;
+                for (size_t i = 64 - (8 - kBits); i < 64; ++i) state = state << 1 | (cell[i] & 1U);
+                for (size_t i = 0; i < 64; ++i) {
+                    const unsigned code = cell[i];
+                    cell[i] = table[code | (state << kBits & 0xFFU)];
+                    state = state << 1 | (code & 1U);
+                }
+#endif
+            });
+        }
+    });
+}
+
 static void to_float(const float16* from, size_t n, float* to) {
     size_t i = 0;
     for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
@@ -155,4 +218,4 @@ static void to_float(const float16* from, size_t n, float* to) {
     for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }
 
-static const DecodeKernels kTable = {affine, codebook, levels, to_float};
+static const DecodeKernels kTable = {affine, codebook, levels, trellis, to_float};

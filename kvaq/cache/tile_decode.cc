@@ -7,6 +7,7 @@
 #include "kvaq/quant/affine.h"
 #include "kvaq/quant/bit_planes.h"
 #include "kvaq/quant/transform.h"
+#include "kvaq/quant/trellis.h"
 
 namespace kvaq {
 
@@ -102,6 +103,7 @@ void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, con
                      float* out) noexcept {
     constexpr size_t kMaxLanes = 512;
     static constexpr std::array<float, kMaxLanes> kZeros = {};
+    alignas(64) thread_local std::array<uint8_t, kMaxElements> levels;
     const TransformFit& fit = *layout.spec.transform->fit;
     const size_t tile = layout.tile_tokens;
     const bool key = layout.side == Side::kKey;
@@ -128,13 +130,20 @@ void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, con
             }
             continue;
         }
+        CodePlanes planes = code_planes(layout, band, packed, nullptr);
         std::array<float, 64> table = {};
-        if (bits <= 6) {
+        const bool trellis = band.coding == BandCoding::kTrellis;
+        if (trellis) {  // to levels + 128, which are 8-bit codes
+            kernels.trellis(planes, trellis_table(static_cast<unsigned>(bits)), levels.data(), planes.n_lanes16 * 64);
+            planes.low = levels.data();
+            planes.low_bits = 8;
+            planes.high_bits = 0;
+        } else if (bits <= 6) {
             for (size_t i = 0; i < fit.levels[bits].size(); ++i) table[i] = static_cast<float>(fit.levels[bits][i]);
         }
-        kernels.codebook({.planes = code_planes(layout, band, packed, nullptr),
+        kernels.codebook({.planes = planes,
                           .ld_out = ld_out,
-                          .table = bits == 8 ? nullptr : table.data(),
+                          .table = bits == 8 || trellis ? nullptr : table.data(),
                           .quad_scale = key ? scale.data() : gains.data(),
                           .quad_offset = key ? offset.data() : kZeros.data(),
                           .lane_scale = key ? gains.data() : scale.data(),
@@ -144,6 +153,17 @@ void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, con
 }
 
 }  // namespace
+
+const uint8_t* trellis_table(unsigned bits) noexcept {
+    static const auto tables = [] {
+        std::array<std::array<uint8_t, 256>, kTrellisMostBits> all;
+        for (unsigned b = 1; b <= kTrellisMostBits; ++b) {
+            for (size_t i = 0; i < 256; ++i) all[b - 1][i] = static_cast<uint8_t>(trellis_levels(b)[i] + 128);
+        }
+        return all;
+    }();
+    return tables[bits - 1].data();
+}
 
 CodePlanes code_planes(const TileLayout& layout, const Band& band, const std::byte* packed, uint8_t* codes) noexcept {
     const bool key = layout.side == Side::kKey;

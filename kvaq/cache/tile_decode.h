@@ -47,8 +47,13 @@ struct DecodeKernels {
     void (*codebook)(const CodebookJob& job, float* out);
     /// cells[quad * cell_stride + lane * 4 + i] = table[code], table of 64 bytes; null or 8 bits: the code itself.
     void (*levels)(const CodePlanes& planes, const uint8_t* table, uint8_t* cells, size_t cell_stride);
+    /// The same for trellis codes: table [256] by window (kvaq/quant/trellis.h).
+    void (*trellis)(const CodePlanes& planes, const uint8_t* table, uint8_t* cells, size_t cell_stride);
     void (*to_float)(const float16* from, size_t n, float* to);
 };
+
+/// trellis_levels + 128, [256].
+[[nodiscard]] const uint8_t* trellis_table(unsigned bits) noexcept;
 
 /// Planes of a band; ternary codes are spread into `codes` (band_codes bytes).
 [[nodiscard]] CodePlanes code_planes(const TileLayout& layout, const Band& band, const std::byte* packed,

@@ -23,13 +23,18 @@ void read_codebook(const DecodeKernels& kernels, const TileLayout& layout, const
     for (const Band& band : layout.bands) {
         const auto bits = static_cast<size_t>(band.bits);
         if (bits == 0) continue;
+        const size_t first = layout.side == Side::kKey ? band.first_channel / 4 * levels.cell_stride
+                                                       : band.first_channel / 16 * size_t{64};
+        if (band.coding == BandCoding::kTrellis) {
+            kernels.trellis(code_planes(layout, band, packed, nullptr), trellis_table(static_cast<unsigned>(bits)),
+                            &levels.cells[first], levels.cell_stride);
+            continue;
+        }
         alignas(64) std::array<uint8_t, 64> table;
         if (bits <= 6) {
             for (size_t i = 0; i < fit.levels[bits].size(); ++i)
                 table[i] = static_cast<uint8_t>(fit.levels[bits][i] + kBias);
         }
-        const size_t first = layout.side == Side::kKey ? band.first_channel / 4 * levels.cell_stride
-                                                       : band.first_channel / 16 * size_t{64};
         kernels.levels(code_planes(layout, band, packed, nullptr), bits == 8 ? nullptr : table.data(),
                        &levels.cells[first], levels.cell_stride);
     }

@@ -9,6 +9,7 @@
 #include "kvaq/quant/bit_planes.h"
 #include "kvaq/quant/hadamard.h"
 #include "kvaq/quant/transform.h"
+#include "kvaq/quant/trellis.h"
 
 namespace kvaq {
 namespace {
@@ -17,6 +18,8 @@ constexpr size_t kMaxDim = 512;
 constexpr size_t kMaxTile = 128;
 /// Gains tried around the one that fits the token's energy, in 16ths of an octave.
 constexpr std::array kTries = {0, -8, -4, 4, 8, 12};
+constexpr std::array kTrellisTries = {0, 1, 2, 4, 7, 11};
+static_assert(kTries.size() == kTrellisTries.size());
 
 constexpr size_t kLanes = 16;
 constexpr float kRound = 12582912.0F;  ///< 1.5 * 2^23: adding and taking it away rounds |x| < 2^22 half to even
@@ -28,6 +31,28 @@ struct Scratch {
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> codes;  // [codec channel][token]
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> ordered;
 };
+
+/// Trellis codes of a band's first channels [channel][token] at these gains, in code order: the cells are the trellis's.
+void quantize_cells(const TileLayout& layout, const Band& band, const float* u, const float* inverse,
+                    uint8_t* ordered) noexcept {
+    const size_t n = layout.tile_tokens;
+    const bool key = layout.side == Side::kKey;
+    const size_t lane_blocks = ((key ? n : size_t{band.n_channels}) + 15) / 16;
+    const size_t n_quads = (key ? size_t{band.n_channels} : n) / 4;
+    std::array<float, kTrellisCell> x;
+    for (size_t quad = 0; quad < n_quads; ++quad) {
+        for (size_t block = 0; block < lane_blocks; ++block) {
+            for (size_t i = 0; i < kTrellisCell; ++i) {
+                const size_t lane = 16 * block + i / 4;
+                const size_t t = key ? lane : 4 * quad + i % 4;
+                const size_t c = key ? 4 * quad + i % 4 : lane;
+                x[i] = c < band.n_channels ? u[c * n + t] * inverse[t] : 0.0F;
+            }
+            trellis_encode(static_cast<unsigned>(band.bits), x.data(),
+                           ordered + (quad * lane_blocks + block) * kTrellisCell);
+        }
+    }
+}
 
 struct alignas(64) Row : std::array<float, kMaxTile> {};
 
@@ -99,6 +124,20 @@ KVAQ_CLONES void add_error(const float* __restrict u, size_t n, const Codebook& 
     }
 }
 
+/// The same with the errors that trellis codes make on average.
+KVAQ_CLONES void add_trellis_error(const float* __restrict u, size_t n, const float* __restrict errors, const Row& gain,
+                                   const Row& inverse, float weight, Row& error) noexcept {
+    for (size_t t = 0; t < n; ++t) {
+        const float v = u[t] * inverse[t];
+        const float size = v < 0 ? -v : v;
+        const float most = 127.5F;
+        const float inside = size < most ? size : most;
+        const float beyond = size - inside;
+        const float e = errors[static_cast<uint32_t>(inside * (1.0F / kTrellisErrorStep))] + beyond * beyond;
+        error[t] += weight * (e * (gain[t] * gain[t]));
+    }
+}
+
 /// Codes of one channel at these gains.
 KVAQ_CLONES void quantize(const float* __restrict u, size_t n, const Codebook& book, const Row& inverse,
                           uint8_t* __restrict codes) noexcept {
@@ -166,7 +205,7 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     std::array<uint8_t, kMaxTile> chosen = {};
     Row least;
     least.fill(std::numeric_limits<float>::infinity());
-    for (const int step : kTries) {
+    for (const int step : layout.spec.transform->trellis ? kTrellisTries : kTries) {
         Row gain;
         Row inverse;
         Row error = {};
@@ -181,6 +220,12 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
             if (bits == 0) continue;
             // Reverse water-filling spends bits until all channels' errors cost the same: an error of one step weighs about 4^bits.
             const float weight = std::ldexp(1.0F, 2 * bits);
+            if (band.coding == BandCoding::kTrellis) {
+                const float* errors = trellis_errors(static_cast<unsigned>(bits)).data();
+                for (size_t i = band.first_channel; i < size_t{band.first_channel} + band.n_channels; ++i)
+                    add_trellis_error(&s.u[i * n], n, errors, gain, inverse, weight, error);
+                continue;
+            }
             const Codebook book = codebook_of(fit, bits);
             for (size_t i = band.first_channel; i < size_t{band.first_channel} + band.n_channels; ++i)
                 add_error(&s.u[i * n], n, book, gain, inverse, weight, error);
@@ -199,10 +244,14 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     for (const Band& band : layout.bands) {
         const int bits = static_cast<int>(band.bits);
         if (bits == 0) continue;
-        const Codebook book = codebook_of(fit, bits);
-        for (size_t i = 0; i < band.n_channels; ++i)
-            quantize(&s.u[(band.first_channel + i) * n], n, book, inverse, &s.codes[i * n]);
-        order_codes(layout, band, s.codes.data(), n, QuadAxis::kTokens, s.ordered.data());
+        if (band.coding == BandCoding::kTrellis) {
+            quantize_cells(layout, band, &s.u[size_t{band.first_channel} * n], inverse.data(), s.ordered.data());
+        } else {
+            const Codebook book = codebook_of(fit, bits);
+            for (size_t i = 0; i < band.n_channels; ++i)
+                quantize(&s.u[(band.first_channel + i) * n], n, book, inverse, &s.codes[i * n]);
+            order_codes(layout, band, s.codes.data(), n, QuadAxis::kTokens, s.ordered.data());
+        }
         pack_codes(band.bits, {s.ordered.data(), band_codes(layout, band)}, packed + band.codes_offset);
     }
 }

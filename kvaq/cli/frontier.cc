@@ -19,13 +19,14 @@ namespace kvaq {
 namespace {
 
 constexpr std::array kBudgets = {2.25, 2.5, 3.0, 3.25, 3.5, 4.0, 4.5, 5.5};
-constexpr std::array kUniform = {"k2v2-lm",       "k3v2-lm",       "k3v3-lm",  "k4v3-lm",       "k4v4-lm", "k5v4-lm",
-                                 "k2v2-g128-rot", "k3v3-g128-rot", "k4v2-rot", "k4v3-g128-rot", "k2v4-rot"};
+constexpr std::array kUniform = {"k2v2-tcq",      "k3v2-tcq", "k3v3-tcq",      "k4v3-tcq", "k4v4-tcq",
+                                 "k5v4-tcq",      "k2v2-lm",  "k3v3-lm",       "k4v4-lm",  "k2v2-g128-rot",
+                                 "k3v3-g128-rot", "k4v2-rot", "k4v3-g128-rot", "k2v4-rot"};
 
 /// Measured plans first, then the authors'; the budgets that lie below the floor are left out.
 std::vector<Plan> make_plans(const FrontierRequest& request, size_t& n_measured) {
     std::vector<Plan> plans;
-    const DamageModel damage(request.stats, CodecFamily::kTransform);
+    const DamageModel damage(request.stats, CodecFamily::kTrellis);
     for (const double bits : kBudgets) {
         try {
             plans.push_back(

@@ -33,6 +33,7 @@ struct PlanFlags {
     std::string policy = "measured";
     std::string text;
     std::string out;
+    std::string name;  ///< empty: what the policy calls it
     std::string json;
     size_t n_ctx = 8192;
     size_t check_ctx = 2048;
@@ -121,6 +122,14 @@ ModelStats stats_of(const PlanFlags& flags) {
     return read_stats_of(flags.stats, flags.model, model_fingerprint(flags.model));
 }
 
+CodecFamily codec_family(const std::string& policy) {
+    if (policy == "measured") return CodecFamily::kTrellis;
+    if (policy == "measured-codebook") return CodecFamily::kTransform;
+    if (policy == "measured-affine") return CodecFamily::kAffine;
+    throw Error(ErrorCode::kInvalidArgument, "unknown policy", "measured, measured-codebook or measured-affine",
+                "'" + policy + "'");
+}
+
 std::string worst_place(const DamageModel& model, const Plan& plan) {
     const std::vector<double> damages = damage_by_layer(model, plan);
     double sum = 0;
@@ -158,7 +167,7 @@ Made make_measured(const PlanFlags& flags) {
     const PlanRequest request{
         .budget = parse_budget(flags.budget), .n_ctx = flags.n_ctx, .window = flags.window, .sinks = flags.sinks};
     const ModelStats stats = stats_of(flags);
-    DamageModel damage(stats, flags.policy == "measured" ? CodecFamily::kTransform : CodecFamily::kAffine,
+    DamageModel damage(stats, codec_family(flags.policy),
                        flags.head_weights == "output" ? HeadWeights::kOutput : HeadWeights::kLogits);
     Made made;
     if (flags.text.empty() && !flags.check) {
@@ -186,7 +195,7 @@ Made make_measured(const PlanFlags& flags) {
 }
 
 Made make_plan(const PlanFlags& flags) {
-    if (flags.policy == "measured" || flags.policy == "measured-affine") return make_measured(flags);
+    if (flags.policy.rfind("measured", 0) == 0) return make_measured(flags);
     Made made;
     if (flags.policy.rfind("uniform:", 0) == 0) {
         ModelShape shape = read_model_shape(flags.model);
@@ -211,10 +220,11 @@ Made make_plan(const PlanFlags& flags) {
                         "transform:k<bits>v<bits>, e.g. transform:k4v2.5", "'" + flags.policy + "'");
         }
         const ModelStats stats = stats_of(flags);
-        made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, std::max(0, flags.window), flags.sinks);
+        made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, std::max(0, flags.window), flags.sinks,
+                                           TransformCodes::kTrellis);
     } else {
         throw Error(ErrorCode::kInvalidArgument, "unknown policy",
-                    "measured, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, "
+                    "measured, measured-codebook, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, "
                     "norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]",
                     "'" + flags.policy + "'");
     }
@@ -243,7 +253,8 @@ void run_plan(const PlanFlags& flags) {
                       .n_threads = flags.n_threads});
         return;
     }
-    const Made made = make_plan(flags);
+    Made made = make_plan(flags);
+    if (!flags.name.empty()) made.plan.name = flags.name;
     if (!flags.out.empty()) write_plan(made.plan, flags.out);
     if (!flags.json.empty()) atomic_write_text(flags.json, plan_json(made, flags.n_ctx));
     print_plan(made, flags.n_ctx);
@@ -260,10 +271,12 @@ void add_plan(CLI::App& app) {
     verb->add_option("--stats", flags->stats, "statistics of kvaq calibrate");
     verb->add_option("--budget", flags->budget,
                      "3.25bits (per element, everything counted), 700B/token or 512MiB@32768");
-    verb->add_option("--policy", flags->policy,
-                     "measured (fitted transform codecs), measured-affine (no fitted tables), "
-                     "transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] "
-                     "or spectral[:...]: the paper's allocator on weight norms, or on cache norms with --stats")
+    verb->add_option(
+            "--policy", flags->policy,
+            "measured (fitted transforms, trellis codes), measured-codebook (the same with plain codebooks: noisier, "
+            "read faster), measured-affine (nothing fitted), "
+            "transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] "
+            "or spectral[:...]: the paper's allocator on weight norms, or on cache norms with --stats")
         ->capture_default_str();
     verb->add_option("-f,--file", flags->text,
                      "text to measure the plan on (its end): a joint check, with repairs where the prediction fails by "
@@ -283,6 +296,7 @@ void add_plan(CLI::App& app) {
         "measure KL against bits for 8 budgets beside uniform plans, the paper's allocators and llama.cpp's types");
     verb->add_option("--frontier-out", flags->frontier_out, "writes <this>.md, .json and .svg")->capture_default_str();
     verb->add_option("-o,--output", flags->out, "*.plan.gguf to write");
+    verb->add_option("--name", flags->name, "the plan's name in tables");
     verb->add_option("--json", flags->json, "write the plan, its bits, KL and verdict here");
     verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")
         ->check(CLI::PositiveNumber)

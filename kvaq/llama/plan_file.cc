@@ -41,14 +41,14 @@ constexpr uint64_t kMaxFitBytes = 1 << 20;
 
 std::string fit_tensor(size_t index) { return "fit" + std::to_string(index); }
 
-/// Affine codecs by their text; transform codecs as "klt:<fit>:<bits of every unit>", e.g. "klt:12:65443322".
+/// Affine codecs by their text; transform codecs as "klt:<fit>:<bits of every unit>", e.g. "klt:12:65443322"; "tcq:..." with trellis codes.
 std::string text_of(const CodecSpec& spec, std::vector<const TransformFit*>& fits) {
     if (spec.transform == nullptr) return to_string(spec);
     const TransformFit* fit = spec.transform->fit.get();
     const auto at = std::find(fits.begin(), fits.end(), fit);
     const auto index = static_cast<size_t>(at - fits.begin());
     if (at == fits.end()) fits.push_back(fit);
-    std::string text = "klt:" + std::to_string(index) + ":";
+    std::string text = (spec.transform->trellis ? "tcq:" : "klt:") + std::to_string(index) + ":";
     for (const uint8_t bits : spec.transform->unit_bits) text += static_cast<char>('0' + bits);
     return text;
 }
@@ -58,7 +58,7 @@ CodecSpec transform_from_text(const GgufReader& file, const std::string& text,
     const size_t colon = text.find(':', 4);
     const std::string number = text.substr(4, colon == std::string::npos ? 0 : colon - 4);
     if (number.empty() || number.size() > 6 || number.find_first_not_of("0123456789") != std::string::npos)
-        file.corrupt("codec", "klt:<fit>:<bits>", "'" + text + "'");
+        file.corrupt("codec", "klt:<fit>:<bits> or tcq:<fit>:<bits>", "'" + text + "'");
     const auto index = static_cast<size_t>(std::stoul(number));
     if (index > fits.size()) file.corrupt("codec", "fits in the order of their first use", "'" + text + "'");
     if (index == fits.size())
@@ -67,7 +67,7 @@ CodecSpec transform_from_text(const GgufReader& file, const std::string& text,
     std::vector<uint8_t> bits;
     for (const char c : text.substr(colon + 1)) bits.push_back(static_cast<uint8_t>(c - '0'));
     CodecSpec spec;
-    spec.transform = make_transform_codec(fits[index], std::move(bits));
+    spec.transform = make_transform_codec(fits[index], std::move(bits), text.rfind("tcq:", 0) == 0);
     return spec;
 }
 
@@ -84,8 +84,9 @@ std::vector<CodecSpec> read_codecs(const GgufReader& file) {
     std::vector<std::shared_ptr<const TransformFit>> fits;
     for (const std::string& text : file.get_strings(key("codecs"))) {
         try {
-            codecs.push_back(text.rfind("klt:", 0) == 0 ? transform_from_text(file, text, fits)
-                                                        : codec_spec_from_string(text));
+            codecs.push_back(text.rfind("klt:", 0) == 0 || text.rfind("tcq:", 0) == 0
+                                 ? transform_from_text(file, text, fits)
+                                 : codec_spec_from_string(text));
         } catch (const Error& error) {
             file.corrupt("codec " + std::to_string(codecs.size()), "a codec this version knows",
                          "'" + text + "' (" + error.what() + ")");

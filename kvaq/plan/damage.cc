@@ -41,21 +41,22 @@ double output_weight(const HeadStats& head, Side side) {
 /// The -lm codecs: more noise, but no matrix. Noise on a few tiles, in the unit of the ladder's costs, which know of no search for the best
 /// gain (the same rung measured and by its cost gives the ratio).
 void add_unfitted(DamageSlot& slot, const HeadStats& head, const FittedTransform& fitted,
-                  const std::shared_ptr<const TransformFit>& unfitted) {
+                  const std::shared_ptr<const TransformFit>& unfitted, TransformCodes codes) {
+    const bool trellis = codes == TransformCodes::kTrellis;
     const size_t dim = dim_of(head, slot.side);
     HeadStats few = head;
     const size_t n_tiles =
         std::min(kNoiseTiles, (slot.side == Side::kKey ? head.key_tiles : head.value_tiles).size() / (kTile * dim));
     few.key_tiles.resize(std::min(few.key_tiles.size(), n_tiles * kTile * head.key_mean.size()));
     few.value_tiles.resize(std::min(few.value_tiles.size(), n_tiles * kTile * head.value_mean.size()));
-    TransformChoice rung = rung_at(fitted, 3);
+    TransformChoice rung = rung_at(fitted, 3, codes);
     CodecSpec own;
-    own.transform = make_transform_codec(fitted.fit, rung.unit_bits);
+    own.transform = make_transform_codec(fitted.fit, rung.unit_bits, trellis);
     const double found = codec_noise(few, slot.side, own, n_tiles);
     const double unit = found > 0 ? rung.cost / found : 1.0;
     for (const uint8_t bits : kUnfittedBits) {
         CodecSpec codec;
-        codec.transform = make_transform_codec(unfitted, std::vector<uint8_t>(rung.unit_bits.size(), bits));
+        codec.transform = make_transform_codec(unfitted, std::vector<uint8_t>(rung.unit_bits.size(), bits), trellis);
         slot.noise.push_back(unit * codec_noise(few, slot.side, codec, n_tiles));
         slot.codecs.push_back(std::move(codec));
     }
@@ -76,14 +77,17 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, He
         for (const CodecSpec& codec : slot.codecs)
             slot.noise.push_back(codec_noise(head, slot.side, codec, stats.n_sample_tiles));
     } else {
-        for (TransformChoice& rung : transform_ladder(fitted)) {
+        const TransformCodes codes =
+            family == CodecFamily::kTrellis ? TransformCodes::kTrellis : TransformCodes::kCodebook;
+        for (TransformChoice& rung : transform_ladder(fitted, codes)) {
             if (rung.cost > kMostNoise * probe.cost) continue;  // further than anything was measured
             CodecSpec codec;
-            codec.transform = make_transform_codec(fitted.fit, std::move(rung.unit_bits));
+            codec.transform =
+                make_transform_codec(fitted.fit, std::move(rung.unit_bits), codes == TransformCodes::kTrellis);
             slot.codecs.push_back(std::move(codec));
             slot.noise.push_back(rung.cost);
         }
-        add_unfitted(slot, head, fitted, unfitted);
+        add_unfitted(slot, head, fitted, unfitted, codes);
     }
     for (const CodecSpec& codec : slot.codecs) {
         slot.bytes.push_back(packed_bytes(codec, slot.side, dim, kTile));

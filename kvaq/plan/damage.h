@@ -20,7 +20,8 @@ namespace kvaq {
 /// What the planner chooses from.
 enum class CodecFamily {
     kTransform,  ///< fitted bases, unequal bits per channel, gains (kvaq/quant/transform.h), and -lm codecs, which need no matrix
-    kAffine,  ///< candidate_codecs(): nothing fitted
+    kTrellis,  ///< the same with trellis codes instead of codebooks (kvaq/quant/trellis.h)
+    kAffine,   ///< candidate_codecs(): nothing fitted
 };
 [[nodiscard]] std::vector<CodecSpec> candidate_codecs();
 

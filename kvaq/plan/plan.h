@@ -53,6 +53,7 @@ struct Plan {
 ///   -quanto, -hqq             the paper's two quantizer rules    (default: min-max round to nearest)
 ///   -rot, -rotk, -rotv        Hadamard basis for both, K, V      (default: none)
 ///   -lm                       Hadamard basis, Gaussian Lloyd-Max codebooks, one gain a token (kvaq/quant/gaussian_codebook.h); goes with -w and -s only
+///   -tcq                      as -lm, with trellis codes (kvaq/quant/trellis.h) instead of Lloyd-Max codebooks
 ///   -w<n>, -s<n>              residual window, sink tokens       (default 0, 0)
 ///   q8_0, q5_1, q5_0, q4_1, q4_0   groups of 32, symmetric (_0) or asymmetric (_1), like llama.cpp's types; rotated
 ///   f16
@@ -62,7 +63,8 @@ struct Preset {
     CodecSpec value;
     int32_t window = 0;
     int32_t sinks = 0;
-    bool lloyd_max = false;  ///< of key and value only the bits count
+    bool lloyd_max = false;  ///< -lm or -tcq: of key and value only the bits count
+    bool trellis = false;    ///< -tcq
 };
 
 /// Throws Error kInvalidArgument naming the unknown part and listing what is allowed.

@@ -64,9 +64,10 @@ TEST(Preset, KnowsTheNamesOfLlamaCppsTypes) {
 }
 
 TEST(Preset, CanonicalNameParsesToTheSamePreset) {
-    for (const char* text : {"k4v2", "k2v4-g32", "k8v4-gv32-rotk", "k16v4-gv128", "k4v16-rot", "k1v1.58-sym-rot-w8",
-                             "k3v5-s4-w0", "k6v8-hqq-kchan-g128", "q5_0-s4-w128", "f16-w64", "k16v3-rotv-vchan-g32",
-                             "k4v4-rotk-rotv", "k3v3-g32-gv128", "k4v3-lm", "k16v2-lm-s4-w64", "k8v16-lm"}) {
+    for (const char* text :
+         {"k4v2", "k2v4-g32", "k8v4-gv32-rotk", "k16v4-gv128", "k4v16-rot", "k1v1.58-sym-rot-w8", "k3v5-s4-w0",
+          "k6v8-hqq-kchan-g128", "q5_0-s4-w128", "f16-w64", "k16v3-rotv-vchan-g32", "k4v4-rotk-rotv", "k3v3-g32-gv128",
+          "k4v3-lm", "k16v2-lm-s4-w64", "k8v16-lm", "k4v2-tcq", "k16v2-tcq-s4-w64"}) {
         const Preset p = parse_preset(text);
         const Preset again = parse_preset(p.name);
         EXPECT_EQ(again.name, p.name) << text;
@@ -75,6 +76,7 @@ TEST(Preset, CanonicalNameParsesToTheSamePreset) {
         EXPECT_EQ(again.window, p.window) << text;
         EXPECT_EQ(again.sinks, p.sinks) << text;
         EXPECT_EQ(again.lloyd_max, p.lloyd_max) << text;
+        EXPECT_EQ(again.trellis, p.trellis) << text;
     }
 }
 
@@ -109,6 +111,8 @@ TEST(Preset, NamesTheUnknownPartAndWhatIsAllowed) {
                              "k 4v2",
                              "k4v2-lm-g32",
                              "k4v2-lm-rot",
+                             "k4v2-lm-tcq",
+                             "k4v2-tcq-g32",
                              "k4v1.58-lm",
                              "q4_0-lm",
                              "k4.0v2",

@@ -74,7 +74,7 @@ ModelShape shape_of(const ModelStats& stats) {
 }
 
 Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTransform>& fits, double key_bits,
-                            double value_bits, int32_t window, int32_t sinks) {
+                            double value_bits, int32_t window, int32_t sinks, TransformCodes codes) {
     Plan plan = empty_plan(stats, "f16", window, sinks);
     char name[64];
     std::snprintf(name, sizeof name, "transform k%.4gv%.4g", key_bits, value_bits);
@@ -86,8 +86,8 @@ Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTra
             for (HeadPlan& head : layer.heads) {
                 const FittedTransform& fitted = fits[next++];
                 if (bits < 16)
-                    (side == Side::kKey ? head.key : head.value).transform =
-                        make_transform_codec(fitted.fit, rung_at(fitted, bits).unit_bits);
+                    (side == Side::kKey ? head.key : head.value).transform = make_transform_codec(
+                        fitted.fit, rung_at(fitted, bits, codes).unit_bits, codes == TransformCodes::kTrellis);
             }
         }
     }

@@ -30,9 +30,10 @@ struct PlanRequest {
 [[nodiscard]] std::vector<double> damage_by_layer(const DamageModel& model, const Plan& plan);
 
 /// Fitted transform codecs with the same mean bits everywhere, e.g. 4 for keys and 2.5 for values (16: f16): per head the highest rung
-/// that does not exceed them. What the allocation over layers and heads is compared with, and what joint probes measure. `fits` of fit_all(stats).
+/// that does not exceed them. `codes`: codebooks are what joint probes measure. What the allocation over layers and heads is compared with, and what joint probes measure. `fits` of fit_all(stats).
 [[nodiscard]] Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTransform>& fits,
-                                          double key_bits, double value_bits, int32_t window, int32_t sinks);
+                                          double key_bits, double value_bits, int32_t window, int32_t sinks,
+                                          TransformCodes codes = TransformCodes::kCodebook);
 
 /// The shape the statistics were made for.
 [[nodiscard]] ModelShape shape_of(const ModelStats& stats);

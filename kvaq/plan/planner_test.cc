@@ -64,7 +64,7 @@ double mean_bits(const Plan& plan, size_t layer, Side side) {
 
 TEST(Planner, NeverExceedsTheBudgetAndMoreBudgetNeverPredictsMoreDamage) {
     const ModelStats stats = sample_stats();
-    for (const CodecFamily family : {CodecFamily::kTransform, CodecFamily::kAffine}) {
+    for (const CodecFamily family : {CodecFamily::kTransform, CodecFamily::kTrellis, CodecFamily::kAffine}) {
         const DamageModel model(stats, family);
         double last = 1e9;
         for (double bits = 1.75; bits < 7; bits += 0.25) {

@@ -17,6 +17,7 @@ namespace {
 constexpr const char* kBitsAllowed = "1, 1.58, 2, 3, 4, 5, 6, 8 or 16 bits";
 constexpr const char* kSuffixesAllowed =
     "-g<n>, -gk<n>, -gv<n> (group size 32, 64, 128), -kchan, -vchan, -sym, -quanto, -hqq, -rot, -rotk, -rotv, -lm, "
+    "-tcq, "
     "-w<n> (window), -s<n> (sink tokens)";
 constexpr const char* kHeadsAllowed = "k<bits>v<bits> (like k4v2), q8_0, q5_1, q5_0, q4_1, q4_0 or f16";
 constexpr int kMaxWindow = 1 << 20;
@@ -173,7 +174,7 @@ class Parser {
             once("s");
             preset_.sinks = count_of(part, kMaxSinks, "sink tokens");
         } else if (named_ && (starts("g") || part == "kchan" || part == "vchan" || part == "sym" || part == "quanto" ||
-                              part == "hqq" || part == "lm" || starts("rot"))) {
+                              part == "hqq" || part == "lm" || part == "tcq" || starts("rot"))) {
             fail(text_, "suffix -" + part + " does not go with " + parts_[0] + " (its codec is fixed)",
                  "-w<n> or -s<n>, or a name of the form k<bits>v<bits>", "");
         } else if (starts("gk")) {
@@ -197,9 +198,10 @@ class Parser {
         } else if (part == "quanto" || part == "hqq") {
             once("rule");
             preset_.key.rule = preset_.value.rule = part == "hqq" ? AffineRule::kHqq : AffineRule::kQuanto;
-        } else if (part == "lm") {
-            once(part);
+        } else if (part == "lm" || part == "tcq") {
+            once("lm or -tcq");
             preset_.lloyd_max = true;
+            preset_.trellis = part == "tcq";
         } else if (part == "rot" || part == "rotk" || part == "rotv") {
             once(part);
             if (part != "rotv") preset_.key.basis = Basis::kHadamard;
@@ -215,15 +217,18 @@ class Parser {
             preset_.value.group = group_v_.value_or(group_.value_or(64));
         }
         if (preset_.lloyd_max) {
+            const std::string codes = preset_.trellis ? "-tcq" : "-lm";
             for (const std::string& part : seen_) {
-                if (part != "lm" && part != "w" && part != "s")
-                    fail(text_, "suffix -" + part + " does not go with -lm (its codec is fixed)", "-w<n> or -s<n>", "");
+                if (part != "lm or -tcq" && part != "w" && part != "s")
+                    fail(text_, "suffix -" + part + " does not go with " + codes + " (its codec is fixed)",
+                         "-w<n> or -s<n>", "");
             }
             for (const CodecSpec* spec : {&preset_.key, &preset_.value}) {
                 if (spec->bits == CodeBits::kTernary)
-                    fail(text_, "bits of an -lm preset", "1, 2, 3, 4, 5, 6, 8 or 16", "1.58");
+                    fail(text_, "bits of a preset with " + codes, "1, 2, 3, 4, 5, 6, 8 or 16", "1.58");
             }
             preset_.lloyd_max = preset_.key.bits != CodeBits::k16 || preset_.value.bits != CodeBits::k16;
+            preset_.trellis = preset_.trellis && preset_.lloyd_max;
         }
         if (preset_.key.symmetric && preset_.key.rule != AffineRule::kMinMax) {
             fail(text_, "-sym goes with the min-max rule only", "-sym, or -quanto, or -hqq", "two of them");
@@ -246,7 +251,7 @@ class Parser {
             name = "f16";
         } else {
             name = "k" + std::string(bits_text(k.bits)) + "v" + std::string(bits_text(v.bits));
-            if (preset_.lloyd_max) name += "-lm";
+            if (preset_.lloyd_max) name += preset_.trellis ? "-tcq" : "-lm";
             const uint16_t gk = codes_k ? k.group : v.group;
             const uint16_t gv = codes_v ? v.group : k.group;
             if (gk == gv) {

@@ -52,7 +52,8 @@ double nominal_bits(const CodecSpec& spec) noexcept {
 std::string to_string(const CodecSpec& spec) {
     if (spec.transform != nullptr) {
         char bits[32];
-        std::snprintf(bits, sizeof bits, "klt-%.2fb-", spec.transform->mean_bits());
+        std::snprintf(bits, sizeof bits, "%s-%.2fb-", spec.transform->trellis ? "tcq" : "klt",
+                      spec.transform->mean_bits());
         return bits + spec.transform->digest;
     }
     if (spec.bits == CodeBits::k16) return "f16";

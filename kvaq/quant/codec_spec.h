@@ -52,7 +52,7 @@ struct CodecSpec {
     [[nodiscard]] bool is_float16() const noexcept { return bits == CodeBits::k16 && transform == nullptr; }
 };
 
-/// "4b-g64-tok-asym-minmax-id", the form used in logs and JSON; float16 is "f16"; a transform codec is "klt-2.38b-<digest>".
+/// "4b-g64-tok-asym-minmax-id", the form used in logs and JSON; float16 is "f16"; a transform codec is "klt-2.38b-<digest>", with trellis codes "tcq-...".
 [[nodiscard]] std::string to_string(const CodecSpec& spec);
 /// Inverse of to_string, but for transform codecs. Throws Error kInvalidArgument.
 [[nodiscard]] CodecSpec codec_spec_from_string(const std::string& text);

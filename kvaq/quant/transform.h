@@ -42,11 +42,12 @@ struct TransformFit {
 struct TransformCodec {
     std::shared_ptr<const TransformFit> fit;
     std::vector<uint8_t>
-        unit_bits;       ///< bits of each run of transform_unit(side) channels: 0, 1, 2, 3, 4, 5, 6 or 8, never rising
-    std::string digest;  ///< hex, of everything above; see transform_digest
+        unit_bits;  ///< bits of each run of transform_unit(side) channels: 0, 1, 2, 3, 4, 5, 6 or 8, never rising
+    bool trellis = false;  ///< 1 to 6 bits are trellis codes (kvaq/quant/trellis.h), not indices of the fit's codebooks
+    std::string digest;    ///< hex, of everything above; see transform_digest
 
     bool operator==(const TransformCodec& other) const {
-        return digest == other.digest && unit_bits == other.unit_bits && *fit == *other.fit;
+        return digest == other.digest && unit_bits == other.unit_bits && trellis == other.trellis && *fit == *other.fit;
     }
     [[nodiscard]] double mean_bits() const noexcept;
 };
@@ -58,7 +59,8 @@ inline constexpr float kLevelsPerSigma = 32;
 
 /// A codec with its digest. Throws Error kCorrupt when sizes, bits or codebooks do not fit together.
 [[nodiscard]] std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const TransformFit> fit,
-                                                                         std::vector<uint8_t> unit_bits);
+                                                                         std::vector<uint8_t> unit_bits,
+                                                                         bool trellis = false);
 
 /// A fit as bytes for files, little-endian, and back. parse throws Error kCorrupt.
 [[nodiscard]] std::vector<std::byte> transform_fit_bytes(const TransformFit& fit);

@@ -52,7 +52,7 @@ inline std::shared_ptr<const TransformFit> sample_fit(Side side, size_t dim, uns
 }
 
 /// Bits that fall from 8 (or `first`) to 0 over the channels, every width among them where there are enough units.
-/// Odd seeds have a Hadamard basis.
+/// Odd seeds have a Hadamard basis; two of four trellis codes.
 inline CodecSpec sample_transform(Side side, size_t dim, unsigned seed, size_t first = 0) {
     constexpr std::array<uint8_t, 8> kFalling = {8, 6, 5, 4, 3, 2, 1, 0};
     const size_t unit = transform_unit(side);
@@ -67,7 +67,7 @@ inline CodecSpec sample_transform(Side side, size_t dim, unsigned seed, size_t f
         fit = std::make_shared<const TransformFit>(std::move(plain));
     }
     CodecSpec spec;
-    spec.transform = make_transform_codec(std::move(fit), std::move(bits));
+    spec.transform = make_transform_codec(std::move(fit), std::move(bits), seed % 4 >= 2);
     return spec;
 }
 

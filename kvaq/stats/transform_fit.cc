@@ -9,6 +9,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/quant/hadamard.h"
+#include "kvaq/quant/trellis.h"
 
 namespace kvaq {
 namespace {
@@ -21,6 +22,7 @@ constexpr std::array kBits = {1, 2, 3, 4, 5, 6, 8};
 constexpr double kRidge =
     1e-3;  ///< of the metric's mean diagonal: directions that the calibration text never asked for
 constexpr int kSweeps = 6;
+constexpr size_t kTrellisTiles = 8;  ///< of the sample, for the costs of trellis codes
 
 Matrix matrix_of(const std::vector<double>& values, size_t dim) {
     return Eigen::Map<const Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(
@@ -154,6 +156,47 @@ double nearest(const std::vector<int8_t>& levels, double v) {
     return v - low <= high - v ? low : high;
 }
 
+/// Mean squared errors of trellis codes, [channel][bits 1..6], in steps^2 of each token's gain times the channel's sigma:
+/// every cell of the tile format coded at every number of bits. z: centred samples [channel][token].
+std::vector<std::array<double, 9>> trellis_errors(const Matrix& z, const Vector& sigma, const Eigen::RowVectorXd& gain,
+                                                  Side side) {
+    const auto dim = static_cast<size_t>(z.rows());
+    const size_t n_tokens = std::min<size_t>(static_cast<size_t>(z.cols()), kTrellisTiles * kTile);
+    const bool key = side == Side::kKey;
+    const size_t lanes = key ? kTile : (dim + 15) / 16 * 16;
+    const size_t quads = key ? dim : kTile;
+    std::vector<std::array<double, 9>> sum(dim);
+    for (std::array<double, 9>& one : sum) one.fill(0);
+    std::array<float, kTrellisCell> x;
+    std::array<double, kTrellisCell> step;
+    std::array<uint8_t, kTrellisCell> codes;
+    for (size_t tile = 0; tile < n_tokens; tile += kTile) {
+        for (size_t quad = 0; quad < quads; quad += 4) {
+            for (size_t lane = 0; lane < lanes; lane += 16) {
+                const auto channel = [&](size_t i) { return key ? quad + i % 4 : lane + i / 4; };
+                for (size_t i = 0; i < kTrellisCell; ++i) {
+                    const auto t = static_cast<Eigen::Index>(tile + (key ? lane + i / 4 : quad + i % 4));
+                    const auto c = static_cast<Eigen::Index>(std::min(channel(i), dim - 1));
+                    step[i] = gain[t] * sigma[c] / static_cast<double>(kLevelsPerSigma);
+                    x[i] = channel(i) < dim ? static_cast<float>(z(c, t) / step[i]) : 0.0F;
+                }
+                for (unsigned bits = 1; bits <= kTrellisMostBits; ++bits) {
+                    trellis_encode(bits, x.data(), codes.data());
+                    const std::array<int8_t, 256>& levels = trellis_levels(bits);
+                    for (size_t i = 0; i < kTrellisCell; ++i) {
+                        if (channel(i) >= dim) continue;
+                        const double e = (static_cast<double>(x[i]) -
+                                          static_cast<double>(levels[trellis_window(bits, codes.data(), i)])) *
+                                         step[i];
+                        sum[channel(i)][bits] += e * e / static_cast<double>(n_tokens);
+                    }
+                }
+            }
+        }
+    }
+    return sum;
+}
+
 }  // namespace
 
 FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_tiles) {
@@ -261,6 +304,12 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         }
         for (double& c : cost) c *= weight[i] / static_cast<double>(n_tokens);
     }
+    out.trellis_cost = trellis_errors(z, sigma, gain, side);
+    for (size_t i = 0; i < dim; ++i) {
+        for (double& c : out.trellis_cost[i]) c *= weight[static_cast<Eigen::Index>(i)];
+        out.trellis_cost[i][0] = out.cost[i][0];
+        out.trellis_cost[i][8] = out.cost[i][8];
+    }
     out.fit = std::move(fit);
     return out;
 }
@@ -292,7 +341,7 @@ std::vector<FittedTransform> fit_all(const ModelStats& stats) {
     return fits;
 }
 
-TransformChoice rung_at(const FittedTransform& fitted, double bits) {
+TransformChoice rung_at(const FittedTransform& fitted, double bits, TransformCodes codes) {
     const size_t unit = transform_unit(fitted.fit->side);
     const auto mean_bits = [&](const TransformChoice& rung) {
         double sum = 0;
@@ -300,21 +349,22 @@ TransformChoice rung_at(const FittedTransform& fitted, double bits) {
         return sum / static_cast<double>(fitted.fit->dim);
     };
     TransformChoice best;
-    for (TransformChoice& rung : transform_ladder(fitted)) {
+    for (TransformChoice& rung : transform_ladder(fitted, codes)) {
         if (!best.unit_bits.empty() && mean_bits(rung) > bits + 1e-9) break;
         best = std::move(rung);
     }
     return best;
 }
 
-std::vector<TransformChoice> transform_ladder(const FittedTransform& fitted) {
+std::vector<TransformChoice> transform_ladder(const FittedTransform& fitted, TransformCodes codes) {
     const size_t unit = transform_unit(fitted.fit->side);
     const size_t dim = fitted.fit->dim;
     const size_t n_units = (dim + unit - 1) / unit;
     std::vector<std::array<double, 9>> cost(n_units);
     for (std::array<double, 9>& c : cost) c.fill(0);
     for (size_t i = 0; i < dim; ++i) {
-        for (size_t b = 0; b < 9; ++b) cost[i / unit][b] += fitted.cost[i][b];
+        for (size_t b = 0; b < 9; ++b)
+            cost[i / unit][b] += (codes == TransformCodes::kTrellis ? fitted.trellis_cost : fitted.cost)[i][b];
     }
     TransformChoice now{.unit_bits = std::vector<uint8_t>(n_units, 0), .cost = 0};
     for (const std::array<double, 9>& c : cost) now.cost += c[0];

@@ -16,6 +16,13 @@ struct FittedTransform {
     /// [dim] by bits 0..6 and 8: mean over the sample tokens of w_i (z_i - z^_i)^2, w_i = (U M U^T)_ii; the sum over the channels is the
     /// noise that codec_noise() measures (kvaq/plan/damage.h) but for products of different channels' errors.
     std::vector<std::array<double, 9>> cost;
+    std::vector<std::array<double, 9>> trellis_cost;  ///< the same with trellis codes (0 and 8 bits alike)
+};
+
+/// How codes become levels.
+enum class TransformCodes {
+    kCodebook,  ///< Lloyd-Max codebooks of the fit
+    kTrellis,  ///< trellis codes (kvaq/quant/trellis.h): a third to a half less noise, more work when sealing and reading
 };
 
 /// Fits the transform codec.
@@ -46,10 +53,12 @@ struct TransformChoice {
 };
 
 /// The highest rung of at most that many mean bits (the lowest one if there is none).
-[[nodiscard]] TransformChoice rung_at(const FittedTransform& fitted, double bits);
+[[nodiscard]] TransformChoice rung_at(const FittedTransform& fitted, double bits,
+                                      TransformCodes codes = TransformCodes::kCodebook);
 
 /// From no bits at all to 8 everywhere, each rung the cheapest step in cost per bit from the one before (the convex hull of every
 /// unit's cost over bits, in the order of its slopes: reverse water-filling on measured costs); rungs are at least 1/16 bit apart.
-[[nodiscard]] std::vector<TransformChoice> transform_ladder(const FittedTransform& fitted);
+[[nodiscard]] std::vector<TransformChoice> transform_ladder(const FittedTransform& fitted,
+                                                            TransformCodes codes = TransformCodes::kCodebook);
 
 }  // namespace kvaq

@@ -311,8 +311,8 @@ std::string name_of(const testing::TestParamInfo<Setting>& info) {
 
 INSTANTIATE_TEST_SUITE_P(Plans, AllocationFailure,
                          testing::Values(Setting{"k4v2-rot-w20-s4", 0, true}, Setting{"k4v2-rot-w20-s4", 0, false},
-                                         Setting{"klt", 0, true}, Setting{"k4v4-lm-s4", 70, true},
-                                         Setting{"k4v4-lm-s4", 70, false}),
+                                         Setting{"klt", 0, true}, Setting{"k3v2-tcq-w20", 0, true},
+                                         Setting{"k4v4-lm-s4", 70, true}, Setting{"k4v4-lm-s4", 70, false}),
                          name_of);
 
 }  // namespace

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# What each technique gives, in KL at equal bytes: plans of one budget, each without one of them, in one run on a text that calibration has not seen.
+# usage: scripts/ablation_table.sh MODEL.gguf NAME [TEXT]     writes results/ablation-NAME.md and .json
+# Variables: BITS (3.13), CTX (4096), CHUNKS (4), STATS (out/NAME.stats.gguf, made if it is not there)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -ge 2 ] || { echo "usage: scripts/ablation_table.sh MODEL.gguf NAME [TEXT]" >&2; exit 1; }
+model=$1 name=$2 text=${3:-data/wiki-excerpt.txt}
+KVAQ=${KVAQ:-build/release/bin/kvaq}
+BITS=${BITS:-3.13}
+CTX=${CTX:-4096}
+stats=${STATS:-out/$name.stats.gguf}
+mkdir -p out results
+[ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
+plans=
+# make NAME flags...: a plan of the budget
+make_plan() {
+    local title=$1 file
+    shift
+    file=out/$name-ablation-${title// /-}.plan.gguf
+    "$KVAQ" plan -m "$model" --stats "$stats" --budget "${BITS}bits" -c "$CTX" --name "$title" -o "$file" "$@" | grep -E "effective bits"
+    plans+=$file,
+}
+make_plan "all"
+make_plan "without trellis codes" --policy measured-codebook
+make_plan "without a window in f16" --window 0
+make_plan "without sinks in f16" --sinks 0
+make_plan "nothing fitted" --policy measured-affine
+bits=${BITS%.*}
+make_plan "same bits in every layer and head" --policy "transform:k${bits}v${bits}"
+"$KVAQ" eval -m "$model" -f "$text" -c "$CTX" --chunks "${CHUNKS:-4}" --plan "${plans}k${bits}v${bits}-tcq-s4,k${bits}v${bits}-tcq,k${bits}v${bits}-lm" --types q4_0 \
+    --json "results/ablation-$name.json" --md "results/ablation-$name.md"
