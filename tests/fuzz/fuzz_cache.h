@@ -16,7 +16,7 @@ inline constexpr int32_t kContext = 400;
 inline constexpr int32_t kBatch = 100;
 
 inline constexpr std::array kPlans = {"f16",         "k4v2-w20-s4",  "k8v3-rot", "k3v2-kchan-g32-w70", "klt-s4",
-                                      "k4v4-lm-w30", "k3v2-tcq-w20", "q4_0",     "k1v1.58-g32-s70"};
+                                      "k4v4-lm-w30", "k3v2-tcq-w20", "q4_0",     "k1v1.58-g32-s60"};
 inline constexpr std::array kSlidingWindows = {0, 70, 20};
 
 inline ModelShape tiny_model(int32_t sliding_window) {
