@@ -27,9 +27,10 @@ fuzz: deps
 	@command -v clang++ >/dev/null || { echo "make fuzz: error: no clang++ (apt-get install clang libclang-rt-14-dev)" >&2; exit 1; }
 	@cmake --preset fuzz >/dev/null
 	@cmake --build --preset fuzz
+	@build/fuzz/bin/kvaq_fuzz_corpus build/fuzz/fuzz-corpus
 	@for t in $(FUZZ_TARGETS); do mkdir -p build/fuzz/found/$$t && echo "fuzz: $$t, $(FUZZ_SECONDS) s" && \
 		build/fuzz/bin/kvaq_$${t}_fuzz -max_total_time=$(FUZZ_SECONDS) -malloc_limit_mb=64 -rss_limit_mb=4096 -timeout=60 \
-		-print_final_stats=1 -artifact_prefix=build/fuzz/found/$$t- build/fuzz/found/$$t tests/fuzz/corpus/$$t || exit 1; done
+		-print_final_stats=1 -artifact_prefix=build/fuzz/found/$$t- build/fuzz/found/$$t build/fuzz/fuzz-corpus/$$t tests/fuzz/corpus/$$t || exit 1; done
 	@cmake --preset asan >/dev/null
 	@cmake --build --preset asan --target kvaq_cache_tests
 	@KVAQ_FUZZ_OPERATIONS=4200 KVAQ_FUZZ_SEED=$$(date +%Y%m%d) build/asan/bin/kvaq_cache_tests --gtest_filter='*RandomOperations*'

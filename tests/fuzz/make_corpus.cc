@@ -7,8 +7,10 @@
 #include <tuple>
 
 #include "kvaq/base/file.h"
+#ifdef KVAQ_FUZZ_FILES  // not in a core without llama.cpp
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/llama/stats_file.h"
+#endif
 #include "tests/fuzz/fuzz_cache.h"
 
 namespace {
@@ -20,6 +22,7 @@ void put(const std::string& path, const std::vector<uint8_t>& bytes) {
     atomic_write(path, std::as_bytes(std::span(bytes)));
 }
 
+#ifdef KVAQ_FUZZ_FILES
 /// Headers that declare far more than the file holds: nothing of that size may be allocated.
 void huge(const std::string& folder) {
     const auto number = [](std::vector<uint8_t>& out, uint64_t value, size_t width) {
@@ -106,6 +109,8 @@ void stats(const std::string& folder) {
     huge(folder);
 }
 
+#endif
+
 void snapshots(const std::string& folder) {
     for (uint8_t sliding = 0; sliding < kSlidingWindows.size(); ++sliding) {
         for (const uint8_t plan_index : {uint8_t{0}, uint8_t{1}, uint8_t{7}}) {
@@ -145,8 +150,13 @@ int main(int argc, char** argv) {
         std::fputs("usage: kvaq_fuzz_corpus FOLDER\n", stderr);
         return 1;
     }
-    for (const auto& [name, make] :
-         {std::pair{"plan_file", plans}, {"stats_file", stats}, {"snapshot", snapshots}, {"cache_calls", calls}}) {
+    using Make = void (*)(const std::string&);
+    const std::vector<std::pair<const char*, Make>> all = {
+#ifdef KVAQ_FUZZ_FILES
+        {"plan_file", plans}, {"stats_file", stats},
+#endif
+        {"snapshot", snapshots}, {"cache_calls", calls}};
+    for (const auto& [name, make] : all) {
         const std::string folder = std::string(argv[1]) + "/" + name;
         std::filesystem::create_directories(folder);
         make(folder);

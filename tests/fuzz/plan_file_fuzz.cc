@@ -1,4 +1,6 @@
 // Any file is refused as a plan, or is one that budgets, texts and a small cache can be made of. (Built without the check of its checksum.)
+#include <algorithm>
+
 #include "kvaq/base/error.h"
 #include "kvaq/cache/kv_cache.h"
 #include "kvaq/llama/plan_file.h"
