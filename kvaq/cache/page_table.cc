@@ -280,7 +280,7 @@ int32_t PageTable::writable_page(const BatchToken& token) {
             drop_ref(old);
         }
     }
-    work_.copies.push_back({.from = id, .to = copy, .n_tokens = slot});
+    work_.copies.push_back({.from = id, .to = copy, .n_tokens = slot, .before_write = work_.writes.size()});
     fresh_.push_back(copy);
     return copy;
 }

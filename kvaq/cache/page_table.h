@@ -105,6 +105,7 @@ class PageTable {
         int32_t from = 0;  ///< pages
         int32_t to = 0;
         int32_t n_tokens = 0;
+        size_t before_write = 0;  ///< after the writes before this one, which may be copied; the others may overwrite what is copied
     };
     /// Consecutive tokens of one sequence: they share the pages they look at.
     struct QueryBlock {
@@ -113,7 +114,7 @@ class PageTable {
         int32_t first_pos = 0;
         std::vector<Segment> segments;  ///< of the sequence, up to the last query's position
     };
-    /// What every layer must do with its data in this micro-batch, in this order: writes, copies, seals.
+    /// What every layer must do with its data in this micro-batch: writes, with copies between them (Copy::before_write), then seals.
     struct Work {
         std::vector<Write> writes;
         std::vector<Copy> copies;    ///< copy on write of open pages; in order

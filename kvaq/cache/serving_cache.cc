@@ -232,19 +232,21 @@ void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Te
     if (writes_in_runs_) return;
     const PageTable::Work& work = table_.work();
     const size_t n_heads = layer.open_shape().n_kv_heads;
-    for (size_t i = team.index(); i < work.writes.size(); i += team.size())
-        write(call, layer, work.writes[i], 0, n_heads);
-    team.barrier();
-    if (!work.copies.empty()) {
-        if (team.index() == 0) {
-            for (const PageTable::Copy& copy : work.copies) {
-                if (layer.slots(copy.from).live == 0) continue;  // the copy took the page over
-                layer.copy_slots(layer.f16_page(copy.from, scratch_), layer.f16_page(copy.to, scratch_),
-                                 static_cast<size_t>(copy.n_tokens));
-            }
+    size_t first = 0;
+    const auto write_until = [&](size_t end) {
+        for (size_t i = first + team.index(); i < end; i += team.size()) write(call, layer, work.writes[i], 0, n_heads);
+        first = end;
+        team.barrier();
+    };
+    for (const PageTable::Copy& copy : work.copies) {
+        write_until(copy.before_write);
+        if (team.index() == 0 && layer.slots(copy.from).live > 0) {  // else the copy took the page over
+            layer.copy_slots(layer.f16_page(copy.from, scratch_), layer.f16_page(copy.to, scratch_),
+                             static_cast<size_t>(copy.n_tokens));
         }
         team.barrier();
     }
+    write_until(work.writes.size());
 }
 
 void ServingCache::seal(const LayerStore& layer, Team& team, float* scratch) noexcept {
