@@ -19,8 +19,18 @@ asan tsan: deps
 	@cmake --build --preset $@
 	@ctest --preset $@ -j2
 
-# 100,000 random cache operations against the double reference (2 modes x 6 plans x 2 models), under ASan and UBSan. About 20 minutes.
+# libFuzzer under ASan and UBSan, FUZZ_SECONDS on each target (readers of plans, statistics and snapshots; calls of the cache beside the double
+# reference); new inputs go to build/fuzz/found/. Then 100,000 random cache operations (2 modes x 6 plans x 2 models), about 20 minutes.
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS = plan_file stats_file snapshot cache_calls
 fuzz: deps
+	@command -v clang++ >/dev/null || { echo "make fuzz: error: no clang++ (apt-get install clang libclang-rt-14-dev)" >&2; exit 1; }
+	@cmake --preset fuzz >/dev/null
+	@cmake --build --preset fuzz
+	@build/fuzz/bin/kvaq_fuzz_corpus build/fuzz/fuzz-corpus
+	@for t in $(FUZZ_TARGETS); do mkdir -p build/fuzz/found/$$t && echo "fuzz: $$t, $(FUZZ_SECONDS) s" && \
+		build/fuzz/bin/kvaq_$${t}_fuzz -max_total_time=$(FUZZ_SECONDS) -malloc_limit_mb=64 -rss_limit_mb=4096 -timeout=60 \
+		-print_final_stats=1 -artifact_prefix=build/fuzz/found/$$t- build/fuzz/found/$$t build/fuzz/fuzz-corpus/$$t tests/fuzz/corpus/$$t || exit 1; done
 	@cmake --preset asan >/dev/null
 	@cmake --build --preset asan --target kvaq_cache_tests
 	@KVAQ_FUZZ_OPERATIONS=4200 KVAQ_FUZZ_SEED=$$(date +%Y%m%d) build/asan/bin/kvaq_cache_tests --gtest_filter='*RandomOperations*'

@@ -50,5 +50,11 @@ macro(kvaq_find_llama)
     target_link_libraries(kvaq_llama_cpp INTERFACE llama ggml ggml-base ggml-cpu)
     target_link_options(kvaq_llama_cpp INTERFACE "-Wl,-rpath-link,${KVAQ_LLAMA_LIB_DIR}")
     message(STATUS "kvaq: llama.cpp ${KVAQ_LLAMA_VERSION} in ${KVAQ_LLAMA_DIR}")
+    # cpp-httplib, for metrics: llama.cpp's source brings it. Debian's package is a shared library whose symbols llama-server's copy
+    # would be mixed up with.
+    file(GLOB kvaq_httplib_found "${CMAKE_SOURCE_DIR}/.deps/src/*/vendor/llama.cpp/vendor/cpp-httplib" "${kvaq_llama_source}/vendor/cpp-httplib")
+    list(APPEND kvaq_httplib_found "")
+    list(GET kvaq_httplib_found 0 kvaq_httplib_found)
+    set(KVAQ_HTTPLIB_DIR "${kvaq_httplib_found}" CACHE PATH "cpp-httplib (httplib.h, httplib.cpp) for metrics; empty: none are served")
   endif()
 endmacro()

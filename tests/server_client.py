@@ -69,7 +69,7 @@ def slots(port, folder):
 class Serving:
     """A llama-server on a free port, under the plan that KVAQ_TEST_PLAN names. Ended by SIGINT; its exit code and kvaq's lines stay."""
 
-    def __init__(self, program, model, flags):
+    def __init__(self, program, model, flags, prefix=None, preexec=None):
         environment = dict(os.environ)
         if "KVAQ_TEST_PLAN" in environment:
             environment["KVAQ_PLAN"] = environment["KVAQ_TEST_PLAN"]
@@ -78,8 +78,8 @@ class Serving:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen([program, "-m", model, "--host", "127.0.0.1", "--port", str(self.port), "-t", "2", *flags],
-                                        env=environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        self.process = subprocess.Popen([*(prefix or []), program, "-m", model, "--host", "127.0.0.1", "--port", str(self.port), "-t", "2", *flags],
+                                        env=environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, preexec_fn=preexec)
 
     def __enter__(self):
         deadline = time.time() + 60

@@ -72,39 +72,78 @@ size_t read_at(int fd, const std::string& path, uint64_t offset, std::span<std::
     return done;
 }
 
-}  // namespace
+std::string folder_of(const std::string& path) {
+    const size_t slash = path.rfind('/');
+    return slash == std::string::npos ? "." : path.substr(0, slash + 1);
+}
 
-void atomic_write(const std::string& path, std::span<const std::byte> bytes) {
-    // Not mkstemp: it would make the file private to its owner, and umask cannot be asked for without a race.
-    std::string temporary;
-    int fd = -1;
-    for (int attempt = 0; fd < 0 && attempt < 1000; ++attempt) {
-        temporary = path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
-        fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (fd < 0 && errno != EEXIST) break;
-    }
-    if (fd < 0) fail("cannot write beside", path, errno);
-    Descriptor file(fd);
-    const auto give_up = [&](const char* what) {
-        const int error = errno;
-        ::unlink(temporary.c_str());
-        fail(what, path, error);
-    };
+/// Writes everything to disk; throws like fail().
+void write_all(int fd, const std::string& path, std::span<const std::byte> bytes) {
     size_t done = 0;
     while (done < bytes.size()) {
-        const ssize_t n = ::write(file.get(), bytes.data() + done, bytes.size() - done);
+        const ssize_t n = ::write(fd, bytes.data() + done, bytes.size() - done);
         if (n < 0) {
             if (errno == EINTR) continue;
-            give_up("cannot write");
+            fail("cannot write", path, errno);
         }
         done += static_cast<size_t>(n);
     }
-    if (::fsync(file.get()) != 0) give_up("cannot write");
-    if (!file.close()) give_up("cannot write");
-    if (::rename(temporary.c_str(), path.c_str()) != 0) give_up("cannot replace");
-    const size_t slash = path.rfind('/');
-    const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-    const Descriptor parent(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (::fsync(fd) != 0) fail("cannot write", path, errno);
+}
+
+/// Calls make(name) with names beside path until one is free; returns it, or "" with errno set.
+template <typename Make>
+std::string free_name(const std::string& path, Make make) {
+    for (int attempt = 0; attempt < 1000; ++attempt) {
+        std::string name = path + ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(attempt);
+        if (make(name)) return name;
+        if (errno != EEXIST) break;
+    }
+    return "";
+}
+
+/// A whole file under a name of its own beside path. Without a name until it is whole where the file system can do that: a process that
+/// is killed while it writes then leaves nothing behind. Not mkstemp: it would make the file private to its owner, and umask cannot be
+/// asked for without a race.
+std::string write_beside(const std::string& path, std::span<const std::byte> bytes) {
+    {
+        Descriptor nameless(::open(folder_of(path).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666));
+        if (nameless.get() >= 0) {
+            write_all(nameless.get(), path, bytes);
+            const std::string self = "/proc/self/fd/" + std::to_string(nameless.get());
+            const std::string name = free_name(path, [&](const std::string& n) {
+                return ::linkat(AT_FDCWD, self.c_str(), AT_FDCWD, n.c_str(), AT_SYMLINK_FOLLOW) == 0;
+            });
+            if (!name.empty()) return name;  // else there is no /proc
+        }
+    }
+    int fd = -1;
+    const std::string name = free_name(path, [&](const std::string& n) {
+        fd = ::open(n.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        return fd >= 0;
+    });
+    if (name.empty()) fail("cannot write beside", path, errno);
+    Descriptor file(fd);
+    try {
+        write_all(fd, path, bytes);
+        if (!file.close()) fail("cannot write", path, errno);
+    } catch (...) {
+        ::unlink(name.c_str());
+        throw;
+    }
+    return name;
+}
+
+}  // namespace
+
+void atomic_write(const std::string& path, std::span<const std::byte> bytes) {
+    const std::string temporary = write_beside(path, bytes);
+    if (::rename(temporary.c_str(), path.c_str()) != 0) {
+        const int error = errno;
+        ::unlink(temporary.c_str());
+        fail("cannot replace", path, error);
+    }
+    const Descriptor parent(::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (parent.get() >= 0) (void)::fsync(parent.get());  // some file systems refuse it; the file itself is safe
 }
 

@@ -11,7 +11,8 @@
 namespace kvaq {
 
 /// Writes a whole file so that readers see the old one or the new one, never a part: a temporary file beside it, fsync,
-/// rename, fsync of the folder. Throws Error kIo (with the system's reason); the target is then untouched.
+/// rename, fsync of the folder. Throws Error kIo (with the system's reason); the target is then untouched and the temporary file gone. A
+/// process killed in between leaves the old file, and nothing else where the file system has nameless files (ext4, xfs, btrfs, tmpfs).
 void atomic_write(const std::string& path, std::span<const std::byte> bytes);
 
 /// The same for text.

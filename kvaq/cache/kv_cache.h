@@ -19,8 +19,20 @@ struct CacheUse {
     size_t sinks = 0;
     size_t tables = 0;     ///< bases and codebooks of transform codecs
     size_t allocated = 0;  ///< arenas in all, used or free, plus scratch
+    size_t shared = 0;     ///< not part of held(): what more would be held if no sequence shared pages with another
     size_t n_tokens = 0;   ///< over all sequences, shared ones once
+    size_t n_sequences = 0;
+    size_t n_elements =
+        0;  ///< K and V numbers of the tokens cached (sliding-window layers: of their window at most), shared ones once
+    // Tiles: 64 (or 128) tokens of one layer, side and KV head.
+    size_t n_tiles = 0;            ///< sealed ones held now
+    uint64_t n_tiles_sealed = 0;   ///< sealed or restored since the cache was made
+    uint64_t n_tiles_evicted = 0;  ///< of them those given up because a sliding window had passed them
     [[nodiscard]] size_t held() const noexcept { return packed + open + sinks + tables; }
+    /// 8 * held() / n_elements; 0 while nothing is cached.
+    [[nodiscard]] double effective_bits() const noexcept {
+        return n_elements == 0 ? 0 : 8.0 * static_cast<double>(held()) / static_cast<double>(n_elements);
+    }
 };
 
 struct KvCacheOptions {
@@ -28,9 +40,12 @@ struct KvCacheOptions {
     size_t n_ctx = 0;  ///< tokens over all sequences (shared ones once), as llama.cpp's unified cache counts cells
     size_t max_batch_tokens = 512;  ///< largest micro-batch
     bool keep_sliding = false;      ///< keep tiles of sliding-window layers that no later token can see
+    size_t n_threads =
+        1;  ///< of the largest team expected. Threads beyond it work from the second micro-batch on, when begin() has made room.
 };
 
 /// The serving cache: packed tiles, sequences that share pages (copy on write), attention over them. One per llama_context.
+/// What throws, std::bad_alloc included, has changed nothing.
 /// Thread-safety: none but attend(), which all threads of one team call together.
 /// Throws Error kOutOfMemory from make_kv_cache when the planned bytes cannot be had.
 class KvCache : public AttentionHandler {

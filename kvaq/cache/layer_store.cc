@@ -125,17 +125,16 @@ void LayerStore::keep_sinks(const std::byte* f16, int32_t sink) const noexcept {
     }
 }
 
-void LayerStore::unseal(int32_t packed, int32_t sink, std::byte* f16, size_t n) const {
+void LayerStore::unseal(int32_t packed, int32_t sink, std::byte* f16, size_t n, double* scratch) const {
     const OpenPageShape& shape = open_shape_;
     const size_t n_sinks = sink == kNone ? 0 : std::min(n, sink_shape_.tile_tokens);
-    std::vector<double> decoded(shape.tile_tokens * std::max(shape.head_dim_k, shape.head_dim_v));
     for (size_t head = 0; head < shape.n_kv_heads; ++head) {
         for (const Side side : {Side::kKey, Side::kValue}) {
-            decode_tile_reference(layout(side, head), tile(packed, side, head), decoded.data(), true);
+            decode_tile_reference(layout(side, head), tile(packed, side, head), scratch, true);
             const size_t dim = side == Side::kKey ? shape.head_dim_k : shape.head_dim_v;
             for (size_t t = 0; t < n; ++t) {
                 for (size_t c = 0; c < dim; ++c) {
-                    float16 value = to_float16(static_cast<float>(decoded[t * dim + c]));
+                    float16 value = to_float16(static_cast<float>(scratch[t * dim + c]));
                     if (t < n_sinks) {
                         value = side == Side::kKey
                                     ? sink_shape_.keys(sinks_.item(sink), head)[c * sink_shape_.tile_tokens + t]

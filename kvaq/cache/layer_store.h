@@ -93,8 +93,9 @@ class LayerStore {
     void seal(const std::byte* f16, int32_t packed, Side side, size_t head, float* scratch) const noexcept;
     /// Copies the sink slots of a full f16 page 0.
     void keep_sinks(const std::byte* f16, int32_t sink) const noexcept;
-    /// Decodes the first n tokens of a sealed page into an f16 page; sink slots come from their f16 copy.
-    void unseal(int32_t packed, int32_t sink, std::byte* f16, size_t n) const;
+    /// Decodes the first n tokens of a sealed page into an f16 page; sink slots come from their f16 copy. scratch: tile_tokens * the larger
+    /// head_dim.
+    void unseal(int32_t packed, int32_t sink, std::byte* f16, size_t n, double* scratch) const;
 
   private:
     const LayerPlan* plan_;

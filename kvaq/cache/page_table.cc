@@ -8,28 +8,6 @@
 #include "kvaq/base/error.h"
 
 namespace kvaq {
-namespace {
-
-std::vector<int32_t> all_free(size_t n) {
-    std::vector<int32_t> ids(n);
-    for (size_t i = 0; i < n; ++i) ids[i] = static_cast<int32_t>(n - 1 - i);  // low ids are handed out first
-    return ids;
-}
-
-int32_t take(std::vector<int32_t>& free_ids) {
-    if (free_ids.empty()) return kNone;
-    const int32_t id = free_ids.back();
-    free_ids.pop_back();
-    return id;
-}
-
-void give(std::vector<int32_t>& free_ids, int32_t& id) noexcept {
-    if (id != kNone) free_ids.push_back(id);  // never grows past its first capacity
-    id = kNone;
-}
-
-}  // namespace
-
 PageTable::PageTable(const PageTableOptions& options) : options_(options) {
     KVAQ_CHECK(n_reaches() <= kMaxReaches);
     const size_t tile = options_.tile_tokens;
@@ -47,18 +25,24 @@ PageTable::PageTable(const PageTableOptions& options) : options_(options) {
     state_.pages.resize(n_packed_[0] + n_open_ + n_scratch_);
     state_.slots.resize(state_.pages.size() * n_reaches());
     masks_.resize(state_.pages.size());
-    clear();
+    holders_.resize(state_.pages.size());
+    state_.free_pages = FreeIds(state_.pages.size());
+    state_.free_scratch = FreeIds(n_scratch_);
+    for (size_t r = 0; r < n_reaches(); ++r) {
+        state_.free[r] = {.packed = FreeIds(n_packed_[r]), .open = FreeIds(n_open_), .sink = FreeIds(n_sink())};
+    }
+    state_.sequences.resize(n_seq);
 }
 
 void PageTable::clear() noexcept {
     std::fill(state_.pages.begin(), state_.pages.end(), Page{});
     std::fill(state_.slots.begin(), state_.slots.end(), PageSlots{});
-    state_.free_pages = all_free(state_.pages.size());
-    state_.free_scratch = all_free(n_scratch_);
-    for (size_t r = 0; r < n_reaches(); ++r) {
-        state_.free[r] = {.packed = all_free(n_packed_[r]), .open = all_free(n_open_), .sink = all_free(n_sink())};
+    state_.free_pages.fill();
+    state_.free_scratch.fill();
+    for (FreeSlots& free : state_.free) {
+        for (FreeIds* ids : {&free.packed, &free.open, &free.sink}) ids->fill();
     }
-    state_.sequences.assign(options_.n_seq_max, Sequence{});
+    for (Sequence& sequence : state_.sequences) sequence.clear();
     state_.both.clear();
     state_.n_stored = 0;
     deferred_.clear();
@@ -82,8 +66,32 @@ int32_t PageTable::pos_min(int32_t seq_id) const noexcept {
     return first;
 }
 
+size_t PageTable::n_sequences() const noexcept {
+    return static_cast<size_t>(std::count_if(state_.sequences.begin(), state_.sequences.end(),
+                                             [](const Sequence& sequence) { return !sequence.empty(); }));
+}
+
+PageTable::SlotCount PageTable::shared(size_t reach) const noexcept {
+    SlotCount count;
+    std::fill(holders_.begin(), holders_.end(), kNone);
+    for (size_t s = 0; s < state_.sequences.size(); ++s) {
+        for (const Segment& segment : state_.sequences[s]) {
+            int32_t& holder = holders_[static_cast<size_t>(segment.page)];
+            if (!segment.keeps(reach) || holder == static_cast<int32_t>(s)) continue;
+            if (holder != kNone) {  // another sequence has it already
+                const PageSlots& ids = slots(segment.page, reach);
+                count.packed += ids.packed != kNone ? 1 : 0;
+                count.open += ids.open != kNone ? 1 : 0;
+                count.sink += ids.sink != kNone ? 1 : 0;
+            }
+            holder = static_cast<int32_t>(s);
+        }
+    }
+    return count;
+}
+
 int32_t PageTable::new_page(int32_t frame) {
-    const int32_t id = take(state_.free_pages);
+    const int32_t id = state_.free_pages.take();
     if (id == kNone) return kNone;
     at(id) = Page{.frame = frame};
     return id;
@@ -101,9 +109,9 @@ void PageTable::give_up(Segment& segment, size_t reach) noexcept {
     PageSlots& slots = slots_at(segment.page, reach);
     segment.kept = static_cast<uint8_t>(segment.kept & ~(1U << reach));
     if (--slots.live > 0) return;
-    give(state_.free[reach].packed, slots.packed);
-    give(state_.free[reach].open, slots.open);
-    give(state_.free[reach].sink, slots.sink);
+    state_.free[reach].packed.give(slots.packed);
+    state_.free[reach].open.give(slots.open);
+    state_.free[reach].sink.give(slots.sink);
 }
 
 void PageTable::drop_ref(const Segment& segment) noexcept {
@@ -114,23 +122,23 @@ void PageTable::drop_ref(const Segment& segment) noexcept {
     Page& page = at(gone.page);
     if (--page.refs > 0) return;
     if (page.sealed && page.has_f16()) std::erase(state_.both, gone.page);
-    give(state_.free_scratch, page.scratch);
+    state_.free_scratch.give(page.scratch);
     page.f16 = page.sealed = false;
-    state_.free_pages.push_back(gone.page);
+    state_.free_pages.give(gone.page);
 }
 
 void PageTable::free_packed(int32_t id) noexcept {
     for (size_t r = 0; r < n_reaches(); ++r) {
-        give(state_.free[r].packed, slots_at(id, r).packed);
-        give(state_.free[r].sink, slots_at(id, r).sink);
+        state_.free[r].packed.give(slots_at(id, r).packed);
+        state_.free[r].sink.give(slots_at(id, r).sink);
     }
     if (at(id).has_f16()) std::erase(state_.both, id);
     at(id).sealed = false;
 }
 
 void PageTable::free_f16(int32_t id) noexcept {
-    for (size_t r = 0; r < n_reaches(); ++r) give(state_.free[r].open, slots_at(id, r).open);
-    give(state_.free_scratch, at(id).scratch);
+    for (size_t r = 0; r < n_reaches(); ++r) state_.free[r].open.give(slots_at(id, r).open);
+    state_.free_scratch.give(at(id).scratch);
     at(id).f16 = false;
 }
 
@@ -138,7 +146,7 @@ bool PageTable::take_open(int32_t id) noexcept {
     for (size_t r = 0; r < n_reaches(); ++r) {
         PageSlots& slots = slots_at(id, r);
         if (slots.live == 0 || slots.open != kNone) continue;
-        if ((slots.open = take(state_.free[r].open)) == kNone) return false;
+        if ((slots.open = state_.free[r].open.take()) == kNone) return false;
     }
     at(id).f16 = true;
     return true;
@@ -148,8 +156,9 @@ bool PageTable::take_packed(int32_t id) noexcept {
     for (size_t r = 0; r < n_reaches(); ++r) {
         PageSlots& slots = slots_at(id, r);
         if (slots.live == 0) continue;
-        if ((slots.packed = take(state_.free[r].packed)) == kNone) return false;
-        if (at(id).frame == 0 && options_.sinks > 0 && (slots.sink = take(state_.free[r].sink)) == kNone) return false;
+        if ((slots.packed = state_.free[r].packed.take()) == kNone) return false;
+        ++state_.n_sealed[r];
+        if (at(id).frame == 0 && options_.sinks > 0 && (slots.sink = state_.free[r].sink.take()) == kNone) return false;
     }
     at(id).sealed = true;
     return true;
@@ -168,30 +177,29 @@ bool PageTable::begin(std::span<const BatchToken> tokens, size_t block_tokens) {
     work_ = Work{};
     touched_.clear();
     fresh_.clear();
-    bool fits = state_.n_stored + tokens.size() <= options_.n_ctx;
+    if (state_.n_stored + tokens.size() > options_.n_ctx) return false;
+    bool fits = false;
     try {
-        if (fits) {
-            place(tokens);
-            fits = seal_and_house();
-        }
+        place(tokens);
+        fits = seal_and_house();
+        if (fits) make_blocks(tokens, block_tokens);
     } catch (...) {
-        state_ = saved_;
+        std::swap(state_, saved_);
         work_ = Work{};
         throw;
     }
     if (!fits) {
-        state_ = saved_;
+        std::swap(state_, saved_);
         work_ = Work{};
         return false;
     }
-    make_blocks(tokens, block_tokens);
     open_batch_ = true;
     return true;
 }
 
 bool PageTable::fits(std::span<const BatchToken> tokens) {
     KVAQ_CHECK(!open_batch_);
-    const State before = state_;
+    State before = state_;
     bool all = true;
     try {
         for (size_t i = 0; i < tokens.size() && all; i += options_.max_batch_tokens) {
@@ -200,10 +208,10 @@ bool PageTable::fits(std::span<const BatchToken> tokens) {
             if (all) end();
         }
     } catch (...) {
-        state_ = before;
+        std::swap(state_, before);
         throw;
     }
-    state_ = before;
+    std::swap(state_, before);
     work_ = Work{};
     return all;
 }
@@ -272,7 +280,7 @@ int32_t PageTable::writable_page(const BatchToken& token) {
             drop_ref(old);
         }
     }
-    work_.copies.push_back({.from = id, .to = copy, .n_tokens = slot});
+    work_.copies.push_back({.from = id, .to = copy, .n_tokens = slot, .before_write = work_.writes.size()});
     fresh_.push_back(copy);
     return copy;
 }
@@ -328,7 +336,7 @@ bool PageTable::seal_and_house() {
                                [&](const Segment& g) { return g.page == id && wants_f16(g, next_pos(s)); });
         });
         if (!lasts) {
-            page.scratch = take(state_.free_scratch);
+            page.scratch = state_.free_scratch.take();
             if (page.scratch == kNone) return false;
         } else if (!take_open(id)) {
             return false;
@@ -381,7 +389,10 @@ void PageTable::end() noexcept {
             const int32_t needed = needed_from(r, next_pos(s));
             for (Segment& segment : seq(s)) {
                 if (segment.last() >= needed) break;
-                if (segment.keeps(r)) give_up(segment, r);
+                if (!segment.keeps(r)) continue;
+                const PageSlots& slots = slots_at(segment.page, r);
+                if (slots.live == 1 && slots.packed != kNone) ++state_.n_evicted[r];
+                give_up(segment, r);
             }
         }
     }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvaq/base/attention_call.h"
+#include "kvaq/base/error.h"
 
 namespace kvaq {
 
@@ -52,6 +53,29 @@ struct Segment {
     [[nodiscard]] bool keeps(size_t reach) const noexcept { return ((kept >> reach) & 1) != 0; }
 };
 
+/// Ids not in use. Allocates in its constructor only, also when copied to one of its size: giving an id back cannot fail.
+class FreeIds {
+  public:
+    FreeIds() = default;
+    /// 0..n-1, low ones are handed out first.
+    explicit FreeIds(size_t n) : ids_(n) { fill(); }
+    void fill() noexcept {
+        n_ = ids_.size();
+        for (size_t i = 0; i < n_; ++i) ids_[i] = static_cast<int32_t>(n_ - 1 - i);
+    }
+    /// kNone if there is none.
+    [[nodiscard]] int32_t take() noexcept { return n_ == 0 ? kNone : ids_[--n_]; }
+    void give(int32_t& id) noexcept {
+        if (id != kNone) ids_[n_++] = id;
+        id = kNone;
+    }
+    [[nodiscard]] size_t size() const noexcept { return n_; }
+
+  private:
+    std::vector<int32_t> ids_;
+    size_t n_ = 0;
+};
+
 struct PageTableOptions {
     size_t tile_tokens = 64;
     int32_t window = 0;
@@ -81,6 +105,7 @@ class PageTable {
         int32_t from = 0;  ///< pages
         int32_t to = 0;
         int32_t n_tokens = 0;
+        size_t before_write = 0;  ///< after the writes before this one, which may be copied; the others may overwrite what is copied
     };
     /// Consecutive tokens of one sequence: they share the pages they look at.
     struct QueryBlock {
@@ -89,13 +114,15 @@ class PageTable {
         int32_t first_pos = 0;
         std::vector<Segment> segments;  ///< of the sequence, up to the last query's position
     };
-    /// What every layer must do with its data in this micro-batch, in this order: writes, copies, seals.
+    /// What every layer must do with its data in this micro-batch: writes, with copies between them (Copy::before_write), then seals.
     struct Work {
         std::vector<Write> writes;
         std::vector<Copy> copies;    ///< copy on write of open pages; in order
         std::vector<int32_t> seals;  ///< pages
         std::vector<QueryBlock> blocks;
     };
+
+    // Whatever throws has changed nothing, std::bad_alloc included; what is noexcept allocates nothing.
 
     /// Places tokens; false if there is no room (then nothing changed). Throws Error kInvalidArgument on a position that does not
     /// continue its sequence or on sequences that share a token but not their history.
@@ -113,13 +140,14 @@ class PageTable {
         int32_t n_tokens = 0;
     };
     void clear() noexcept;
-    /// llama_memory_seq_rm for one sequence, any range. False if sliding-window layers have given up tokens that what would remain still
-    /// needs (then nothing changed). On success the caller must carry out `unseals` at once, then call release().
+    /// llama_memory_seq_rm, any range; seq < 0: of all sequences. False if sliding-window layers have given up tokens that what would remain
+    /// of a sequence still needs (it has not changed then). In either case the caller must carry out `unseals` at once, then call release().
     [[nodiscard]] bool seq_rm(int32_t seq, int32_t p0, int32_t p1, std::vector<Unseal>& unseals);
     /// False if dst is not empty, or as seq_rm.
     [[nodiscard]] bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1, std::vector<Unseal>& unseals);
     void seq_keep(int32_t seq) noexcept;
-    /// llama_memory_seq_add for one sequence. False if positions would become negative or meet others, or as seq_rm (then nothing changed).
+    /// llama_memory_seq_add; seq < 0: of all sequences. False if a sequence's positions would become negative or meet others, or as seq_rm (it
+    /// has not changed then).
     [[nodiscard]] bool seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta);
     /// Frees what seq_rm / seq_cp kept alive for the caller's copies.
     void release() noexcept;
@@ -165,6 +193,15 @@ class PageTable {
     [[nodiscard]] size_t used_open(size_t reach) const noexcept { return n_open_ - state_.free[reach].open.size(); }
     [[nodiscard]] size_t used_sink(size_t reach) const noexcept { return n_sink() - state_.free[reach].sink.size(); }
     [[nodiscard]] size_t used_tokens() const noexcept { return state_.n_stored; }
+    [[nodiscard]] size_t n_sequences() const noexcept;  ///< that hold tokens
+    /// Ids that more would be in use if no sequence shared pages with another.
+    struct SlotCount {
+        size_t packed = 0, open = 0, sink = 0;
+    };
+    [[nodiscard]] SlotCount shared(size_t reach) const noexcept;
+    // Since the table was made (clear() does not begin anew).
+    [[nodiscard]] uint64_t n_pages_sealed(size_t reach) const noexcept { return state_.n_sealed[reach]; }
+    [[nodiscard]] uint64_t n_pages_evicted(size_t reach) const noexcept { return state_.n_evicted[reach]; }
 
     /// True if a query at `pos` must read the segment in f16 (when it still has that).
     [[nodiscard]] bool wants_f16(const Segment& segment, int32_t pos) const noexcept {
@@ -175,17 +212,18 @@ class PageTable {
 
   private:
     using Sequence = std::vector<Segment>;
-    struct FreeIds {
-        std::vector<int32_t> packed, open, sink;
+    struct FreeSlots {
+        FreeIds packed, open, sink;
     };
     struct State {
         std::vector<Page> pages;
         std::vector<PageSlots> slots;  ///< [page][reach]
-        std::vector<int32_t> free_pages, free_scratch;
-        std::array<FreeIds, kMaxReaches> free;
+        FreeIds free_pages, free_scratch;
+        std::array<FreeSlots, kMaxReaches> free;
         std::vector<Sequence> sequences;
         std::vector<int32_t> both;  ///< sealed pages that still hold f16
         size_t n_stored = 0;        ///< tokens, shared ones once
+        std::array<uint64_t, kMaxReaches> n_sealed = {}, n_evicted = {};
     };
 
     [[nodiscard]] static int32_t next_of(const Sequence& sequence) noexcept {
@@ -212,6 +250,22 @@ class PageTable {
     [[nodiscard]] bool has_open_reserve() const noexcept;
     void make_blocks(std::span<const BatchToken> tokens, size_t block_tokens);
     [[nodiscard]] bool can_end_at(const Sequence& sequence, int32_t n) const noexcept;
+    /// Runs edit(), which changes the state; if it throws, the state is as before.
+    template <typename Edit>
+    [[nodiscard]] bool transact(Edit edit) {
+        KVAQ_CHECK(!open_batch_);
+        saved_ = state_;
+        try {
+            return edit();
+        } catch (...) {
+            std::swap(state_, saved_);
+            deferred_.clear();
+            throw;
+        }
+    }
+    [[nodiscard]] bool remove_range(int32_t seq_id, int32_t p0, int32_t p1, std::vector<Unseal>& unseals);
+    [[nodiscard]] bool add_to_range(int32_t seq_id, int32_t p0, int32_t p1, int32_t delta);
+    [[nodiscard]] bool put_instead(int32_t seq_id, const Saved& saved);
     void truncate(int32_t seq_id, int32_t n, std::vector<Unseal>& unseals);
     void remove(int32_t seq_id, int32_t from, int32_t to);
     void split(Sequence& sequence, int32_t pos);
@@ -227,6 +281,7 @@ class PageTable {
     std::vector<int32_t> fresh_;                  ///< pages created in this micro-batch
     std::vector<Segment> deferred_;               ///< references to drop in release()
     std::vector<std::array<uint64_t, 2>> masks_;  ///< scratch of recount()
+    mutable std::vector<int32_t> holders_;        ///< scratch of shared()
     bool open_batch_ = false;
 };
 

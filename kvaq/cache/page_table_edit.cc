@@ -119,7 +119,16 @@ void PageTable::remove(int32_t seq_id, int32_t from, int32_t to) {
 }
 
 bool PageTable::seq_rm(int32_t seq_id, int32_t p0, int32_t p1, std::vector<Unseal>& unseals) {
-    KVAQ_CHECK(!open_batch_);
+    return transact([&] {
+        if (seq_id >= 0) return remove_range(seq_id, p0, p1, unseals);
+        bool done = true;
+        for (size_t s = 0; s < options_.n_seq_max; ++s)
+            done = remove_range(static_cast<int32_t>(s), p0, p1, unseals) && done;
+        return done;
+    });
+}
+
+bool PageTable::remove_range(int32_t seq_id, int32_t p0, int32_t p1, std::vector<Unseal>& unseals) {
     const int32_t from = std::max(p0, 0);
     const int32_t to = p1 < 0 ? kInfinity : p1;
     if (from >= next_pos(seq_id) || to <= from) return true;
@@ -133,17 +142,18 @@ bool PageTable::seq_rm(int32_t seq_id, int32_t p0, int32_t p1, std::vector<Unsea
 }
 
 bool PageTable::seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1, std::vector<Unseal>& unseals) {
-    KVAQ_CHECK(!open_batch_);
     if (src == dst) return true;
     const int32_t from = std::max(p0, 0);
     const int32_t to = p1 < 0 ? next_pos(src) : std::min(p1, next_pos(src));
     if (to <= from) return true;
     if (!seq(dst).empty() || !can_end_at(seq(src), to)) return false;
-    seq(dst) = seq(src);
-    for (const Segment& segment : seq(dst)) add_ref(segment);
-    if (from > 0) remove(dst, 0, from);
-    truncate(dst, to, unseals);
-    return true;
+    return transact([&] {
+        seq(dst) = seq(src);
+        for (const Segment& segment : seq(dst)) add_ref(segment);
+        if (from > 0) remove(dst, 0, from);
+        truncate(dst, to, unseals);
+        return true;
+    });
 }
 
 void PageTable::seq_keep(int32_t seq_id) noexcept {
@@ -156,7 +166,16 @@ void PageTable::seq_keep(int32_t seq_id) noexcept {
 }
 
 bool PageTable::seq_add(int32_t seq_id, int32_t p0, int32_t p1, int32_t delta) {
-    KVAQ_CHECK(!open_batch_);
+    return transact([&] {
+        if (seq_id >= 0) return add_to_range(seq_id, p0, p1, delta);
+        bool done = true;
+        for (size_t s = 0; s < options_.n_seq_max; ++s)
+            done = add_to_range(static_cast<int32_t>(s), p0, p1, delta) && done;
+        return done;
+    });
+}
+
+bool PageTable::add_to_range(int32_t seq_id, int32_t p0, int32_t p1, int32_t delta) {
     Sequence& sequence = seq(seq_id);
     const int32_t from = std::max(p0, 0);
     const int32_t to = p1 < 0 ? kInfinity : p1;
@@ -186,8 +205,12 @@ bool PageTable::seq_add(int32_t seq_id, int32_t p0, int32_t p1, int32_t delta) {
 }
 
 bool PageTable::replace(int32_t seq_id, const Saved& saved) {
-    KVAQ_CHECK(!open_batch_);
-    saved_ = state_;
+    const bool fits = transact([&] { return put_instead(seq_id, saved); });
+    if (!fits) std::swap(state_, saved_);
+    return fits;
+}
+
+bool PageTable::put_instead(int32_t seq_id, const Saved& saved) {
     for (const Segment& segment : seq(seq_id)) drop_ref(segment);
     seq(seq_id).clear();
     std::vector<int32_t> ids;
@@ -210,11 +233,7 @@ bool PageTable::replace(int32_t seq_id, const Saved& saved) {
         if (fits && saved.pages[i].sealed && saved.pages[i].f16) state_.both.push_back(ids[i]);
     }
     if (fits) recount();
-    if (!fits || !has_open_reserve() || state_.n_stored > options_.n_ctx) {
-        std::swap(state_, saved_);
-        return false;
-    }
-    return true;
+    return fits && has_open_reserve() && state_.n_stored <= options_.n_ctx;
 }
 
 }  // namespace kvaq

@@ -18,11 +18,6 @@ constexpr size_t kSplitTokens = 8;  // blocks up to this many query tokens are s
 constexpr size_t kRunPages = 16;    // fixed, so the result does not depend on the number of threads
 constexpr size_t kMaxKvHeads = 256;
 
-TileAttention& thread_work() noexcept {
-    thread_local TileAttention work;
-    return work;
-}
-
 void prefetch(const std::byte* from, size_t n) noexcept {
     for (size_t i = 0; i < n; i += 64) __builtin_prefetch(from + i);
 }
@@ -116,7 +111,21 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
         largest_.head_dim_v = std::max(largest_.head_dim_v, shape.head_dim_v);
         max_group = std::max(max_group, shape.heads_per_kv());
         max_kv_heads_ = std::max(max_kv_heads_, shape.n_kv_heads);
+        const LayerStore& store = layers_.back();
+        units_.resize(table_.n_reaches());
+        ReachUnits& units = units_[store.reach()];
+        units.packed += store.packed_bytes();
+        units.open += store.open_shape().bytes();
+        units.sink += store.sink_bytes();
+        units.n_tiles += 2 * shape.n_kv_heads;
+        auto row = std::find_if(rows_.begin(), rows_.end(),
+                                [&](const WindowRow& r) { return r.window == shape.sliding_window; });
+        if (row == rows_.end()) row = rows_.insert(row, {.window = shape.sliding_window});
+        row->n_elements += shape.n_kv_heads * (shape.head_dim_k + shape.head_dim_v);
+        table_bytes_ += table_bytes(layer);
+        allocated_bytes_ += store.allocated_bytes();
     }
+    units_.resize(table_.n_reaches());
     largest_.group = max_group;
     largest_.n_tokens = block_tokens();
     scratch_ = Arena(table_.n_scratch(), largest_open, "prefill scratch");
@@ -126,6 +135,16 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
                                      .head_dim_k = largest_.head_dim_k,
                                      .head_dim_v = largest_.head_dim_v};
     state_stride_ = (TileAttention::state_floats(split) + 15) / 16 * 16;
+    decoded_.resize(plan_.tile_tokens * std::max(largest_.head_dim_k, largest_.head_dim_v));
+    make_works(std::max<size_t>(1, options.n_threads));
+}
+
+void ServingCache::make_works(size_t n_threads) {
+    while (works_.size() < n_threads) {
+        auto work = std::make_unique<TileAttention>();
+        work->reserve(largest_, plan_.tile_tokens);
+        works_.push_back(std::move(work));
+    }
 }
 
 size_t ServingCache::block_tokens() const noexcept { return std::max<size_t>(1, kBlockRows / largest_.group); }
@@ -138,7 +157,19 @@ const LayerStore& ServingCache::store(int32_t layer) const noexcept {
 }
 
 bool ServingCache::begin(std::span<const BatchToken> tokens) {
+    make_works(n_threads_.load(std::memory_order_relaxed));
     if (!table_.begin(tokens, block_tokens())) return false;
+    try {
+        plan_runs();
+        place_writes();
+    } catch (...) {
+        table_.rollback();
+        throw;
+    }
+    return true;
+}
+
+void ServingCache::plan_runs() {
     runs_.clear();
     size_t n_split = 0;
     const std::vector<PageTable::QueryBlock>& blocks = table_.work().blocks;
@@ -160,8 +191,6 @@ bool ServingCache::begin(std::span<const BatchToken> tokens) {
     if (states_.size() < floats) states_.resize(floats);
     next_unit_.store(0, std::memory_order_relaxed);
     next_seal_.store(0, std::memory_order_relaxed);
-    place_writes();
-    return true;
 }
 
 void ServingCache::place_writes() {
@@ -203,19 +232,21 @@ void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Te
     if (writes_in_runs_) return;
     const PageTable::Work& work = table_.work();
     const size_t n_heads = layer.open_shape().n_kv_heads;
-    for (size_t i = team.index(); i < work.writes.size(); i += team.size())
-        write(call, layer, work.writes[i], 0, n_heads);
-    team.barrier();
-    if (!work.copies.empty()) {
-        if (team.index() == 0) {
-            for (const PageTable::Copy& copy : work.copies) {
-                if (layer.slots(copy.from).live == 0) continue;  // the copy took the page over
-                layer.copy_slots(layer.f16_page(copy.from, scratch_), layer.f16_page(copy.to, scratch_),
-                                 static_cast<size_t>(copy.n_tokens));
-            }
+    size_t first = 0;
+    const auto write_until = [&](size_t end) {
+        for (size_t i = first + team.index(); i < end; i += team.size()) write(call, layer, work.writes[i], 0, n_heads);
+        first = end;
+        team.barrier();
+    };
+    for (const PageTable::Copy& copy : work.copies) {
+        write_until(copy.before_write);
+        if (team.index() == 0 && layer.slots(copy.from).live > 0) {  // else the copy took the page over
+            layer.copy_slots(layer.f16_page(copy.from, scratch_), layer.f16_page(copy.to, scratch_),
+                             static_cast<size_t>(copy.n_tokens));
         }
         team.barrier();
     }
+    write_until(work.writes.size());
 }
 
 void ServingCache::seal(const LayerStore& layer, Team& team, float* scratch) noexcept {
@@ -223,7 +254,9 @@ void ServingCache::seal(const LayerStore& layer, Team& team, float* scratch) noe
     if (seals.empty()) return;
     const size_t n_heads = layer.open_shape().n_kv_heads;
     const size_t n_units = seals.size() * n_heads * 2;
-    for (size_t unit = next_seal_.fetch_add(1); unit < n_units; unit = next_seal_.fetch_add(1)) {
+    while (scratch != nullptr) {
+        const size_t unit = next_seal_.fetch_add(1);
+        if (unit >= n_units) break;
         const int32_t page = seals[unit / (2 * n_heads)];
         const PageSlots& slots = layer.slots(page);
         if (slots.packed == kNone) continue;  // nobody keeps it in this layer
@@ -332,20 +365,24 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
 void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
     const LayerStore& layer = store(call.layer);
     const size_t n_heads = layer.open_shape().n_kv_heads;
-    TileAttention& work = thread_work();
-    work.reserve(largest_, plan_.tile_tokens);  // allocates in a thread's first call only
-    work.begin_call();
+    // Nothing is allocated here: a thread for which begin() has made no room only writes its share of the tokens.
+    TileAttention* work = team.index() < works_.size() ? works_[team.index()].get() : nullptr;
+    if (team.index() == 0 && team.size() > n_threads_.load(std::memory_order_relaxed))
+        n_threads_.store(team.size(), std::memory_order_relaxed);
+    if (work != nullptr) work->begin_call();
     // A layer that shares another one's cache writes the same rows again: the scratch pages are shared by all layers and
     // hold another layer's rows by now.
     append(call, layer, team);
-    if (call.append) seal(layer, team, work.keys());
+    if (call.append) seal(layer, team, work != nullptr ? work->keys() : nullptr);
     const size_t n_units = runs_.size() * n_heads;
-    for (size_t unit = next_unit_.fetch_add(1); unit < n_units; unit = next_unit_.fetch_add(1)) {
+    while (work != nullptr) {
+        const size_t unit = next_unit_.fetch_add(1);
+        if (unit >= n_units) break;
         // Late blocks of a prefill see most pages: take them first, so that the threads end together. Runs of one block: head by head,
         // so that a thread turns and rounds a head's queries once.
         const bool one_block = runs_.size() > 1 && runs_[0].n_runs == runs_.size();
         const size_t run = one_block ? unit % runs_.size() : unit / n_heads;
-        attend_run(call, layer, runs_[runs_.size() - 1 - run], one_block ? unit / runs_.size() : unit % n_heads, work);
+        attend_run(call, layer, runs_[runs_.size() - 1 - run], one_block ? unit / runs_.size() : unit % n_heads, *work);
     }
     // The last thread to leave makes the counters ready: the others are not back before it has left (AttentionHandler::attend).
     if (n_left_.fetch_add(1, std::memory_order_acq_rel) + 1 < team.size()) return;
@@ -364,13 +401,13 @@ int32_t ServingCache::seq_pos_max(int32_t seq) const noexcept {
     return table_.next_pos(seq) - 1;
 }
 
-void ServingCache::unseal(const std::vector<PageTable::Unseal>& unseals) {
+void ServingCache::unseal(const std::vector<PageTable::Unseal>& unseals) noexcept {
     for (const PageTable::Unseal& unseal : unseals) {
         for (const LayerStore& layer : layers_) {
             const PageSlots& from = layer.slots(unseal.from);
             if (layer.slots(unseal.to).open == kNone) continue;  // given up: no later token sees it
             layer.unseal(from.packed, from.sink, layer.f16_page(unseal.to, scratch_),
-                         static_cast<size_t>(unseal.n_tokens));
+                         static_cast<size_t>(unseal.n_tokens), decoded_.data());
         }
     }
     table_.release();
@@ -380,10 +417,7 @@ bool ServingCache::seq_rm(int32_t seq, int32_t p0, int32_t p1) {
     const auto n_seq = static_cast<int32_t>(table_.options().n_seq_max);
     if (seq >= n_seq) return true;
     std::vector<PageTable::Unseal> unseals;
-    bool done = true;
-    for (int32_t s = seq < 0 ? 0 : seq; s < (seq < 0 ? n_seq : seq + 1); ++s) {
-        done = table_.seq_rm(s, p0, p1, unseals) && done;
-    }
+    const bool done = table_.seq_rm(seq, p0, p1, unseals);
     unseal(unseals);
     return done;
 }
@@ -400,23 +434,36 @@ bool ServingCache::seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) {
 bool ServingCache::seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) {
     const auto n_seq = static_cast<int32_t>(table_.options().n_seq_max);
     if (seq >= n_seq) return true;
-    bool done = true;
-    for (int32_t s = seq < 0 ? 0 : seq; s < (seq < 0 ? n_seq : seq + 1); ++s)
-        done = table_.seq_add(s, p0, p1, delta) && done;
-    return done;
+    return table_.seq_add(seq, p0, p1, delta);
 }
 
 CacheUse ServingCache::use() const noexcept {
     CacheUse use;
-    for (const LayerStore& layer : layers_) {
-        use.packed += table_.used_packed(layer.reach()) * layer.packed_bytes();
-        use.open += table_.used_open(layer.reach()) * layer.open_shape().bytes();
-        use.sinks += table_.used_sink(layer.reach()) * layer.sink_bytes();
-        use.tables += table_bytes(layer.plan());
-        use.allocated += layer.allocated_bytes() + table_bytes(layer.plan());
+    for (size_t r = 0; r < units_.size(); ++r) {
+        const ReachUnits& units = units_[r];
+        const PageTable::SlotCount shared = table_.shared(r);
+        use.packed += table_.used_packed(r) * units.packed;
+        use.open += table_.used_open(r) * units.open;
+        use.sinks += table_.used_sink(r) * units.sink;
+        use.shared += shared.packed * units.packed + shared.open * units.open + shared.sink * units.sink;
+        use.n_tiles += table_.used_packed(r) * units.n_tiles;
+        use.n_tiles_sealed += table_.n_pages_sealed(r) * units.n_tiles;
+        use.n_tiles_evicted += table_.n_pages_evicted(r) * units.n_tiles;
     }
-    use.allocated += scratch_.bytes();
+    use.tables = table_bytes_;
+    use.allocated = allocated_bytes_ + table_bytes_ + scratch_.bytes();
     use.n_tokens = table_.used_tokens();
+    use.n_sequences = table_.n_sequences();
+    for (const WindowRow& row : rows_) {
+        size_t n = 0;
+        for (size_t s = 0; s < table_.options().n_seq_max && row.window > 0; ++s) {
+            size_t length = 0;
+            for (const Segment& segment : table_.segments(static_cast<int32_t>(s)))
+                length += static_cast<size_t>(segment.end - segment.begin);
+            n += std::min(length, static_cast<size_t>(row.window));
+        }
+        use.n_elements += row.n_elements * (row.window > 0 ? std::min(n, use.n_tokens) : use.n_tokens);
+    }
     return use;
 }
 

@@ -3,6 +3,7 @@
 // PRIVATE header of kvaq/cache: the implementation behind make_kv_cache(). Include kvaq/cache/kv_cache.h instead.
 
 #include <atomic>
+#include <memory>
 #include <vector>
 
 #include "kvaq/attention/tile_attention.h"
@@ -42,6 +43,16 @@ class ServingCache final : public KvCache {
     void load_sequence(int32_t seq, std::span<const std::byte> bytes) override;
 
   private:
+    /// What one id of a reach stands for, over all its layers.
+    struct ReachUnits {
+        size_t packed = 0, open = 0, sink = 0;  ///< bytes
+        size_t n_tiles = 0;                     ///< sealed ones of a page
+    };
+    /// K and V numbers of one token, over the layers that see `window` tokens back (0 = all).
+    struct WindowRow {
+        int32_t window = 0;
+        size_t n_elements = 0;
+    };
     /// A query block and a run of its pages: one unit of attention work per KV head.
     struct Run {
         size_t block = 0;
@@ -58,17 +69,23 @@ class ServingCache final : public KvCache {
     void write(const AttentionCall& call, const LayerStore& layer, const PageTable::Write& write, size_t first_head,
                size_t end_head) noexcept;
     void append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept;
+    /// scratch null: this thread seals nothing.
     void seal(const LayerStore& layer, Team& team, float* scratch) noexcept;
     void attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
                     TileAttention& work) noexcept;
     void load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n,
                   TileAttention& work) const noexcept;
-    void unseal(const std::vector<PageTable::Unseal>& unseals);
+    void unseal(const std::vector<PageTable::Unseal>& unseals) noexcept;
+    void plan_runs();
+    void make_works(size_t n_threads);
 
     Plan plan_;
     PageTable table_;
     std::vector<LayerStore> layers_;
     std::vector<int32_t> layer_index_;  ///< model layer -> index in layers_, -1
+    std::vector<ReachUnits> units_;     ///< of each reach
+    std::vector<WindowRow> rows_;
+    size_t table_bytes_ = 0, allocated_bytes_ = 0;
     Arena scratch_;
     TileAttention::Shape largest_;
     size_t state_stride_ = 0;  ///< floats of the largest partial state
@@ -77,7 +94,10 @@ class ServingCache final : public KvCache {
     std::vector<float> states_;  ///< [n split runs][kv head][state_stride_]
     std::atomic<size_t> next_unit_{0};
     std::atomic<size_t> next_seal_{0};
-    std::atomic<size_t> n_left_{0};  ///< threads that have finished the call
+    std::atomic<size_t> n_left_{0};                      ///< threads that have finished the call
+    std::vector<std::unique_ptr<TileAttention>> works_;  ///< one per thread of a team
+    std::atomic<size_t> n_threads_{1};                   ///< of the largest team seen
+    std::vector<double> decoded_;                        ///< scratch of unseal()
     bool writes_in_runs_ = false;
     std::vector<size_t> run_of_write_;               ///< by write
     std::vector<std::atomic<uint32_t>> n_finished_;  ///< [block][KV head] runs finished

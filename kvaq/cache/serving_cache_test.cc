@@ -65,7 +65,8 @@ TEST_P(ServingCachePreset, AnyNumberOfThreadsGivesTheSameBits) {
         const ForcedMode forced(mode);
         std::vector<std::vector<float>> outputs;
         for (const size_t n_threads : {1U, 2U, 3U, 4U}) {
-            const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 2000, .max_batch_tokens = 600});
+            const auto cache =
+                make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 2000, .max_batch_tokens = 600, .n_threads = n_threads});
             std::vector<float> all;
             int32_t pos = 0;
             for (const int32_t n : {600, 600, 1, 5, 1}) {  // 1207 tokens: decode is split over two runs of pages

@@ -294,11 +294,11 @@ void ServingCache::load_sequence(int32_t seq, std::span<const std::byte> bytes) 
         throw Error(ErrorCode::kCorrupt, "the sequence snapshot has the wrong size",
                     std::to_string(expected) + " bytes", std::to_string(bytes.size()), kUnchanged);
     }
-    if (!table_.replace(seq, saved)) {
+    std::vector<int32_t> ids(contents.pages.size());
+    if (!table_.replace(seq, saved)) {  // nothing throws any more once it has happened
         throw Error(ErrorCode::kOutOfMemory, "no room for the sequence snapshot",
                     std::to_string(contents.segments.size()) + " runs of tokens", "fewer free pages", kUnchanged);
     }
-    std::vector<int32_t> ids(contents.pages.size());
     for (size_t i = 0; i < contents.segments.size(); ++i) ids[contents.segments[i].page] = table_.segments(seq)[i].page;
     for (const LayerStore& layer : layers_) {
         for (size_t i = 0; i < contents.pages.size(); ++i) {

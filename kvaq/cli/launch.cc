@@ -13,6 +13,7 @@
 #include "kvaq/cli/verbs.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/kvaq.h"
+#include "kvaq/llama/metrics_address.h"
 #include "kvaq/plan/budget_text.h"
 
 namespace kvaq {
@@ -97,14 +98,15 @@ const std::vector<LaunchFlag>& launch_flags() {
     static const std::vector<LaunchFlag> flags = {
         {"--plan", "preset or *.plan.gguf"},
         {"--kv-budget", "most bytes the cache may take, e.g. 512MiB or 4GiB"},
+        {"--kv-metrics", "serve Prometheus metrics of the cache at this address, e.g. 127.0.0.1:9464"},
     };
     return flags;
 }
 
 std::string launch_help() {
     std::string text =
-        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [the program's "
-        "own flags]):\n";
+        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [--kv-metrics "
+        "HOST:PORT] [the program's own flags]):\n";
     for (const LaunchVerb& launch : launch_verbs()) {
         text += "  " + launch.verb + std::string(28 - launch.verb.size(), ' ') + launch.what + "\n";
     }
@@ -115,6 +117,7 @@ void launch(const std::vector<std::string>& args) {
     const std::string& verb = args.at(0);
     std::optional<std::string> plan;
     std::optional<std::string> budget;
+    std::optional<std::string> metrics;
     std::vector<std::string> rest;
     bool own_flags = true;  // up to "--" for exec; everywhere for the others
     for (size_t i = 1; i < args.size(); ++i) {
@@ -127,6 +130,13 @@ void launch(const std::vector<std::string>& args) {
             if (i + 1 == args.size())
                 throw Error(ErrorCode::kInvalidArgument, "--kv-budget needs a value", "e.g. 512MiB or 4GiB", "nothing");
             budget = args[++i];
+        } else if (own_flags && args[i] == "--kv-metrics") {
+            if (i + 1 == args.size())
+                throw Error(ErrorCode::kInvalidArgument, "--kv-metrics needs a value", "e.g. 127.0.0.1:9464",
+                            "nothing");
+            metrics = args[++i];
+        } else if (own_flags && args[i].rfind("--kv-metrics=", 0) == 0) {
+            metrics = args[i].substr(13);
         } else if (own_flags && args[i].rfind("--kv-budget=", 0) == 0) {
             budget = args[i].substr(12);
         } else if (own_flags && args[i].rfind("--plan=", 0) == 0) {
@@ -157,6 +167,10 @@ void launch(const std::vector<std::string>& args) {
     if (budget) {
         (void)parse_bytes(*budget);
         setenv("KVAQ_KV_BUDGET", budget->c_str(), 1);
+    }
+    if (metrics) {
+        (void)parse_metrics_address(*metrics);
+        setenv("KVAQ_METRICS", metrics->c_str(), 1);
     }
     if (verb == "exec") {
         if (rest.empty())

@@ -10,6 +10,7 @@
 #include "gguf.h"
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
+#include "kvaq/base/sha256.h"
 
 namespace kvaq {
 
@@ -57,6 +58,20 @@ bool int_at(const void* data, gguf_type type, size_t i, int64_t& out) {
 }
 
 std::string range(int64_t low, int64_t high) { return std::to_string(low) + " to " + std::to_string(high); }
+
+}  // namespace
+
+namespace {
+
+constexpr size_t kHexDigits = 64;
+
+/// Where the value of a string key of 64 characters lies; the key is the first text in the file that reads so. npos if nowhere.
+size_t value_offset(std::span<const std::byte> header, const std::string& key) {
+    const std::string_view text(reinterpret_cast<const char*>(header.data()), header.size());
+    const size_t at = text.find(key);
+    const size_t value = at + key.size() + sizeof(uint32_t) + sizeof(uint64_t);  // type and length come between
+    return at == std::string_view::npos || value + kHexDigits > text.size() ? std::string_view::npos : value;
+}
 
 }  // namespace
 
@@ -271,15 +286,33 @@ std::vector<std::byte> GgufReader::read_bytes(const std::string& name, uint64_t 
     return read_tensor<std::byte>(name, tensor->elements, GGML_TYPE_I8);
 }
 
+void GgufReader::check_sha256(const std::string& key) const {
+    std::vector<std::byte> bytes = read_file(path_);
+    const std::string wanted = get_string(key);
+    const size_t at = value_offset(std::span(bytes).first(std::min<size_t>(header_bytes_, bytes.size())), key);
+    if (wanted.size() != kHexDigits || at == std::string::npos ||
+        std::memcmp(bytes.data() + at, wanted.data(), kHexDigits) != 0) {
+        corrupt("key " + key, "64 hex digits", "others");
+    }
+    std::fill_n(bytes.begin() + static_cast<ptrdiff_t>(at), kHexDigits, static_cast<std::byte>('0'));
+    if (sha256_hex(bytes) != wanted)
+        corrupt("the checksum does not fit the contents", "an unchanged file", "a changed one");
+}
+
 struct GgufWriter::Impl {
     struct Free {
         void operator()(gguf_context* ctx) const noexcept { gguf_free(ctx); }
     };
     std::unique_ptr<gguf_context, Free> ctx{gguf_init_empty()};
     std::vector<std::span<const std::byte>> data;
+    std::string sha256_key;
 };
 
 GgufWriter::GgufWriter() : impl_(std::make_unique<Impl>()) {}
+GgufWriter::GgufWriter(const std::string& sha256_key) : GgufWriter() {
+    impl_->sha256_key = sha256_key;
+    set(sha256_key, std::string(kHexDigits, '0'));
+}
 GgufWriter::~GgufWriter() = default;
 
 void GgufWriter::set(const std::string& key, uint32_t value) { gguf_set_val_u32(impl_->ctx.get(), key.c_str(), value); }
@@ -339,6 +372,12 @@ void GgufWriter::write(const std::string& path) const {
         if (impl_->data[i].empty()) continue;
         std::memcpy(bytes.data() + header + gguf_get_tensor_offset(ctx, static_cast<int64_t>(i)), impl_->data[i].data(),
                     impl_->data[i].size());
+    }
+    if (!impl_->sha256_key.empty()) {
+        const std::string digest = sha256_hex(bytes);
+        const size_t at = value_offset(std::span(bytes).first(header), impl_->sha256_key);
+        KVAQ_CHECK(at != std::string::npos);
+        std::memcpy(bytes.data() + at, digest.data(), kHexDigits);
     }
     atomic_write(path, bytes);
 }

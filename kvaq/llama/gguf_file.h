@@ -65,6 +65,8 @@ class GgufReader {
     [[nodiscard]] std::vector<uint16_t> read_f16_bits(const std::string& name, uint64_t elements) const;
     /// An i8 tensor of any length up to max_bytes.
     [[nodiscard]] std::vector<std::byte> read_bytes(const std::string& name, uint64_t max_bytes) const;
+    /// Throws Error kCorrupt unless the string `key` holds the sha256 of the file (see GgufWriter). Reads all of it.
+    void check_sha256(const std::string& key) const;
     [[nodiscard]] const Tensor* find_tensor(const std::string& name) const noexcept;
 
     /// Throws Error kCorrupt about this file.
@@ -89,6 +91,8 @@ class GgufReader {
 class GgufWriter {
   public:
     GgufWriter();
+    /// The string sha256_key becomes the hex SHA-256 of the whole file, in which it is 64 zeros.
+    explicit GgufWriter(const std::string& sha256_key);
     ~GgufWriter();
     GgufWriter(const GgufWriter&) = delete;
     GgufWriter& operator=(const GgufWriter&) = delete;

@@ -4,6 +4,7 @@
 #include <ggml-backend.h>
 #include <ggml.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -84,6 +85,7 @@ void begin_micro_batch(ServedContext& context, size_t n_tokens) {
     if (context.micro_open) {
         context.handler->end();
         context.micro_open = false;
+        context.publish();
     }
     context.micro_first = context.micro_end;
     context.micro_end += n_tokens;
@@ -94,11 +96,11 @@ void begin_micro_batch(ServedContext& context, size_t n_tokens) {
         context.fail(-2, "llama.cpp computes more tokens than the batch holds: please report this");
         return;
     }
-    std::vector<BatchToken> batch;
-    for (size_t i = context.micro_first; i < context.micro_end; ++i) {
-        batch.push_back({.pos = context.tokens[i].pos, .seq_ids = context.tokens[i].seq_ids});
-    }
     try {
+        std::vector<BatchToken> batch;
+        for (size_t i = context.micro_first; i < context.micro_end; ++i) {
+            batch.push_back({.pos = context.tokens[i].pos, .seq_ids = context.tokens[i].seq_ids});
+        }
         if (!context.handler->begin(batch)) {
             context.fail(1, "");
             return;
@@ -129,7 +131,7 @@ void prepare_node(ServedContext& context, ggml_tensor* node) {
         const GraphRope& rope = context.ropes.at(fresh->layer);
         fresh->rope = rope.why_not.empty() ? &rope.rule : nullptr;
         served = fresh.get();
-        context.nodes[node] = std::move(fresh);
+        context.nodes[node] = std::move(fresh);  // throws before the node is changed
         const CustomParams params{run_node, GGML_N_TASKS_MAX, served};
         node->op = GGML_OP_CUSTOM;
         std::memset(node->op_params, 0, sizeof node->op_params);
@@ -227,7 +229,14 @@ void run_node(ggml_tensor* node, int index, int size, void* user_data) {
                  .sink_logits = node->src[4] != nullptr ? static_cast<const float*>(node->src[4]->data) : nullptr};
     call.out = {static_cast<float*>(node->data), node->nb[2] / sizeof(float), node->nb[1] / sizeof(float)};
     LlamaTeam team(index, size, context.barrier);
+    if (index != 0 || context.metrics == nullptr) {
+        context.handler->attend(call, team);
+        return;
+    }
+    const auto start = std::chrono::steady_clock::now();
     context.handler->attend(call, team);
+    const auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start);
+    context.metrics->attention_ns.add(static_cast<uint64_t>(time.count()));
 }
 
 }  // namespace
@@ -244,7 +253,13 @@ bool serve_callback(ggml_tensor* node, bool ask, void* user_data) {
     const bool program_wants =
         context.program_callback != nullptr && context.program_callback(node, ask, context.program_callback_data);
     if (!ask) return program_wants;
-    if (context.decoding && (node->op == GGML_OP_FLASH_ATTN_EXT || is_ours(node))) prepare_node(context, node);
+    if (context.decoding && (node->op == GGML_OP_FLASH_ATTN_EXT || is_ours(node))) {
+        try {
+            prepare_node(context, node);
+        } catch (const std::exception& error) {  // the caller is C
+            context.fail(-2, error.what());
+        }
+    }
     return program_wants;
 }
 

@@ -12,6 +12,7 @@
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/attachment.h"
 #include "kvaq/llama/host_attention.h"
+#include "kvaq/llama/metrics_server.h"
 #include "kvaq/llama/real.h"
 #include "kvaq/llama/served_context.h"
 #include "kvaq/plan/budget.h"
@@ -96,6 +97,7 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     auto context = std::make_unique<ServedContext>();
     context->shape = model_shape_of(model);
     check_params(model, params, context->shape);
+    context->poisoned.reserve(256);  // so that setting it in need cannot fail
     context->chunked_window = context->shape.architecture == "llama4";
     context->program_callback = params.cb_eval;
     context->program_callback_data = params.cb_eval_user_data;
@@ -134,13 +136,15 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     KvCacheOptions options{.n_seq_max = n_seq_max,
                            .n_ctx = context->n_ctx,
                            .max_batch_tokens = n_ubatch,
-                           .keep_sliding = !context->frees_windows};
+                           .keep_sliding = !context->frees_windows,
+                           .n_threads = static_cast<size_t>(std::max({1, params.n_threads, params.n_threads_batch}))};
     context->handler = factory(context->shape, options);
     context->cache = dynamic_cast<KvCache*>(context->handler.get());
     std::string limit;
+    size_t budget = 0;
     if (const char* text = std::getenv("KVAQ_KV_BUDGET");
         text != nullptr && *text != '\0' && context->cache != nullptr) {
-        const size_t budget = parse_bytes(text);
+        budget = parse_bytes(text);
         if (context->cache->use().allocated > budget) {  // reserved, not touched yet
             options.n_ctx = tokens_within(context->cache->plan(), options, budget);
             context->cache = nullptr;
@@ -151,8 +155,21 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
                 std::to_string(context->n_ctx) + " tokens over all sequences, " +
                 mebibytes(context->cache->use().allocated) + " reserved\n";
     }
+    if (context->cache != nullptr) {
+        const Plan& plan = context->cache->plan();
+        context->metrics = std::make_shared<ContextMetrics>(ContextMetrics::Facts{
+            .model = context->shape.name.empty() ? context->shape.architecture : context->shape.name,
+            .plan = plan.name,
+            .n_ctx = context->n_ctx,
+            .n_seq_max = n_seq_max,
+            .budget = budget,
+            .planned = cache_bytes(plan, context->n_ctx, !context->frees_windows).total});
+        context->publish();
+    }
+    const std::string metrics_url = context->cache != nullptr ? start_metrics_server() : "";
     print_start(*context, own);
     if (plans_announced()) std::fputs(limit.c_str(), stderr);
+    if (!metrics_url.empty()) std::fprintf(stderr, "kvaq: metrics at %s\n", metrics_url.c_str());
     llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);
     if (ctx == nullptr) return nullptr;
     if (on_host.n_devices() > 0 && plans_announced()) {
@@ -160,6 +177,7 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
                      on_host.n_devices());
     }
     context->ctx = ctx;
+    if (context->metrics != nullptr) list_metrics(context->metrics);
     const llama_memory_t memory = KVAQ_REAL(llama_get_memory)(ctx);
     Registry::instance().add(std::move(context), memory);
     return ctx;
@@ -168,9 +186,17 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
 void print_end(const ServedContext& context) {
     if (context.cache == nullptr || !plans_announced()) return;
     const CacheUse use = context.cache->use();
-    std::fprintf(stderr, "kvaq: at exit: %zu tokens cached, %s packed, %s f16, %s reserved\n", use.n_tokens,
-                 mebibytes(use.packed).c_str(), mebibytes(use.open + use.sinks).c_str(),
-                 mebibytes(use.allocated).c_str());
+    const ContextMetrics& metrics = *context.metrics;
+    std::fprintf(
+        stderr,
+        "kvaq: at exit: %zu tokens cached (at most %zu), %s packed in %zu tiles, %s f16, %s tables, %.2f bits per "
+        "element, %s shared, %s reserved; %zu tiles sealed, %zu of them passed by a window; %zu batches, %zu without "
+        "space, attention %.1f s\n",
+        use.n_tokens, metrics.most_tokens(), mebibytes(use.packed).c_str(), use.n_tiles,
+        mebibytes(use.open + use.sinks).c_str(), mebibytes(use.tables).c_str(), use.effective_bits(),
+        mebibytes(use.shared).c_str(), mebibytes(use.allocated).c_str(), static_cast<size_t>(use.n_tiles_sealed),
+        static_cast<size_t>(use.n_tiles_evicted), static_cast<size_t>(metrics.batches.get()),
+        static_cast<size_t>(metrics.no_space.get()), static_cast<double>(metrics.attention_ns.get()) * 1e-9);
 }
 
 }  // namespace
@@ -224,7 +250,10 @@ llama_context* llama_new_context_with_model(llama_model* model, llama_context_pa
 
 void llama_free(llama_context* ctx) {
     const std::unique_ptr<ServedContext> context = Registry::instance().remove(ctx);
-    if (context != nullptr) print_end(*context);
+    if (context != nullptr) {
+        print_end(*context);
+        if (context->metrics != nullptr) unlist_metrics(context->metrics.get());
+    }
     KVAQ_REAL(llama_free)(ctx);
 }
 

@@ -41,6 +41,10 @@ class BatchMirrors {
     std::unordered_map<const llama_batch_ext*, std::vector<MirrorToken>> mirrors_;
 };
 
+/// Why a context decodes no more when the tokens of a failed batch could not be removed again (no memory for that).
+constexpr const char* kHalfDecoded =
+    "a batch failed and could not be undone; clear the memory (llama_memory_clear) first";
+
 /// Checks what llama.cpp itself can no longer check, since its own memory is empty: positions continue what is cached.
 bool positions_continue(ServedContext& context) {
     std::vector<int32_t> next(context.n_seq_max);
@@ -64,9 +68,8 @@ bool positions_continue(ServedContext& context) {
     return true;
 }
 
-/// Runs `decode` (the real function) over context.tokens. Returns llama_decode's codes.
 template <typename Decode>
-int32_t serve_decode(ServedContext& context, Decode decode) {
+int32_t decode_tokens(ServedContext& context, Decode decode) {
     if (!context.poisoned.empty()) {
         print_error("not decoding: " + context.poisoned);
         return -1;
@@ -120,6 +123,7 @@ int32_t serve_decode(ServedContext& context, Decode decode) {
         if (!context.failure.empty()) print_error(context.failure);
     }
     if (result != 2) {  // 2 = aborted: finished micro-batches stay, as in llama.cpp
+        context.poisoned = kHalfDecoded;
         for (size_t s = 0; s < before.size(); ++s) {
             const auto seq = static_cast<int32_t>(s);
             if (context.handler->seq_rm(seq, before[s], -1)) continue;
@@ -128,8 +132,74 @@ int32_t serve_decode(ServedContext& context, Decode decode) {
             print_error("the failed batch cost all of sequence " + std::to_string(s) +
                         ": its sliding windows had moved on. Decode it again from its start");
         }
+        context.poisoned.clear();
     }
     return result;
+}
+
+/// Runs `decode` (the real function) over context.tokens. Returns llama_decode's codes.
+template <typename Decode>
+int32_t serve_decode(ServedContext& context, Decode decode) {
+    int32_t result = 0;
+    try {
+        result = decode_tokens(context, decode);
+    } catch (const std::exception& error) {  // of memory; the program's C API knows no exceptions
+        context.decoding = false;
+        if (context.micro_open) context.handler->rollback();
+        context.micro_open = false;
+        print_error(error.what());
+        result = -2;
+    }
+    if (context.metrics == nullptr) return result;
+    ContextMetrics& metrics = *context.metrics;
+    if (result == 0) {
+        metrics.batches.add(1);
+        metrics.tokens.add(context.tokens.size());
+    } else {
+        (result == 1 ? metrics.no_space : metrics.failed).add(1);
+    }
+    context.publish();
+    return result;
+}
+
+void take_tokens(ServedContext& context, const std::vector<MirrorToken>& batch) {
+    context.tokens.clear();
+    for (const MirrorToken& token : batch)
+        context.tokens.push_back({.pos = token.pos, .seq_ids = {token.seq_ids.begin(), token.seq_ids.end()}});
+}
+
+/// Returns every token's position.
+std::vector<llama_pos> take_tokens(ServedContext& context, const llama_batch& batch) {
+    const auto n = static_cast<size_t>(std::max(0, batch.n_tokens));
+    std::vector<int32_t> next(context.n_seq_max);
+    for (size_t s = 0; s < next.size(); ++s) next[s] = context.handler->seq_pos_max(static_cast<int32_t>(s)) + 1;
+    std::vector<llama_pos> positions(n);
+    context.tokens.clear();
+    for (size_t i = 0; i < n; ++i) {
+        PendingToken token;
+        if (batch.seq_id != nullptr && batch.n_seq_id != nullptr) {
+            token.seq_ids.assign(batch.seq_id[i], batch.seq_id[i] + batch.n_seq_id[i]);
+            std::sort(token.seq_ids.begin(), token.seq_ids.end());
+        } else {
+            token.seq_ids = {0};
+        }
+        if (batch.pos != nullptr) {
+            token.pos = batch.pos[i];
+        } else {  // llama.cpp would continue its own memory, which we keep empty
+            for (const int32_t s : token.seq_ids) {
+                if (s >= 0 && static_cast<size_t>(s) < next.size()) token.pos = next[static_cast<size_t>(s)]++;
+            }
+        }
+        positions[i] = token.pos;
+        context.tokens.push_back(std::move(token));
+    }
+    return positions;
+}
+
+/// Nothing has changed yet. llama_decode's code of a failed allocation.
+int32_t cannot_begin(const std::exception& error) {
+    print_error(error.what());
+    return -2;
 }
 
 }  // namespace
@@ -191,9 +261,10 @@ int32_t llama_process(llama_context* ctx, llama_process_type type, llama_batch_e
     ServedContext* context = Registry::instance().find(ctx);
     // Encoding uses no cache: llama.cpp's own attention serves it, untouched.
     if (context == nullptr || type != LLAMA_PROCESS_TYPE_DECODE) return KVAQ_REAL(llama_process)(ctx, type, batch);
-    context->tokens.clear();
-    for (const MirrorToken& token : BatchMirrors::instance().of(batch)) {
-        context->tokens.push_back({.pos = token.pos, .seq_ids = {token.seq_ids.begin(), token.seq_ids.end()}});
+    try {
+        take_tokens(*context, BatchMirrors::instance().of(batch));
+    } catch (const std::exception& error) {
+        return cannot_begin(error);
     }
     return serve_decode(*context, [&] { return KVAQ_REAL(llama_process)(ctx, type, batch); });
 }
@@ -201,28 +272,11 @@ int32_t llama_process(llama_context* ctx, llama_process_type type, llama_batch_e
 int32_t llama_decode(llama_context* ctx, llama_batch batch) {
     ServedContext* context = Registry::instance().find(ctx);
     if (context == nullptr) return KVAQ_REAL(llama_decode)(ctx, batch);
-    const auto n = static_cast<size_t>(std::max(0, batch.n_tokens));
-    std::vector<int32_t> next(context->n_seq_max);
-    for (size_t s = 0; s < next.size(); ++s) next[s] = context->handler->seq_pos_max(static_cast<int32_t>(s)) + 1;
-    std::vector<llama_pos> positions(n);
-    context->tokens.clear();
-    for (size_t i = 0; i < n; ++i) {
-        PendingToken token;
-        if (batch.seq_id != nullptr && batch.n_seq_id != nullptr) {
-            token.seq_ids.assign(batch.seq_id[i], batch.seq_id[i] + batch.n_seq_id[i]);
-            std::sort(token.seq_ids.begin(), token.seq_ids.end());
-        } else {
-            token.seq_ids = {0};
-        }
-        if (batch.pos != nullptr) {
-            token.pos = batch.pos[i];
-        } else {  // llama.cpp would continue its own memory, which we keep empty
-            for (const int32_t s : token.seq_ids) {
-                if (s >= 0 && static_cast<size_t>(s) < next.size()) token.pos = next[static_cast<size_t>(s)]++;
-            }
-        }
-        positions[i] = token.pos;
-        context->tokens.push_back(std::move(token));
+    std::vector<llama_pos> positions;
+    try {
+        positions = take_tokens(*context, batch);
+    } catch (const std::exception& error) {
+        return cannot_begin(error);
     }
     llama_batch copy = batch;
     if (batch.pos == nullptr) copy.pos = positions.data();

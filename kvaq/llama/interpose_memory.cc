@@ -1,6 +1,10 @@
 // libllama's memory functions, interposed: they act on our cache. llama.cpp's own memory only ever holds the batch in progress.
 #include <llama.h>
 
+#include <algorithm>
+#include <exception>
+#include <string>
+
 #include "kvaq/llama/real.h"
 #include "kvaq/llama/served_context.h"
 
@@ -11,6 +15,17 @@ namespace {
 void poison(ServedContext& context, const std::string& why) {
     if (context.poisoned.empty()) context.poisoned = why;
     print_error(why);
+}
+
+/// As AttentionHandler::seq_cp and the like; an exception (of memory) poisons and counts as done.
+template <typename Edit>
+bool edit_or_poison(ServedContext& context, const char* what, Edit edit) {
+    try {
+        return edit(*context.handler);
+    } catch (const std::exception& error) {
+        poison(context, std::string("cannot ") + what + ": " + error.what());
+        return true;
+    }
 }
 
 bool touches(const ServedContext& context, llama_seq_id seq, llama_pos p0, llama_pos p1) {
@@ -29,6 +44,7 @@ void llama_memory_clear(llama_memory_t mem, bool data) {
     if (ServedContext* context = Registry::instance().find(mem)) {
         context->handler->clear();
         context->poisoned.clear();
+        context->publish();
     }
     KVAQ_REAL(llama_memory_clear)(mem, data);
 }
@@ -36,7 +52,14 @@ void llama_memory_clear(llama_memory_t mem, bool data) {
 bool llama_memory_seq_rm(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     ServedContext* context = Registry::instance().find(mem);
     if (context == nullptr) return KVAQ_REAL(llama_memory_seq_rm)(mem, seq_id, p0, p1);
-    const bool done = context->handler->seq_rm(seq_id, p0, p1);
+    bool done = false;
+    try {
+        done = context->handler->seq_rm(seq_id, p0, p1);
+    } catch (const std::exception& error) {
+        print_error("cannot remove tokens of sequence " + std::to_string(seq_id) + ": " + error.what());
+        return false;
+    }
+    context->publish();
     if (!done) {
         print_error("cannot remove [" + std::to_string(p0) + ", " + std::to_string(p1) + ") of sequence " +
                     std::to_string(seq_id) +
@@ -52,13 +75,16 @@ void llama_memory_seq_cp(llama_memory_t mem, llama_seq_id src, llama_seq_id dst,
     ServedContext* context = Registry::instance().find(mem);
     if (context == nullptr) {
         KVAQ_REAL(llama_memory_seq_cp)(mem, src, dst, p0, p1);
-    } else if (!context->handler->seq_cp(src, dst, p0, p1)) {
+    } else if (!edit_or_poison(*context, "copy a sequence",
+                               [&](AttentionHandler& handler) { return handler.seq_cp(src, dst, p0, p1); })) {
         poison(*context, "cannot copy sequence " + std::to_string(src) + " to " + std::to_string(dst) +
                              ": wanted an empty target and a source whose sliding windows still hold what the next "
                              "token sees, found [" +
                              std::to_string(p0) + ", " + std::to_string(p1) + "), a target up to position " +
                              std::to_string(context->handler->seq_pos_max(dst)) + " and a source with windows from " +
                              std::to_string(context->handler->seq_pos_min(src)) + " on");
+    } else {
+        context->publish();
     }
 }
 
@@ -68,6 +94,7 @@ void llama_memory_seq_keep(llama_memory_t mem, llama_seq_id seq_id) {
         KVAQ_REAL(llama_memory_seq_keep)(mem, seq_id);
     } else {
         context->handler->seq_keep(seq_id);
+        context->publish();
     }
 }
 
@@ -84,7 +111,8 @@ void llama_memory_seq_add(llama_memory_t mem, llama_seq_id seq_id, llama_pos p0,
                    "cannot shift positions yet: wanted a batch decoded in this context, which tells how each layer "
                    "rotates "
                    "its keys, found none");
-        } else if (!context->handler->seq_add(seq_id, p0, p1, delta)) {
+        } else if (!edit_or_poison(*context, "shift positions",
+                                   [&](AttentionHandler& handler) { return handler.seq_add(seq_id, p0, p1, delta); })) {
             poison(*context, "cannot shift positions [" + std::to_string(p0) + ", " + std::to_string(p1) +
                                  ") of sequence " + std::to_string(seq_id) + " by " + std::to_string(delta) +
                                  ": wanted free positions from 0 on, found others there");

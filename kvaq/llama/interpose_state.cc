@@ -2,6 +2,7 @@
 // with its packed bits; the state of a whole context is refused by name.
 #include <llama.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <exception>
@@ -29,34 +30,61 @@ KvCache* cache_or_refuse(ServedContext& context) {
     return context.cache;
 }
 
-size_t state_size(ServedContext& context, llama_seq_id seq) {
-    KvCache* cache = cache_or_refuse(context);
-    return cache == nullptr ? 0 : cache->sequence_bytes(seq);
-}
-
-size_t get_state(ServedContext& context, uint8_t* dst, size_t size, llama_seq_id seq) {
-    KvCache* cache = cache_or_refuse(context);
-    if (cache == nullptr) return 0;
-    const std::vector<std::byte> bytes = cache->save_sequence(seq);
-    if (bytes.size() > size) {
-        print_error("the buffer for the sequence's state is too small: wanted " + std::to_string(bytes.size()) +
-                    " bytes, found " + std::to_string(size));
-        return 0;
-    }
-    std::memcpy(dst, bytes.data(), bytes.size());
-    return bytes.size();
-}
-
-size_t set_state(ServedContext& context, const uint8_t* src, size_t size, llama_seq_id seq) {
+/// call(cache), or 0 and a message if it throws: C callers see no exceptions. ContextMetrics has a cache's counters.
+template <typename Call>
+size_t guarded(ServedContext& context, Call call) {
     KvCache* cache = cache_or_refuse(context);
     if (cache == nullptr) return 0;
     try {
-        cache->load_sequence(seq, std::as_bytes(std::span(src, size)));
-        return size;
+        return call(*cache);
     } catch (const std::exception& error) {
+        context.metrics->refused.add(1);
         print_error(error.what());
         return 0;
     }
+}
+
+size_t state_size(ServedContext& context, llama_seq_id seq) {
+    return guarded(context, [&](const KvCache& cache) { return cache.sequence_bytes(seq); });
+}
+
+size_t get_state(ServedContext& context, uint8_t* dst, size_t size, llama_seq_id seq) {
+    return guarded(context, [&](const KvCache& cache) {
+        const std::vector<std::byte> bytes = cache.save_sequence(seq);
+        if (bytes.size() > size) {
+            throw Error(ErrorCode::kInvalidArgument, "the buffer for the sequence's state is too small",
+                        std::to_string(bytes.size()) + " bytes", std::to_string(size));
+        }
+        std::memcpy(dst, bytes.data(), bytes.size());
+        context.metrics->saved.add(1);
+        return bytes.size();
+    });
+}
+
+void load(ServedContext& context, KvCache& cache, llama_seq_id seq, std::span<const std::byte> bytes) {
+    cache.load_sequence(seq, bytes);
+    context.metrics->restored.add(1);
+    context.publish();
+}
+
+size_t set_state(ServedContext& context, const uint8_t* src, size_t size, llama_seq_id seq) {
+    return guarded(context, [&](KvCache& cache) {
+        load(context, cache, seq, std::as_bytes(std::span(src, size)));
+        return size;
+    });
+}
+
+/// KVAQSLT1 | u64 n_tokens | tokens | sequence snapshot (which carries its own checksum)
+size_t save_file(const char* path, const KvCache& cache, llama_seq_id seq, std::span<const llama_token> tokens) {
+    const std::vector<std::byte> state = cache.save_sequence(seq);
+    std::vector<std::byte> file(16 + tokens.size_bytes() + state.size());
+    const uint64_t count = tokens.size();
+    std::memcpy(file.data(), kFileMagic.data(), kFileMagic.size());
+    std::memcpy(file.data() + 8, &count, 8);
+    if (!tokens.empty()) std::memcpy(file.data() + 16, tokens.data(), tokens.size_bytes());
+    std::copy(state.begin(), state.end(), file.begin() + static_cast<ptrdiff_t>(16 + tokens.size_bytes()));
+    atomic_write(path, file);
+    return file.size();
 }
 
 }  // namespace
@@ -105,31 +133,17 @@ size_t llama_state_seq_set_data(llama_context* ctx, const uint8_t* src, size_t s
 size_t llama_state_seq_save_file(llama_context* ctx, const char* path, llama_seq_id seq_id, const llama_token* tokens,
                                  size_t n_tokens) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_save_file)(ctx, path, seq_id, tokens, n_tokens));
-    KvCache* cache = cache_or_refuse(*context);
-    if (cache == nullptr) return 0;
-    try {
-        // KVAQSLT1 | u64 n_tokens | tokens | sequence snapshot (which carries its own checksum)
-        std::vector<std::byte> file(kFileMagic.size() + 8 + n_tokens * sizeof(llama_token));
-        const uint64_t count = n_tokens;
-        std::memcpy(file.data(), kFileMagic.data(), kFileMagic.size());
-        std::memcpy(file.data() + 8, &count, 8);
-        if (n_tokens > 0) std::memcpy(file.data() + 16, tokens, n_tokens * sizeof(llama_token));
-        const std::vector<std::byte> state = cache->save_sequence(seq_id);
-        file.insert(file.end(), state.begin(), state.end());
-        atomic_write(path, file);
-        return file.size();
-    } catch (const std::exception& error) {
-        print_error(error.what());
-        return 0;
-    }
+    return guarded(*context, [&](const KvCache& cache) {
+        const size_t bytes = save_file(path, cache, seq_id, {tokens, n_tokens});
+        context->metrics->saved.add(1);
+        return bytes;
+    });
 }
 
 size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq_id seq_id, llama_token* tokens,
                                  size_t capacity, size_t* n_tokens_out) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_load_file)(ctx, path, seq_id, tokens, capacity, n_tokens_out));
-    KvCache* cache = cache_or_refuse(*context);
-    if (cache == nullptr) return 0;
-    try {
+    return guarded(*context, [&](KvCache& cache) {
         const std::vector<std::byte> file = read_file(path);
         uint64_t count = 0;
         if (file.size() < 16 || std::memcmp(file.data(), kFileMagic.data(), kFileMagic.size()) != 0) {
@@ -147,13 +161,10 @@ size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq
             throw Error(ErrorCode::kInvalidArgument, std::string("cannot restore ") + path,
                         "room for " + std::to_string(count) + " tokens", std::to_string(capacity));
         }
-        cache->load_sequence(seq_id, std::span(file).subspan(16 + count * sizeof(llama_token)));
+        load(*context, cache, seq_id, std::span(file).subspan(16 + count * sizeof(llama_token)));
         std::memcpy(tokens, file.data() + 16, count * sizeof(llama_token));
         return file.size();
-    } catch (const std::exception& error) {
-        print_error(error.what());
-        return 0;
-    }
+    });
 }
 
 size_t llama_state_get_size(llama_context* ctx) {

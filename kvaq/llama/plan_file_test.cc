@@ -115,6 +115,19 @@ TEST_F(PlanFile, RefusesEveryTruncation) {
     (void)testing::internal::GetCapturedStderr();
 }
 
+TEST_F(PlanFile, RefusesTextThatATerminalWouldObey) {
+    for (const char* text : {"k4v4\x1b[2J", "two\nlines", "tab\t", "\x7f"}) {
+        Plan plan = mixed_plan();
+        plan.name = text;
+        write_plan(plan, path("p.gguf"));
+        EXPECT_EQ(code_of([&] { (void)read_plan(path("p.gguf")); }), ErrorCode::kCorrupt) << text;
+    }
+    Plan plan = mixed_plan();
+    plan.name = "mesur\xC3\xA9 3,25 bits";
+    write_plan(plan, path("p.gguf"));
+    EXPECT_EQ(read_plan(path("p.gguf")), plan);
+}
+
 TEST_F(PlanFile, RefusesAnotherSchemaAndAnotherKindOfFile) {
     GgufWriter newer;
     newer.set("general.type", std::string("kvaq-plan"));

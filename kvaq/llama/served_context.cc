@@ -42,11 +42,15 @@ void SpinBarrier::wait(uint32_t n_threads) noexcept {
     }
 }
 
-void ServedContext::fail(int32_t code, const std::string& why) {
+void ServedContext::fail(int32_t code, std::string_view why) noexcept {
     const std::lock_guard lock(failure_mutex);
     if (failed.load()) return;
     fail_code = code;
-    failure = why;
+    try {
+        failure = why;
+    } catch (const std::exception&) {  // no memory for the message: the code says enough
+        failure.clear();
+    }
     failed.store(true);
 }
 

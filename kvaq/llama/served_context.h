@@ -12,6 +12,7 @@
 #include <set>
 #include <shared_mutex>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "kvaq/base/model_shape.h"
 #include "kvaq/cache/kv_cache.h"
 #include "kvaq/llama/graph_rope.h"
+#include "kvaq/llama/metrics.h"
 
 namespace kvaq {
 
@@ -55,8 +57,9 @@ struct ServedContext {
     llama_context* ctx = nullptr;
     ModelShape shape;
     std::unique_ptr<AttentionHandler> handler;
-    KvCache* cache = nullptr;  ///< handler, if it is one
-    uint32_t n_ctx = 0;        ///< what the program asked for, as llama.cpp would have rounded it
+    KvCache* cache = nullptr;                 ///< handler, if it is one
+    std::shared_ptr<ContextMetrics> metrics;  ///< of the cache; null without one
+    uint32_t n_ctx = 0;                       ///< what the program asked for, as llama.cpp would have rounded it
     uint32_t n_ctx_seq = 0;
     size_t n_seq_max = 1;
     size_t n_ubatch = 1;  ///< tokens of the largest micro-batch
@@ -84,7 +87,11 @@ struct ServedContext {
     std::unordered_map<const ggml_tensor*, std::unique_ptr<ServedNode>> nodes;
     SpinBarrier barrier;
 
-    void fail(int32_t code, const std::string& why);
+    void fail(int32_t code, std::string_view why) noexcept;
+    /// Tells the metrics what the cache holds now: after everything that changes it, in the thread that did.
+    void publish() noexcept {
+        if (metrics != nullptr) metrics->set_use(cache->use());
+    }
     /// Why positions cannot be shifted, as far as layers have been seen; empty = they can.
     [[nodiscard]] std::string why_no_shift() const;
 };

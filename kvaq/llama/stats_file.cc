@@ -32,7 +32,7 @@ std::span<const uint16_t> bits_of(const std::vector<float16>& values) {
 }  // namespace
 
 void write_stats(const ModelStats& stats, const std::string& path) {
-    GgufWriter file;
+    GgufWriter file(key("sha256"));
     file.set("general.type", std::string(kType));
     file.set(key("schema_version"), ModelStats::kSchemaVersion);
     file.set(key("architecture"), stats.architecture);
@@ -97,10 +97,14 @@ ModelStats read_stats(const std::string& path) {
                     "'" + type + "'", "Make one with: kvaq calibrate -m MODEL -f TEXT -o " + path);
     }
     const int64_t version = file.get_int(key("schema_version"), 0, UINT32_MAX);
-    if (version != ModelStats::kSchemaVersion) {
+    constexpr int64_t kWithoutChecksum = 5;
+    if (version != ModelStats::kSchemaVersion && version != kWithoutChecksum) {
         throw Error(ErrorCode::kMismatch, "'" + path + "' has another schema version",
                     std::to_string(ModelStats::kSchemaVersion), std::to_string(version), "Calibrate again");
     }
+#ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION  // fuzzers look behind the checksum
+    if (version != kWithoutChecksum || file.has(key("sha256"))) file.check_sha256(key("sha256"));
+#endif
     ModelStats stats;
     stats.architecture = file.get_string(key("architecture"));
     stats.model_name = file.get_string(key("model_name"));

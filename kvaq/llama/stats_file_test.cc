@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <limits>
+#include <random>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
@@ -99,6 +103,41 @@ TEST(StatsFile, RefusesNonsenseByName) {
     EXPECT_NE(refusal(stats).find("k_metric"), std::string::npos);
     std::filesystem::resize_file(path, std::filesystem::file_size(path) / 2);
     EXPECT_THROW((void)read_stats(path), Error);
+    std::filesystem::remove(path);
+}
+
+TEST(StatsFile, NoticesEveryChangedBitAndEveryTruncation) {
+    ModelStats stats = sample_stats();
+    stats.layers[0].heads.resize(1);
+    stats.layers[0].shape.n_kv_heads = 1;
+    const std::string path = temporary("kvaq-stats-file-flip-test.gguf");
+    write_stats(stats, path);
+    const std::vector<std::byte> good = read_file(path);
+    const auto refused = [&](std::span<const std::byte> bytes) {
+        std::ofstream(path, std::ios::binary)
+            .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+        try {
+            (void)read_stats(path);
+        } catch (const Error& error) {
+            EXPECT_TRUE(error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kMismatch) << error.what();
+            return true;
+        }
+        return false;
+    };
+    testing::internal::CaptureStderr();
+    std::mt19937 random(20261126);
+    for (size_t i = 0; i < 1500; ++i) {
+        std::vector<std::byte> bad = good;
+        const size_t at = i < 500 ? i * 7 % 3500 : random() % good.size();  // the header, then anywhere
+        bad[at] ^= static_cast<std::byte>(1U << random() % 8);
+        EXPECT_TRUE(refused(bad)) << "byte " << at;
+    }
+    for (size_t i = 0; i < 500; ++i) {
+        const size_t n = i < 200 ? i * 17 : i < 240 ? good.size() - 1 - (i - 200) : random() % good.size();
+        EXPECT_TRUE(refused(std::span(good).first(std::min(n, good.size() - 1)))) << n << " bytes";
+    }
+    (void)testing::internal::GetCapturedStderr();
+    EXPECT_FALSE(refused(good));
     std::filesystem::remove(path);
 }
 

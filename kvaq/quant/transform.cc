@@ -101,7 +101,7 @@ TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
     std::array<uint32_t, 4> head = {};
     const auto take = [&](void* to, size_t n) {
         if (bytes.size() < n) corrupt(std::to_string(n) + " more bytes", std::to_string(bytes.size()));
-        std::memcpy(to, bytes.data(), n);
+        if (n > 0) std::memcpy(to, bytes.data(), n);  // an empty matrix has no address
         bytes = bytes.subspan(n);
     };
     take(head.data(), sizeof head);

@@ -63,7 +63,7 @@ struct LayerStats {
 
 /// What `kvaq calibrate` measures and `kvaq plan` reads; also a *.stats.gguf file.
 struct ModelStats {
-    static constexpr uint32_t kSchemaVersion = 5;
+    static constexpr uint32_t kSchemaVersion = 6;
     std::string architecture;
     std::string model_name;
     std::string fingerprint;
