@@ -43,7 +43,7 @@ WRONG = [
     (["estimate", "-m", MODEL, "-c", "abc"], ["--ctx-size", "a number from 0", "'abc'"]),
     (["estimate", "-m", MODEL, "-c", "-5"], ["a number from 0", "'-5'"]),
     (["estimate", "-m", MODEL, "--memory", "4X"], ["4X", "GiB"]),
-    (["estimate", "-m", MODEL, "--plan", ""], ["plan", "''"]),
+    (["estimate", "-m", MODEL, "--plan", ""], ["preset", "''"]),
     (["estimate", "-m", MODEL, "--plan", "k4"], ["'k4'", "k4v2"]),
     (["estimate", "-m", MODEL, "--plan", "q4_K"], ["q4_K", "q4_0"]),
     (["estimate", "-m", MODEL, "--plan", str(FOLDER / "none.plan.gguf")], ["no such plan", "none.plan.gguf", "kvaq plan"]),

@@ -59,6 +59,11 @@ void PageTable::join(Sequence& sequence) {
 
 /// Whether a sequence that is cut to positions below n still has what its next query sees.
 bool PageTable::can_end_at(const Sequence& sequence, int32_t n) const noexcept {
+    int32_t end = 0;  // n may lie in a hole: the next query comes after the last token below it
+    for (const Segment& segment : sequence) {
+        if (segment.first() < n) end = std::max(end, std::min(segment.last() + 1, n));
+    }
+    n = end;
     for (size_t r = 1; r < n_reaches(); ++r) {
         for (const Segment& segment : sequence) {
             if (segment.first() < n && segment.last() > n - std::max(options_.sliding_windows[r - 1], 2) &&
