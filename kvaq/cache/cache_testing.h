@@ -7,6 +7,7 @@
 #include <array>
 #include <barrier>
 #include <cmath>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -121,13 +122,15 @@ inline void rotate(const RopeRule& rope, const LayerShape& shape, const std::vec
     }
 }
 
-/// Runs one micro-batch through every layer; returns all outputs, layer after layer. Empty if there was no room.
-inline std::vector<float> step(AttentionHandler& handler, const ModelShape& model, const std::vector<TestToken>& tokens,
-                               const ScoreRule& rule = {.scale = 0.2F}, size_t n_threads = 1,
-                               const RopeRule* rope = nullptr) {
+/// Begins a micro-batch and lets attend(call) do every layer; all outputs, layer after layer, or nothing if there was no room. end() or rollback() is
+/// left to the caller.
+template <typename Attend>
+std::optional<std::vector<float>> outputs_of(AttentionHandler& handler, const ModelShape& model,
+                                             const std::vector<TestToken>& tokens, const ScoreRule& rule,
+                                             const RopeRule* rope, Attend attend) {
     std::vector<BatchToken> batch;
     for (const TestToken& token : tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
-    if (!handler.begin(batch)) return {};
+    if (!handler.begin(batch)) return std::nullopt;
     std::vector<float> all;
     for (const LayerShape& shape : model.layers) {
         Rows rows = rows_of(shape, tokens);
@@ -142,11 +145,21 @@ inline std::vector<float> step(AttentionHandler& handler, const ModelShape& mode
         call.out = {rows.out.data(), shape.n_heads * shape.head_dim_v, shape.head_dim_v};
         call.rule = rule;
         if (shape.sliding_window > 0) call.rule.sliding_window = shape.sliding_window;
-        run_team(handler, call, n_threads);
+        attend(call);
         all.insert(all.end(), rows.out.begin(), rows.out.end());
     }
-    handler.end();
     return all;
+}
+
+/// Runs one micro-batch through every layer; returns all outputs, layer after layer. Empty if there was no room.
+inline std::vector<float> step(AttentionHandler& handler, const ModelShape& model, const std::vector<TestToken>& tokens,
+                               const ScoreRule& rule = {.scale = 0.2F}, size_t n_threads = 1,
+                               const RopeRule* rope = nullptr) {
+    std::optional<std::vector<float>> all = outputs_of(
+        handler, model, tokens, rule, rope, [&](const AttentionCall& call) { run_team(handler, call, n_threads); });
+    if (!all) return {};
+    handler.end();
+    return std::move(*all);
 }
 
 inline std::vector<TestToken> text(int32_t seq, int32_t first, int32_t n, uint32_t salt = 0) {

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
@@ -122,12 +123,12 @@ ModelStats stats_of(const PlanFlags& flags) {
     return read_stats_of(flags.stats, flags.model, model_fingerprint(flags.model));
 }
 
-CodecFamily codec_family(const std::string& policy) {
+/// Of the policies that solve for measured damage; none for the others.
+std::optional<CodecFamily> codec_family(const std::string& policy) {
     if (policy == "measured") return CodecFamily::kTrellis;
     if (policy == "measured-codebook") return CodecFamily::kTransform;
     if (policy == "measured-affine") return CodecFamily::kAffine;
-    throw Error(ErrorCode::kInvalidArgument, "unknown policy", "measured, measured-codebook or measured-affine",
-                "'" + policy + "'");
+    return std::nullopt;
 }
 
 std::string worst_place(const DamageModel& model, const Plan& plan) {
@@ -160,15 +161,14 @@ void measure(const PlanFlags& flags, Made& made) {
     made.measured = true;
 }
 
-Made make_measured(const PlanFlags& flags) {
+Made make_measured(const PlanFlags& flags, CodecFamily family) {
     if (flags.budget.empty())
         throw Error(ErrorCode::kInvalidArgument, "no budget given", "--budget 3.25bits, 700B/token or 512MiB@32768",
                     "nothing");
     const PlanRequest request{
         .budget = parse_budget(flags.budget), .n_ctx = flags.n_ctx, .window = flags.window, .sinks = flags.sinks};
     const ModelStats stats = stats_of(flags);
-    DamageModel damage(stats, codec_family(flags.policy),
-                       flags.head_weights == "output" ? HeadWeights::kOutput : HeadWeights::kLogits);
+    DamageModel damage(stats, family, flags.head_weights == "output" ? HeadWeights::kOutput : HeadWeights::kLogits);
     Made made;
     if (flags.text.empty() && !flags.check) {
         made.plan = solve_plan(damage, request);
@@ -195,7 +195,7 @@ Made make_measured(const PlanFlags& flags) {
 }
 
 Made make_plan(const PlanFlags& flags) {
-    if (flags.policy.rfind("measured", 0) == 0) return make_measured(flags);
+    if (const std::optional<CodecFamily> family = codec_family(flags.policy)) return make_measured(flags, *family);
     Made made;
     if (flags.policy.rfind("uniform:", 0) == 0) {
         ModelShape shape = read_model_shape(flags.model);

@@ -110,10 +110,9 @@ class ChatTask : public SuiteTask {
                 session.generate(0, second_prompt(text, first_turn, answer, question, first), max_tokens_, {});
             const std::string answer_2 = text_of(model_, second.tokens);
             if (scores.empty()) reference = answer_2;
-            const auto is = [](bool yes) { return yes ? 1.0 : 0.0; };
             scores.push_back(
-                {.observations = {{.values = {is(mentions(answer_2, name)), is(second.ended),
-                                              repetition(answer + "\n" + answer_2), is(answer_2 == reference)}}},
+                {.observations = {{.values = {one_if(mentions(answer_2, name)), one_if(second.ended),
+                                              repetition(answer + "\n" + answer_2), one_if(answer_2 == reference)}}},
                  .text = answer + "\n--\n" + answer_2});
         }
         return scores;

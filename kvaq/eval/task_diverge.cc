@@ -68,7 +68,7 @@ class DivergeTask : public SuiteTask {
             scores.push_back(
                 {.observations = {{.group = std::to_string(length),
                                    .values = {static_cast<double>(agreed_tokens(out.tokens, reference.tokens)),
-                                              out.tokens == reference.tokens ? 1.0 : 0.0}}},
+                                              one_if(out.tokens == reference.tokens)}}},
                  .text = text_of(model_, out.tokens)});
         }
         return scores;

@@ -113,11 +113,10 @@ class Gsm8kTask : public SuiteTask {
                 reference_number = number;
             }
             const size_t agreed = agreed_tokens(out.tokens, reference.tokens);
-            const auto is = [](bool yes) { return yes ? 1.0 : 0.0; };
             scores.push_back(
-                {.observations = {{.values = {is(strict_number(text) == items_[item].gold),
-                                              is(number == items_[item].gold), is(number == reference_number),
-                                              static_cast<double>(agreed), is(out.tokens == reference.tokens)}}},
+                {.observations = {{.values = {one_if(strict_number(text) == items_[item].gold),
+                                              one_if(number == items_[item].gold), one_if(number == reference_number),
+                                              static_cast<double>(agreed), one_if(out.tokens == reference.tokens)}}},
                  .text = text});
         }
         return scores;

@@ -116,11 +116,10 @@ class JsonTask : public SuiteTask {
             std::string text = text_of(model_, out.tokens);
             text.resize(std::min(text.find('\n'), text.size()));
             const CallScore score = score_call(text, call.json);
-            const auto is = [](bool yes) { return yes ? 1.0 : 0.0; };
             scores.push_back(
                 {.observations = {{.group = std::to_string(length),
-                                   .values = {is(score.valid), is(score.shaped), is(score.right),
-                                              is(out.tokens == reference.tokens),
+                                   .values = {one_if(score.valid), one_if(score.shaped), one_if(score.right),
+                                              one_if(out.tokens == reference.tokens),
                                               static_cast<double>(agreed_tokens(out.tokens, reference.tokens))}}},
                  .text = text});
         }

@@ -56,6 +56,9 @@ struct Forced {
                            std::span<const llama_token> answer, const Forced* reference);
 [[nodiscard]] double mean_value(std::span<const double> values);
 
+/// A yes or no as an observation.
+[[nodiscard]] constexpr double one_if(bool yes) noexcept { return yes ? 1.0 : 0.0; }
+
 /// Share of places at which two runs of tokens of one length are equal.
 [[nodiscard]] double equal_share(std::span<const llama_token> a, std::span<const llama_token> b);
 

@@ -158,8 +158,8 @@ double nearest(const std::vector<int8_t>& levels, double v) {
 
 /// Mean squared errors of trellis codes, [channel][bits 1..6], in steps^2 of each token's gain times the channel's sigma:
 /// every cell of the tile format coded at every number of bits. z: centred samples [channel][token].
-std::vector<std::array<double, 9>> trellis_errors(const Matrix& z, const Vector& sigma, const Eigen::RowVectorXd& gain,
-                                                  Side side) {
+std::vector<std::array<double, 9>> trellis_squared_errors(const Matrix& z, const Vector& sigma,
+                                                          const Eigen::RowVectorXd& gain, Side side) {
     const auto dim = static_cast<size_t>(z.rows());
     const size_t n_tokens = std::min<size_t>(static_cast<size_t>(z.cols()), kTrellisTiles * kTile);
     const bool key = side == Side::kKey;
@@ -304,7 +304,7 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         }
         for (double& c : cost) c *= weight[i] / static_cast<double>(n_tokens);
     }
-    out.trellis_cost = trellis_errors(z, sigma, gain, side);
+    out.trellis_cost = trellis_squared_errors(z, sigma, gain, side);
     for (size_t i = 0; i < dim; ++i) {
         for (double& c : out.trellis_cost[i]) c *= weight[static_cast<Eigen::Index>(i)];
         out.trellis_cost[i][0] = out.cost[i][0];

@@ -16,10 +16,9 @@ import math
 import os
 import re
 import subprocess
-import sys
 import tempfile
 
-from server import LLAMA_BIN, MODEL, ROOT, Server, conditions, plan_name, write_results
+from server import LLAMA_BIN, MODEL, ROOT, Server, conditions, finish, plan_name, write_results
 
 TOPICS = ["the sea", "bread", "trains", "winter", "bees", "the moon", "music", "gardens", "mathematics", "mountains", "paper", "rivers", "bridges", "cats", "coffee", "glass",
           "deserts", "horses", "clocks", "forests", "languages", "salt", "ships", "volcanoes", "books", "rain", "islands", "iron", "chess", "dreams"]
@@ -134,9 +133,7 @@ def main():
         lines += [f"| {row['plan']} | {cells(row['surprise'], '{:.3f}')} | {cells(row['repeated'], '{:.1%}')} | {row['recalled']} of {row['asked']} | {row['drops']} | {row['shifts']} | "
                   f"{row['reused_chunks']} | {row['tokens_reused']}, {row['tokens_computed']} | {row['tokens_said']} |" for row in rows]
         write_results(arguments.out, "\n".join(lines) + "\n", rows)
-    for problem in problems:
-        print(f"FAIL {problem}")
-    sys.exit(1 if problems else 0)
+    finish(problems)
 
 
 if __name__ == "__main__":

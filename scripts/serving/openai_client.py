@@ -9,10 +9,9 @@ import argparse
 import glob
 import json
 import os
-import sys
 import time
 
-from server import ROOT, Server, plan_name, skip
+from server import ROOT, Server, check, finish, plan_name, skip
 
 SYSTEM = {"role": "system", "content": "You are a helpful assistant who answers in one short sentence."}
 QUESTION = {"role": "user", "content": "What is the capital of France?"}
@@ -22,13 +21,6 @@ WEATHER = {"type": "function", "function": {
                    "properties": {"city": {"type": "string"}, "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]}}}}}
 EXAMPLES = (("London", "celsius", 14), ("New York", "fahrenheit", 61))
 TEMPLATE = ".deps/src/*/vendor/llama.cpp/models/templates/NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use.jinja"
-failures = []
-
-
-def check(what, good, seen):
-    print(f"{'ok  ' if good else 'FAIL'} {what}: {seen}")
-    if not good:
-        failures.append(what)
 
 
 def streamed(chunks):
@@ -141,7 +133,7 @@ def main():
         tool_session(client_of(server))
         code, errors = server.interrupt()
         check("the server ends cleanly", code == 0 and not errors, f"exit code {code}, {errors}")
-    sys.exit(1 if failures else 0)
+    finish()
 
 
 if __name__ == "__main__":

@@ -11,21 +11,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 
-from server import MODEL, ROOT, Server, free_port, kvaq_program, skip
+from server import MODEL, ROOT, Server, check, finish, free_port, kvaq_program, skip
 
 FLAGS = ["-c", "4096", "-np", "2"]
 COUNTRIES = ["France", "Japan", "Italy", "Egypt", "Spain", "Norway", "Peru", "India", "Kenya", "Greece", "Poland", "Chile"]
-failures = []
-
-
-def check(what, good, seen):
-    print(f"{'ok  ' if good else 'FAIL'} {what}: {seen}", flush=True)
-    if not good:
-        failures.append(what)
 
 
 def ask(port, user, messages, stream=False):
@@ -161,7 +153,7 @@ def main():
             plan = os.path.join(folder, "shared.plan.gguf")
             subprocess.run([kvaq_program(), "plan", "-m", MODEL, "--policy", "uniform:k4v4-rot-s4", "-o", plan], check=True, stdout=subprocess.DEVNULL)
         session(plan, arguments.users, folder)
-    sys.exit(1 if failures else 0)
+    finish()
 
 
 if __name__ == "__main__":

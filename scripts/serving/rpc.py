@@ -10,19 +10,11 @@ import argparse
 import os
 import re
 import subprocess
-import sys
 import time
 
-from server import ROOT, Server, free_port, plan_name, skip
+from server import ROOT, Server, check, finish, free_port, plan_name, skip
 
 PROMPTS = ["1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,", "Monday, Tuesday, Wednesday, Thursday,", "The capital of France is", "Once upon a time there was a lighthouse keeper who"]
-failures = []
-
-
-def check(what, good, seen):
-    print(f"{'ok  ' if good else 'FAIL'} {what}: {seen}", flush=True)
-    if not good:
-        failures.append(what)
 
 
 class RpcServer:
@@ -84,7 +76,7 @@ def main():
         check(f"{name}, the RPC servers hold the weights", min(held) > 20, f"{held} MiB; llama-server {resident} MiB, on one machine {resident_alone} MiB")
         if plan:
             check(f"{name} says where attention runs", any("attention and its cache stay on the host" in line for line in lines), [line for line in lines if "device" in line])
-    sys.exit(1 if failures else 0)
+    finish()
 
 
 if __name__ == "__main__":

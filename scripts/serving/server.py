@@ -28,6 +28,23 @@ def skip(reason):
     sys.exit(SKIPPED)
 
 
+_failures = []
+
+
+def check(what, good, seen):
+    """One line of what was seen; finish() remembers what was not good."""
+    print(f"{'ok  ' if good else 'FAIL'} {what}: {seen}", flush=True)
+    if not good:
+        _failures.append(what)
+
+
+def finish(problems=()):
+    """Ends the script: a line for each problem, exit code 1 if there is one or a check has failed."""
+    for problem in problems:
+        print(f"FAIL {problem}")
+    sys.exit(1 if problems or _failures else 0)
+
+
 def kvaq_program():
     """KVAQ, else the release build's, else the dev build's."""
     candidates = [os.environ["KVAQ"]] if "KVAQ" in os.environ else [os.path.join(ROOT, f"build/{preset}/bin/kvaq") for preset in ("release", "dev")]

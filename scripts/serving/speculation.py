@@ -8,9 +8,8 @@ near ties may fall otherwise, with and without us: each kind is compared with th
 agreement. Exit code 1 if drafts are not taken, if a text without near ties differs, or if a plan's texts agree less than plain llama.cpp's by more than a prompt."""
 import argparse
 import os
-import sys
 
-from server import MODEL, ROOT, Server, conditions, fail, plan_name, write_results
+from server import MODEL, ROOT, Server, conditions, fail, finish, plan_name, write_results
 
 # No choice in these is near a tie: texts must be equal.
 SURE = ["1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,", "A, B, C, D, E, F, G, H,", "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday, Tuesday,",
@@ -87,9 +86,7 @@ def main():
         lines += [f"| {row['plan']} | {row['kind']} | {row['drafted']} | {row['accepted']} | {row['equal_sure']} of {len(SURE)} | {row['equal_open']} of {len(OPEN)} | "
                   f"{row['mean_common']:.3f} |" for row in rows]
         write_results(arguments.out, "\n".join(lines) + "\n", rows)
-    for problem in problems:
-        print(f"FAIL {problem}")
-    sys.exit(1 if problems else 0)
+    finish(problems)
 
 
 if __name__ == "__main__":

@@ -43,32 +43,18 @@ class OneThread final : public Team {
 inline std::vector<float> run(AttentionHandler& handler, const ModelShape& model, const std::vector<TestToken>& tokens,
                               bool keep = true) {
     static const RopeRule rope = rope_of(8);
-    std::vector<BatchToken> batch;
-    for (const TestToken& token : tokens) batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
-    if (!handler.begin(batch)) return {};
-    std::vector<float> all;
-    for (const LayerShape& shape : model.layers) {
-        Rows rows = rows_of(shape, tokens);
-        rotate(rope, shape, tokens, rows);
-        AttentionCall call;
-        call.rope = &rope;
-        call.layer = shape.layer;
-        call.n_tokens = tokens.size();
-        call.q = {rows.q.data(), shape.n_heads * shape.head_dim_k, shape.head_dim_k};
-        call.k = {rows.k.data(), shape.n_kv_heads * shape.head_dim_k, shape.head_dim_k};
-        call.v = {rows.v.data(), shape.n_kv_heads * shape.head_dim_v, shape.head_dim_v};
-        call.out = {rows.out.data(), shape.n_heads * shape.head_dim_v, shape.head_dim_v};
-        call.rule = {.scale = 0.2F, .sliding_window = shape.sliding_window};
-        OneThread team;
-        handler.attend(call, team);
-        all.insert(all.end(), rows.out.begin(), rows.out.end());
-    }
+    std::optional<std::vector<float>> all =
+        outputs_of(handler, model, tokens, {.scale = 0.2F}, &rope, [&](const AttentionCall& call) {
+            OneThread team;
+            handler.attend(call, team);
+        });
+    if (!all) return {};
     if (keep) {
         handler.end();
     } else {
         handler.rollback();
     }
-    return all;
+    return std::move(*all);
 }
 
 }  // namespace kvaq::fuzz
