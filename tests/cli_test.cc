@@ -164,6 +164,32 @@ TEST_F(CommandLine, ReportsAFileItCannotWrite) {
     expect_one_clear_line({"plan", "-m", kModel, "--policy", "uniform:k4v2", "-o", out}, {out});
 }
 
+TEST_F(CommandLine, BenchTimesPlansAndTypesInTurn) {
+    const std::string json = folder_.file("speed.json");
+    const ProcessResult result = kvaq_cli({"bench", "-m", kModel, "--plan", "k4v4-rot", "--types", "f16", "-p", "8",
+                                           "-n", "2", "-d", "0,40", "-r", "2", "--json", json, "--poll", "0"});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    for (const char* row : {"| kvaq k4v4-rot | tg2 |", "| llama.cpp f16 | tg2 |", "| kvaq k4v4-rot | pp8 @ d40 |"})
+        EXPECT_NE(result.out.find(row), std::string::npos) << row << "\n" << result.out;
+    const nlohmann::json table = nlohmann::json::parse(read_text(json));
+    EXPECT_EQ(table.at("rounds"), 2);
+    ASSERT_EQ(table.at("rows").size(), 2U);
+    EXPECT_EQ(table["rows"][1].at("depth"), 40);
+    for (const nlohmann::json& speed : table["rows"][1].at("speeds")) EXPECT_GT(speed.at("median"), 0);
+    EXPECT_NE(table.at("flags").get<std::string>().find("--poll 0"), std::string::npos);
+    // The report takes it as it is.
+    const std::string page = folder_.file("page.html");
+    const ProcessResult report = kvaq_cli({"report", "--speed", json, "-o", page});
+    EXPECT_EQ(report.exit_code, 0) << report.err;
+    EXPECT_NE(read_text(page).find("kvaq k4v4-rot"), std::string::npos);
+}
+
+TEST_F(CommandLine, BenchSaysWhatLlamaBenchRefused) {
+    expect_one_clear_line({"bench", "-m", kModel, "--plan", "k4v4", "--types", "q9", "-r", "1", "-p", "0", "-n", "1"},
+                          {"q9", "-ctk"});
+    expect_one_clear_line({"bench", "-m", kModel, "--plan", "k4v4", "--nonsense", "1", "-r", "1"}, {"--nonsense"});
+}
+
 TEST_F(CommandLine, ExplainsItself) {
     const ProcessResult version = kvaq_cli({"version"});
     EXPECT_EQ(version.exit_code, 0);
@@ -175,8 +201,8 @@ TEST_F(CommandLine, ExplainsItself) {
                              "report", "run", "chat", "serve", "perplexity", "bench", "exec"}) {
         EXPECT_NE(help.out.find(std::string("\n  ") + verb), std::string::npos) << verb;
     }
-    for (const char* verb :
-         {"calibrate", "analyze", "plan", "estimate", "eval", "inspect", "import", "export", "report", "exec"}) {
+    for (const char* verb : {"calibrate", "analyze", "plan", "estimate", "eval", "bench", "inspect", "import", "export",
+                             "report", "exec"}) {
         const ProcessResult own = kvaq_cli({verb, "--help"});
         EXPECT_EQ(own.exit_code, 0) << verb << own.err;
         EXPECT_NE(own.out.find("--"), std::string::npos) << verb;

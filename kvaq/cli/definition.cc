@@ -43,7 +43,8 @@ FlagDefinition definition_of(const CLI::Option& option) {
 std::vector<VerbDefinition> definitions_of(const CLI::App& app) {
     std::vector<VerbDefinition> verbs;
     for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
-        VerbDefinition verb{.name = sub->get_name(), .what = sub->get_description(), .passes_on = false, .flags = {}};
+        VerbDefinition verb{
+            .name = sub->get_name(), .what = sub->get_description(), .passes_on = sub->get_allow_extras(), .flags = {}};
         for (const CLI::Option* option : sub->get_options()) verb.flags.push_back(definition_of(*option));
         verbs.push_back(std::move(verb));
     }

@@ -1,5 +1,4 @@
-// kvaq run|chat|serve|perplexity|bench --plan P [that program's own flags], kvaq exec --plan P -- program args...
-#include <dlfcn.h>
+// kvaq run|chat|serve|perplexity --plan P [that program's own flags], kvaq exec --plan P -- program args...
 #include <unistd.h>
 
 #include <cerrno>
@@ -10,9 +9,8 @@
 #include <map>
 
 #include "kvaq/base/error.h"
+#include "kvaq/cli/program.h"
 #include "kvaq/cli/verbs.h"
-#include "kvaq/llama/attach.h"
-#include "kvaq/llama/kvaq.h"
 #include "kvaq/llama/metrics_address.h"
 #include "kvaq/plan/budget_text.h"
 
@@ -32,54 +30,9 @@ const std::map<std::string, Program>& programs() {
         {"chat", {"llama-cli", "chat in the terminal"}},
         {"serve", {"llama-server", "OpenAI-compatible server"}},
         {"perplexity", {"llama-perplexity", "llama.cpp's own perplexity, KL and task scores"}},
-        {"bench", {"llama-bench", "llama.cpp's own speed table"}},
         {"exec", {"", "any llama.cpp program: kvaq exec --plan P -- PROGRAM ARGS..."}},
     };
     return table;
-}
-
-bool is_program(const fs::path& path) { return access(path.c_str(), X_OK) == 0 && !fs::is_directory(path); }
-
-/// KVAQ_LLAMA_BIN, and for the verbs' own programs nothing else if it is set; then the llama.cpp installed with this program
-/// (cmake/install.cmake; the build tree has a link there), the program's own folder, PATH.
-fs::path find_program(const std::string& name, bool any_program) {
-    if (name.find('/') != std::string::npos) return name;
-    if (const char* folder = std::getenv("KVAQ_LLAMA_BIN"); folder != nullptr && *folder != '\0') {
-        if (is_program(fs::path(folder) / name)) return fs::path(folder) / name;
-        if (!any_program) {
-            throw Error(ErrorCode::kNotFound, "llama.cpp's program is not in KVAQ_LLAMA_BIN", name,
-                        "no such program in '" + std::string(folder) + "'",
-                        "Correct KVAQ_LLAMA_BIN or unset it: it is the folder that holds llama-server");
-        }
-    }
-    const fs::path own = fs::read_symlink("/proc/self/exe").parent_path();
-    std::vector<fs::path> folders = {own.parent_path() / KVAQ_LLAMA_PLACE / "bin", own};
-    if (const char* path = std::getenv("PATH")) {
-        std::stringstream parts{std::string(path)};
-        for (std::string part; std::getline(parts, part, ':');) folders.emplace_back(part);
-    }
-    for (const fs::path& folder : folders) {
-        if (is_program(folder / name)) return folder / name;
-    }
-    throw Error(ErrorCode::kNotFound, any_program ? "no such program" : "llama.cpp's program is not installed", name,
-                "nothing of that name in " + folders[0].string() + ", " + folders[1].string() + " or PATH",
-                any_program
-                    ? "Give its path, or add its folder to PATH"
-                    : "Set KVAQ_LLAMA_BIN to the folder that holds it (of the llama.cpp that kvaq was built for)");
-}
-
-/// The drop-in library is the one this program itself is linked to.
-std::string library_path() {
-    Dl_info info;
-    if (dladdr(reinterpret_cast<void*>(&kvaq_version), &info) == 0 || info.dli_fname == nullptr) {
-        throw Error(ErrorCode::kNotFound, "cannot find libkvaq-llama.so");
-    }
-    const std::string path = fs::canonical(info.dli_fname).string();
-    if (path.find_first_of(" :") != std::string::npos) {
-        throw Error(ErrorCode::kUnsupported, "the loader splits LD_PRELOAD at spaces and colons",
-                    "kvaq installed in a folder without them", path, "Move the installation; it finds its parts again");
-    }
-    return path;
 }
 
 }  // namespace
@@ -163,7 +116,7 @@ void launch(const std::vector<std::string>& args) {
         }
         plan = env;
     }
-    if (plan) (void)plan_factory(*plan);  // a wrong name or file is said here, in one line
+    if (plan) (void)plan_value(*plan);  // a wrong name or file is said here, in one line
     if (budget) {
         (void)parse_bytes(*budget);
         setenv("KVAQ_KV_BUDGET", budget->c_str(), 1);
@@ -181,12 +134,8 @@ void launch(const std::vector<std::string>& args) {
     }
     const fs::path program = find_program(rest[0], verb == "exec");
     if (plan) {
-        const std::string value = fs::exists(*plan) ? fs::absolute(*plan).string() : *plan;
-        setenv("KVAQ_PLAN", value.c_str(), 1);
-        const char* preload = std::getenv("LD_PRELOAD");
-        const std::string libraries =
-            library_path() + (preload != nullptr && *preload != '\0' ? std::string(":") + preload : "");
-        setenv("LD_PRELOAD", libraries.c_str(), 1);
+        setenv("KVAQ_PLAN", plan_value(*plan).c_str(), 1);
+        setenv("LD_PRELOAD", preload_value().c_str(), 1);
     }
     std::vector<char*> argv;
     argv.reserve(rest.size() + 1);

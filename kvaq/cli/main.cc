@@ -93,6 +93,7 @@ int run(int argc, char** argv) {
     kvaq::add_plan(app);
     kvaq::add_estimate(app);
     kvaq::add_eval(app);
+    kvaq::add_bench(app);
     kvaq::add_inspect(app);
     kvaq::add_import(app);
     kvaq::add_export(app);

@@ -62,7 +62,7 @@ std::string man_page(const std::vector<VerbDefinition>& verbs, const std::string
         ".TP\n.B 1\nAn error, with one line on stderr that says what was wanted, what was found and what to do. "
         "Nothing "
         "half\\-written is left.\n"
-        ".TP\n.B other\nrun, chat, serve, perplexity, bench and exec end with the exit status of the program they "
+        ".TP\n.B other\nrun, chat, serve, perplexity and exec end with the exit status of the program they "
         "start; one that "
         "cannot be started is 1. A verb ended by a signal gives 128 and the signal's number in the shell.\n";
     return out;

@@ -112,7 +112,7 @@ ReportInput read_inputs(const ReportFlags& flags) {
     }
     if (!flags.speed.empty()) {
         input.speed = parse_speed(text_of(flags.speed), flags.speed);
-        source("speed", flags.speed, "scripts/speed_table.sh", input.speed->command);
+        source("speed", flags.speed, "kvaq bench --json", input.speed->command);
     }
     return input;
 }
@@ -165,7 +165,7 @@ void add_report(CLI::App& app) {
     verb->add_option("--frontier", flags->frontier, "JSON of kvaq plan --frontier: KL against bits");
     verb->add_option("--analysis", flags->analysis,
                      "JSON of kvaq analyze --json: norms, spectra and what the paper's theorems say");
-    verb->add_option("--speed", flags->speed, "JSON of scripts/speed_table.sh: tokens per second against depth");
+    verb->add_option("--speed", flags->speed, "JSON of kvaq bench: tokens per second against depth");
     verb->add_option("-o,--output", flags->html, "HTML page to write; it loads nothing");
     verb->add_option("--md", flags->markdown, "the same as Markdown, for pasting");
     verb->add_option("--json", flags->json, "write which files and sections were made as JSON; - prints it");

@@ -11,6 +11,7 @@
 namespace kvaq {
 
 void add_analyze(CLI::App& app);
+void add_bench(CLI::App& app);
 void add_calibrate(CLI::App& app);
 void add_estimate(CLI::App& app);
 void add_eval(CLI::App& app);
@@ -20,7 +21,7 @@ void add_inspect(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_report(CLI::App& app);
 
-/// run, chat, serve, perplexity, bench, exec: replaces this process by a llama.cpp program under the drop-in. Empty if argv[1]
+/// run, chat, serve, perplexity, exec: replaces this process by a llama.cpp program under the drop-in. Empty if argv[1]
 /// is none of them; otherwise only returns by throwing Error.
 [[nodiscard]] bool is_launch_verb(const std::string& verb);
 [[noreturn]] void launch(const std::vector<std::string>& args);

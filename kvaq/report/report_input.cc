@@ -25,7 +25,7 @@ const std::map<std::string, Kind>& kinds() {
     static const std::map<std::string, Kind> table = {
         {"kvaq.eval", {"--eval or --frontier", "kvaq eval --json, kvaq plan --frontier-out"}},
         {"kvaq.analysis", {"--analysis", "kvaq analyze --json"}},
-        {"kvaq.speed", {"--speed", "scripts/speed_table.sh"}},
+        {"kvaq.speed", {"--speed", "kvaq bench --json"}},
         {"kvaq.estimate", {"", "kvaq estimate --json"}},
         {"kvaq.plan", {"", "kvaq plan --json"}},
     };

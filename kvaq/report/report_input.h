@@ -65,7 +65,7 @@ struct AnalysisInput {
     std::vector<LayerNumbers> weights;  ///< Frobenius norms of W_K and W_V per sqrt(element); empty: not read
 };
 
-/// What `scripts/speed_table.sh` writes.
+/// What `kvaq bench --json` writes.
 struct SpeedTable {
     struct Speed {
         double median = 0;  ///< tokens/s

@@ -67,7 +67,7 @@ std::optional<Section> speed_section(const ReportInput& input) {
         return svg_inline(xy_chart(chart));
     })}});
     section.blocks.emplace_back(std::move(table));
-    section.blocks.push_back(made_by(speed.command, "scripts/speed_table.sh"));
+    section.blocks.push_back(made_by(speed.command, "kvaq bench --json"));
     return section;
 }
 
