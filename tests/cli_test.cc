@@ -185,8 +185,6 @@ TEST_F(CommandLine, BenchTimesPlansAndTypesInTurn) {
 }
 
 TEST_F(CommandLine, BenchSaysWhatLlamaBenchRefused) {
-    expect_one_clear_line({"bench", "-m", kModel, "--plan", "k4v4", "--types", "q9", "-r", "1", "-p", "0", "-n", "1"},
-                          {"q9", "-ctk"});
     expect_one_clear_line({"bench", "-m", kModel, "--plan", "k4v4", "--nonsense", "1", "-r", "1"}, {"--nonsense"});
 }
 

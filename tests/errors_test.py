@@ -59,6 +59,7 @@ WRONG = [
     (["bench", "-m", MODEL], ["--plan", "k4v4-rot"]),
     (["bench", "-m", MODEL, "--plan", "k4"], ["'k4'", "k4v2"]),
     (["bench", "-m", str(FOLDER / "none.gguf"), "--plan", "k4v2"], ["none.gguf"]),
+    (["bench", "-m", MODEL, "--plan", "k4v2", "--types", "q9"], ["q9", "q8_0"]),
     (["bench", "-m", MODEL, "--plan", "k4v2", "-n", "0", "-p", "0"], ["-n or -p"]),
     (["bench", "-m", MODEL, "--plan", "k4v2", "--json", str(FOLDER / "no/x.json")], ["no/x.json", "folder"]),
     (["inspect"], ["file", "kvaq inspect --help"]),

@@ -79,7 +79,7 @@ TEST_F(ReportVerb, NamesWhatIsWrongAndWritesNothing) {
     const std::string eval = kResults + "quality-smollm2-135m.json";
     expect_refused({}, {"--plan"});
     expect_refused({"--eval", nowhere}, {nowhere});
-    expect_refused({"--eval", eval, "--speed", text}, {text, "speed_table.sh"});
+    expect_refused({"--eval", eval, "--speed", text}, {text, "kvaq bench"});
     expect_refused({"--eval", eval, "--speed", eval}, {eval, "kvaq.speed", "--eval"});
     expect_refused({"--plan", eval}, {eval});
     expect_refused({"--stats", text}, {text});

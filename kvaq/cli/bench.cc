@@ -20,6 +20,7 @@
 #include "kvaq/cli/program.h"
 #include "kvaq/cli/progress.h"
 #include "kvaq/cli/verbs.h"
+#include "kvaq/eval/session.h"
 #include "kvaq/eval/speed.h"
 
 extern char** environ;  // NOLINT: POSIX's
@@ -140,8 +141,10 @@ std::vector<Cache> caches_of(const BenchFlags& flags) {
         caches.push_back({.name = plan,
                           .flags = {},
                           .environment = {"KVAQ_PLAN=" + plan_value(plan), "LD_PRELOAD=" + preload_value()}});
-    for (const std::string& type : flags.types)
+    for (const std::string& type : flags.types) {
+        (void)llama_cache_type(type);
         caches.push_back({.name = type, .flags = {"-ctk", type, "-ctv", type, "-fa", "1"}, .environment = {}});
+    }
     return caches;
 }
 
