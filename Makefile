@@ -9,7 +9,8 @@ run: deps
 	@rm -f build-release.log
 	@scripts/run.sh
 
-test: deps
+test:
+	@scripts/bootstrap.sh --tests
 	@cmake --preset dev >/dev/null
 	@cmake --build --preset dev
 	@ctest --preset dev -j2

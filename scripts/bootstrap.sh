@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings a bare Debian 12 to where kvaq builds: packages, the pinned llama.cpp (source and build) and the default model, all in
-# .deps/. Idempotent and resumable: every step leaves a stamp and is skipped when it is done.
+# .deps/. Idempotent and resumable: every step leaves a stamp and is skipped when it is done. With --tests also the packages that only tests need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +14,7 @@ MODEL_FILE=SmolLM2-135M-Instruct.Q4_1.gguf
 PROGRAMS="llama-server llama-cli llama-completion llama-perplexity llama-bench"
 PACKAGES="g++ cmake ninja-build make git python3 python3-venv unzip ca-certificates
           nlohmann-json3-dev libfmt-dev libcli11-dev libeigen3-dev libgtest-dev libbenchmark-dev"
+[ "${1:-}" = --tests ] && PACKAGES+=" g++-aarch64-linux-gnu qemu-user-static"  # NEON kernels under qemu (scripts/neon_test.sh)
 
 step() { echo "bootstrap: $*"; }
 fail() { echo "bootstrap: error: $*" >&2; exit 1; }

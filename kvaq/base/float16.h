@@ -7,7 +7,11 @@
 namespace kvaq {
 
 /// IEEE binary16 as stored in caches and files. The compiler's _Float16 converts with round-to-nearest-even.
+#if defined(__aarch64__) && !defined(__clang__) && __GNUC__ < 13
+using float16 = __fp16;  // what g++ 12 has there in C++: the same format, and every operation is one of float
+#else
 using float16 = _Float16;
+#endif
 
 static_assert(sizeof(float16) == 2);
 
