@@ -57,7 +57,8 @@ Plan plan_of(const std::string& name, const Heads& heads) {
                 std::vector<uint8_t> bits;
                 for (size_t i = 0; i < n; ++i)
                     bits.push_back(static_cast<uint8_t>(i < n / 4 ? 5 : i < n / 2 ? 4 : i < n * 3 / 4 ? 3 : 2));
-                codec.transform = make_transform_codec(codec.transform->fit, bits, name == "tcq");
+                codec.transform = make_transform_codec(
+                    codec.transform->fit, bits, name == "tcq" ? TransformCodes::kTrellis : TransformCodes::kCodebook);
                 return codec;
             };
             head.key = spec(Side::kKey, 2);

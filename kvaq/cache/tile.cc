@@ -303,7 +303,7 @@ TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, s
             band.first_channel = static_cast<uint16_t>(first * unit);
             band.n_channels = static_cast<uint16_t>(std::min(end * unit, head_dim) - first * unit);
             band.bits = static_cast<CodeBits>(codec.unit_bits[first]);
-            band.coding = codec.trellis && codec.unit_bits[first] >= 1 && codec.unit_bits[first] <= kTrellisMostBits
+            band.coding = codec.codes == TransformCodes::kTrellis && codec.unit_bits[first] >= 1 && codec.unit_bits[first] <= kTrellisMostBits
                               ? BandCoding::kTrellis
                               : BandCoding::kCodebook;
             band.codes_offset = layout.bytes;

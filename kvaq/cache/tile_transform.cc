@@ -205,7 +205,7 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     std::array<uint8_t, kMaxTile> chosen = {};
     Row least;
     least.fill(std::numeric_limits<float>::infinity());
-    for (const int step : layout.spec.transform->trellis ? kTrellisTries : kTries) {
+    for (const int step : layout.spec.transform->codes == TransformCodes::kTrellis ? kTrellisTries : kTries) {
         Row gain;
         Row inverse;
         Row error = {};

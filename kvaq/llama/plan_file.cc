@@ -49,7 +49,8 @@ std::string text_of(const CodecSpec& spec, std::vector<const TransformFit*>& fit
     const auto at = std::find(fits.begin(), fits.end(), fit);
     const auto index = static_cast<size_t>(at - fits.begin());
     if (at == fits.end()) fits.push_back(fit);
-    std::string text = (spec.transform->trellis ? "tcq:" : "klt:") + std::to_string(index) + ":";
+    std::string text =
+        (spec.transform->codes == TransformCodes::kTrellis ? "tcq:" : "klt:") + std::to_string(index) + ":";
     for (const uint8_t bits : spec.transform->unit_bits) text += static_cast<char>('0' + bits);
     return text;
 }
@@ -68,7 +69,9 @@ CodecSpec transform_from_text(const GgufReader& file, const std::string& text,
     std::vector<uint8_t> bits;
     for (const char c : text.substr(colon + 1)) bits.push_back(static_cast<uint8_t>(c - '0'));
     CodecSpec spec;
-    spec.transform = make_transform_codec(fits[index], std::move(bits), text.rfind("tcq:", 0) == 0);
+    spec.transform =
+        make_transform_codec(fits[index], std::move(bits),
+                             text.rfind("tcq:", 0) == 0 ? TransformCodes::kTrellis : TransformCodes::kCodebook);
     return spec;
 }
 

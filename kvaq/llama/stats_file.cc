@@ -97,13 +97,12 @@ ModelStats read_stats(const std::string& path) {
                     "'" + type + "'", "Make one with: kvaq calibrate -m MODEL -f TEXT -o " + path);
     }
     const int64_t version = file.get_int(key("schema_version"), 0, UINT32_MAX);
-    constexpr int64_t kWithoutChecksum = 5;
-    if (version != ModelStats::kSchemaVersion && version != kWithoutChecksum) {
+    if (version != ModelStats::kSchemaVersion) {
         throw Error(ErrorCode::kMismatch, "'" + path + "' has another schema version",
                     std::to_string(ModelStats::kSchemaVersion), std::to_string(version), "Calibrate again");
     }
 #ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION  // fuzzers look behind the checksum
-    if (version != kWithoutChecksum || file.has(key("sha256"))) file.check_sha256(key("sha256"));
+    file.check_sha256(key("sha256"));
 #endif
     ModelStats stats;
     stats.architecture = file.get_string(key("architecture"));

@@ -42,7 +42,6 @@ double output_weight(const HeadStats& head, Side side) {
 /// gain (the same rung measured and by its cost gives the ratio).
 void add_unfitted(DamageSlot& slot, const HeadStats& head, const FittedTransform& fitted,
                   const std::shared_ptr<const TransformFit>& unfitted, TransformCodes codes) {
-    const bool trellis = codes == TransformCodes::kTrellis;
     const size_t dim = dim_of(head, slot.side);
     HeadStats few = head;
     const size_t n_tiles =
@@ -51,12 +50,12 @@ void add_unfitted(DamageSlot& slot, const HeadStats& head, const FittedTransform
     few.value_tiles.resize(std::min(few.value_tiles.size(), n_tiles * kTile * head.value_mean.size()));
     TransformChoice rung = rung_at(fitted, 3, codes);
     CodecSpec own;
-    own.transform = make_transform_codec(fitted.fit, rung.unit_bits, trellis);
+    own.transform = make_transform_codec(fitted.fit, rung.unit_bits, codes);
     const double found = codec_noise(few, slot.side, own, n_tiles);
     const double unit = found > 0 ? rung.cost / found : 1.0;
     for (const uint8_t bits : kUnfittedBits) {
         CodecSpec codec;
-        codec.transform = make_transform_codec(unfitted, std::vector<uint8_t>(rung.unit_bits.size(), bits), trellis);
+        codec.transform = make_transform_codec(unfitted, std::vector<uint8_t>(rung.unit_bits.size(), bits), codes);
         slot.noise.push_back(unit * codec_noise(few, slot.side, codec, n_tiles));
         slot.codecs.push_back(std::move(codec));
     }
@@ -71,8 +70,7 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, He
     slot.share = probe.cost;
     if (family == CodecFamily::kAffine) {
         CodecSpec codec_of_probe;
-        codec_of_probe.transform =
-            make_transform_codec(fitted.fit, probe.unit_bits, kProbeCodes == TransformCodes::kTrellis);
+        codec_of_probe.transform = make_transform_codec(fitted.fit, probe.unit_bits, kProbeCodes);
         slot.share = codec_noise(head, slot.side, codec_of_probe, stats.n_sample_tiles);
         slot.codecs = candidate_codecs();
         for (const CodecSpec& codec : slot.codecs)
@@ -83,8 +81,7 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, He
         for (TransformChoice& rung : transform_ladder(fitted, codes)) {
             if (rung.cost > kMostNoise * probe.cost) continue;  // further than anything was measured
             CodecSpec codec;
-            codec.transform =
-                make_transform_codec(fitted.fit, std::move(rung.unit_bits), codes == TransformCodes::kTrellis);
+            codec.transform = make_transform_codec(fitted.fit, std::move(rung.unit_bits), codes);
             slot.codecs.push_back(std::move(codec));
             slot.noise.push_back(rung.cost);
         }

@@ -44,13 +44,13 @@ size_t table_bytes(const LayerPlan& layer) {
 namespace {
 
 /// Equal bits in every unit of channels; float16 stays float16.
-CodecSpec gaussian_codec(const CodecSpec& bits, Side side, size_t dim, bool trellis) {
+CodecSpec gaussian_codec(const CodecSpec& bits, Side side, size_t dim, TransformCodes codes) {
     CodecSpec spec;
     if (bits.bits == CodeBits::k16) return spec;
     const size_t unit = transform_unit(side);
     spec.transform = make_transform_codec(
         gaussian_fit(side, dim),
-        std::vector<uint8_t>((dim + unit - 1) / unit, static_cast<uint8_t>(nominal_bits(bits))), trellis);
+        std::vector<uint8_t>((dim + unit - 1) / unit, static_cast<uint8_t>(nominal_bits(bits))), codes);
     return spec;
 }
 
@@ -69,10 +69,11 @@ Plan make_uniform_plan(const Preset& preset, const ModelShape& shape) {
                     "0 to " + std::to_string(plan.tile_tokens), std::to_string(preset.sinks));
     }
     plan.layers.reserve(shape.layers.size());
+    const TransformCodes codes = preset.trellis ? TransformCodes::kTrellis : TransformCodes::kCodebook;
     for (const LayerShape& layer : shape.layers) {
         if (preset.lloyd_max) {
-            const HeadPlan head{.key = gaussian_codec(preset.key, Side::kKey, layer.head_dim_k, preset.trellis),
-                                .value = gaussian_codec(preset.value, Side::kValue, layer.head_dim_v, preset.trellis)};
+            const HeadPlan head{.key = gaussian_codec(preset.key, Side::kKey, layer.head_dim_k, codes),
+                                .value = gaussian_codec(preset.value, Side::kValue, layer.head_dim_v, codes)};
             plan.layers.push_back({.shape = layer, .heads = std::vector<HeadPlan>(layer.n_kv_heads, head)});
             continue;
         }

@@ -86,8 +86,8 @@ Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTra
             for (HeadPlan& head : layer.heads) {
                 const FittedTransform& fitted = fits[next++];
                 if (bits < 16)
-                    (side == Side::kKey ? head.key : head.value).transform = make_transform_codec(
-                        fitted.fit, rung_at(fitted, bits, codes).unit_bits, codes == TransformCodes::kTrellis);
+                    (side == Side::kKey ? head.key : head.value).transform =
+                        make_transform_codec(fitted.fit, rung_at(fitted, bits, codes).unit_bits, codes);
             }
         }
     }

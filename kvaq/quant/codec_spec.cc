@@ -52,7 +52,7 @@ double nominal_bits(const CodecSpec& spec) noexcept {
 std::string to_string(const CodecSpec& spec) {
     if (spec.transform != nullptr) {
         char bits[32];
-        std::snprintf(bits, sizeof bits, "%s-%.2fb-", spec.transform->trellis ? "tcq" : "klt",
+        std::snprintf(bits, sizeof bits, "%s-%.2fb-", spec.transform->codes == TransformCodes::kTrellis ? "tcq" : "klt",
                       spec.transform->mean_bits());
         return bits + spec.transform->digest;
     }

@@ -65,7 +65,7 @@ double TransformCodec::mean_bits() const noexcept {
 }
 
 std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const TransformFit> fit,
-                                                           std::vector<uint8_t> unit_bits, bool trellis) {
+                                                           std::vector<uint8_t> unit_bits, TransformCodes codes) {
     KVAQ_CHECK(fit != nullptr);
     check_fit(*fit);
     const size_t unit = transform_unit(fit->side);
@@ -78,10 +78,10 @@ std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const
     Sha256 hash;
     hash.update(transform_fit_bytes(*fit));
     hash.update(std::as_bytes(std::span(unit_bits)));
-    if (trellis) hash.update(std::as_bytes(std::span("trellis")));
+    if (codes == TransformCodes::kTrellis) hash.update(std::as_bytes(std::span("trellis")));
     const std::string digest = hash.hex_digest();
     return std::make_shared<const TransformCodec>(TransformCodec{
-        .fit = std::move(fit), .unit_bits = std::move(unit_bits), .trellis = trellis, .digest = digest.substr(0, 16)});
+        .fit = std::move(fit), .unit_bits = std::move(unit_bits), .codes = codes, .digest = digest.substr(0, 16)});
 }
 
 std::vector<std::byte> transform_fit_bytes(const TransformFit& fit) {

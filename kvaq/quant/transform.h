@@ -38,16 +38,22 @@ struct TransformFit {
     [[nodiscard]] size_t bytes() const noexcept;
 };
 
+/// How codes of 1 to 6 bits become levels.
+enum class TransformCodes {
+    kCodebook,  ///< Lloyd-Max codebooks of the fit
+    kTrellis,   ///< trellis codes (kvaq/quant/trellis.h): a third to a half less noise, more work when sealing and reading
+};
+
 /// Codec of one (layer, side, KV head): a fit and the bits of every unit of channels.
 struct TransformCodec {
     std::shared_ptr<const TransformFit> fit;
     std::vector<uint8_t>
         unit_bits;  ///< bits of each run of transform_unit(side) channels: 0, 1, 2, 3, 4, 5, 6 or 8, never rising
-    bool trellis = false;  ///< 1 to 6 bits are trellis codes (kvaq/quant/trellis.h), not indices of the fit's codebooks
-    std::string digest;    ///< hex, of everything above; see transform_digest
+    TransformCodes codes = TransformCodes::kCodebook;
+    std::string digest;  ///< hex, of everything above; see transform_digest
 
     bool operator==(const TransformCodec& other) const {
-        return digest == other.digest && unit_bits == other.unit_bits && trellis == other.trellis && *fit == *other.fit;
+        return digest == other.digest && unit_bits == other.unit_bits && codes == other.codes && *fit == *other.fit;
     }
     [[nodiscard]] double mean_bits() const noexcept;
 };
@@ -60,7 +66,7 @@ inline constexpr float kLevelsPerSigma = 32;
 /// A codec with its digest. Throws Error kCorrupt when sizes, bits or codebooks do not fit together.
 [[nodiscard]] std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const TransformFit> fit,
                                                                          std::vector<uint8_t> unit_bits,
-                                                                         bool trellis = false);
+                                                                         TransformCodes codes = TransformCodes::kCodebook);
 
 /// A fit as bytes for files, little-endian, and back. parse throws Error kCorrupt.
 [[nodiscard]] std::vector<std::byte> transform_fit_bytes(const TransformFit& fit);

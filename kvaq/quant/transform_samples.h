@@ -67,7 +67,8 @@ inline CodecSpec sample_transform(Side side, size_t dim, unsigned seed, size_t f
         fit = std::make_shared<const TransformFit>(std::move(plain));
     }
     CodecSpec spec;
-    spec.transform = make_transform_codec(std::move(fit), std::move(bits), seed % 4 >= 2);
+    spec.transform = make_transform_codec(std::move(fit), std::move(bits),
+                                          seed % 4 >= 2 ? TransformCodes::kTrellis : TransformCodes::kCodebook);
     return spec;
 }
 

@@ -19,12 +19,6 @@ struct FittedTransform {
     std::vector<std::array<double, 9>> trellis_cost;  ///< the same with trellis codes (0 and 8 bits alike)
 };
 
-/// How codes become levels.
-enum class TransformCodes {
-    kCodebook,  ///< Lloyd-Max codebooks of the fit
-    kTrellis,  ///< trellis codes (kvaq/quant/trellis.h): a third to a half less noise, more work when sealing and reading
-};
-
 /// Fits the transform codec.
 ///   Metric M of an error e in the model's basis, e^T M e: keys, the second moment of the group's queries; values, the identity.
 ///     (HeadStats::key_metric as M predicts better on the calibration text and is worse on others: docs/architecture.md.)

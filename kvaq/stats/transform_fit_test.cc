@@ -45,7 +45,7 @@ TEST(TransformFit, TrellisCodesHaveThePredictedNoiseAndLessThanCodebooks) {
             for (const uint8_t bits : {uint8_t{2}, uint8_t{3}, uint8_t{4}}) {
                 const std::vector<uint8_t> unit_bits(rung_at(fitted, 3).unit_bits.size(), bits);
                 CodecSpec trellis;
-                trellis.transform = make_transform_codec(fitted.fit, unit_bits, true);
+                trellis.transform = make_transform_codec(fitted.fit, unit_bits, TransformCodes::kTrellis);
                 CodecSpec codebook;
                 codebook.transform = make_transform_codec(fitted.fit, unit_bits);
                 double predicted = 0;
