@@ -45,4 +45,24 @@ const BlockKernels& block_kernels(SimdTarget target) noexcept {
     return block_scalar::table();
 }
 
+namespace {
+size_t pair_order(size_t i) noexcept { return i / 4 * 4 + (i % 4 == 1 ? 2 : i % 4 == 2 ? 1 : i % 4); }
+}  // namespace
+
+int32_t coef_at(const BlockKernels& kernels, const int16_t* coef, size_t i) noexcept {
+    if (!kernels.byte_digits) return coef[pair_order(i)];
+    const auto* digits = reinterpret_cast<const int8_t*>(coef + i / 4 * 4);
+    return digits[4 + i % 4] * 256 + digits[i % 4];
+}
+
+void set_coef(const BlockKernels& kernels, int16_t* coef, size_t i, int32_t value) noexcept {
+    if (!kernels.byte_digits) {
+        coef[pair_order(i)] = static_cast<int16_t>(value);
+        return;
+    }
+    auto* digits = reinterpret_cast<int8_t*>(coef + i / 4 * 4);
+    digits[i % 4] = static_cast<int8_t>(value);
+    digits[4 + i % 4] = static_cast<int8_t>((value + 128) >> 8);
+}
+
 }  // namespace kvaq

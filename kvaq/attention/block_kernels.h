@@ -30,11 +30,10 @@ struct BlockKernels {
     void (*to_float)(const float16* from, size_t n, float* to);
 
     // Packed tiles as integers (TileLevels): bytes in cells of 16 lanes x 4 quads times 15-bit coefficients. |coefficient| <= 16319.
-    /// y = x * weight (weight null: 1), n a multiple of 4; coef = round(y / step), of every four in the order 0, 2, 1, 3; *sum = sum of
-    /// coef. Returns step = max |y| / 16319; NaN, and coef 0, if a y is not finite.
+    /// y = x * weight (weight null: 1), n a multiple of 4; coef = round(y / step), ordered as coef_at() says; *sum = sum of coef. Returns step = max |y| / 16319; NaN, and coef 0, if a y is not finite.
     float (*quantize_coefs)(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum);
     /// out[r * ld_out + i] = init[r] + sum_j coef[r * ld_coef + j] * byte(j, i) for 16 n_lanes16 lanes i and 4 n_quads terms j, exact;
-    /// byte(j, i) = cells[j / 4 * cell_stride + i / 16 * 64 + i % 16 * 4 + j % 4]; coefficients ordered as above.
+    /// byte(j, i) = cells[j / 4 * cell_stride + i / 16 * 64 + i % 16 * 4 + j % 4]; coefficients as above.
     void (*dot_cells)(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
                       size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out);
     /// out[i] += acc[i] * step * scale[i] + offset_factor * offset[i]; scale null: 1, offset null: 0; n a multiple of 16.
@@ -42,7 +41,14 @@ struct BlockKernels {
                        float offset_factor, float* out);
     /// sum of a[i] * b[i]; b null: 1
     float (*dot)(const float* a, const float* b, size_t n);
+    bool byte_digits = false;  ///< how coefficients lie, see coef_at
 };
+
+/// Coefficient i of a row as quantize_coefs writes it: of every four neighbours 0, 2, 1, 3, or with byte_digits their four low digits, then their four
+/// high ones (c = 256 high + low, signed bytes).
+[[nodiscard]] int32_t coef_at(const BlockKernels& kernels, const int16_t* coef, size_t i) noexcept;
+/// The same written.
+void set_coef(const BlockKernels& kernels, int16_t* coef, size_t i, int32_t value) noexcept;
 
 /// Table of a target. The target must be supported by this CPU (see supported_simd_targets()).
 [[nodiscard]] const BlockKernels& block_kernels(SimdTarget target) noexcept;

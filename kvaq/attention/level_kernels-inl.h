@@ -2,13 +2,13 @@
 // bytes with 15-bit integers in int32 are exact, hence the same on every target; |coefficient| <= kCoefMax keeps 512 terms inside
 // int32: 512 * 255 * 16319 < 2^31.
 //
-// Coefficients lie in the order in which one multiplication of 16-bit pairs eats them: of four neighbours 0, 2, 1, 3 (even bytes of
-// a 32-bit lane, then odd ones).
+// Coefficients lie in the order in which one multiplication eats them. Pairs of 16 bits: of four neighbours 0, 2, 1, 3 (even bytes of
+// a 32-bit lane, then odd ones). Digits (VNNI multiplies four bytes at once): c = 256 high + low, both signed bytes; of four neighbours the
+// lows, then the highs. Sums of either are combined at the end: the same numbers.
 
 static constexpr float kCoefMax = 16319.0F;
 
 static float quantize_coefs(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum) {
-    typedef int16_t VecS __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
     const VecI clear_sign = splat_i(0x7FFFFFFF);
     const auto value = [&](size_t i) { return weight != nullptr ? load(x + i) * load(weight + i) : load(x + i); };
     VecF top = splat(0.0F);
@@ -37,6 +37,8 @@ static float quantize_coefs(const float* x, const float* weight, size_t n, int16
     }
     const float inverse = largest > 1e-30F ? kCoefMax / largest : 0.0F;
     const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to the nearest integer
+#if !defined(__AVX512VNNI__)
+    typedef int16_t VecS __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
     VecI order;
     for (size_t k = 0; k < KVAQ_LANES; k += 4) {
         order[k] = static_cast<int32_t>(k);
@@ -44,12 +46,21 @@ static float quantize_coefs(const float* x, const float* weight, size_t n, int16
         order[k + 2] = static_cast<int32_t>(k + 1);
         order[k + 3] = static_cast<int32_t>(k + 3);
     }
+#endif
     VecI total = splat_i(0);
     for (i = 0; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
         const VecF biased = value(i) * splat(inverse) + splat(magic);
         const VecI rounded = __builtin_convertvector(biased - splat(magic), VecI);
         total += rounded;
+#if defined(__AVX512VNNI__)
+        typedef int8_t Bytes __attribute__((vector_size(16)));
+        const auto low = (__m128i) __builtin_convertvector(rounded, Bytes);
+        const auto high = (__m128i) __builtin_convertvector((rounded + 128) >> 8, Bytes);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(coef + i), _mm_unpacklo_epi32(low, high));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(coef + i + 8), _mm_unpackhi_epi32(low, high));
+#else
         *reinterpret_cast<VecS*>(coef + i) = __builtin_convertvector(__builtin_shuffle(rounded, order), VecS);
+#endif
     }
     int32_t all = 0;
     for (size_t k = 0; k < KVAQ_LANES; ++k) all += total[k];
@@ -58,18 +69,67 @@ static float quantize_coefs(const float* x, const float* weight, size_t n, int16
         const auto rounded = static_cast<int32_t>((y * inverse + magic) - magic);
         all += rounded;
         const size_t in_quad = i % 4;
+#if defined(__AVX512VNNI__)
+        auto* digits = reinterpret_cast<int8_t*>(coef + i - in_quad);
+        digits[in_quad] = static_cast<int8_t>(rounded);
+        digits[4 + in_quad] = static_cast<int8_t>((rounded + 128) >> 8);
+#else
         coef[i - in_quad + (in_quad == 1 ? 2 : in_quad == 2 ? 1 : in_quad)] = static_cast<int16_t>(rounded);
+#endif
     }
     *sum = all;
     return largest / kCoefMax;
 }
 
+#if defined(__AVX512VNNI__)
+// kUnits blocks of 16 lanes for kRows rows.
+template <size_t kRows, size_t kUnits>
+static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_quads, const int16_t* coef,
+                            size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
+    typedef int32_t Digits __attribute__((aligned(2), may_alias));
+    __m512i low[kRows][kUnits];
+    __m512i high[kRows][kUnits];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kUnits; ++j) {
+            low[r][j] = _mm512_set1_epi32(init[r]);
+            high[r][j] = _mm512_setzero_si512();
+        }
+    }
+    for (size_t quad = 0; quad < n_quads; ++quad) {
+        const uint8_t* from = cells + quad * cell_stride;
+        __m512i u[kUnits];
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kUnits; ++j) u[j] = _mm512_loadu_si512(from + j * 64);
+#pragma GCC unroll 4
+        for (size_t r = 0; r < kRows; ++r) {
+            __m512i c0;
+            __m512i c1;
+            asm("vpbroadcastd %1, %0"
+                : "=v"(c0)
+                : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + quad * 4)));
+            asm("vpbroadcastd %1, %0"
+                : "=v"(c1)
+                : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + quad * 4 + 2)));
+#pragma GCC unroll 4
+            for (size_t j = 0; j < kUnits; ++j) {
+                asm("vpdpbusd %2, %1, %0" : "+v"(low[r][j]) : "v"(u[j]), "v"(c0));
+                asm("vpdpbusd %2, %1, %0" : "+v"(high[r][j]) : "v"(u[j]), "v"(c1));
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kUnits; ++j)
+            *reinterpret_cast<VecI*>(out + r * ld_out + j * 16) = (VecI)low[r][j] + ((VecI)high[r][j] << 8);
+    }
+}
+#else
 /// One register of 32-bit lanes times two pairs of coefficients, added to acc.
 static inline VecI dot_quad(VecI acc, VecI even, VecI odd, int32_t even_coef, int32_t odd_coef) {
-#if defined(__AVX512VNNI__)
-    const __m512i first = _mm512_dpwssd_epi32((__m512i)acc, (__m512i)even, _mm512_set1_epi32(even_coef));
-    return (VecI)_mm512_dpwssd_epi32(first, (__m512i)odd, _mm512_set1_epi32(odd_coef));
-#elif defined(__AVX512BW__)
+#if defined(__AVX512BW__)
     return acc + (VecI)_mm512_madd_epi16((__m512i)even, _mm512_set1_epi32(even_coef)) +
            (VecI)_mm512_madd_epi16((__m512i)odd, _mm512_set1_epi32(odd_coef));
 #elif defined(__AVX2__)
@@ -111,11 +171,16 @@ static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_q
         for (size_t j = 0; j < kVecs; ++j) *reinterpret_cast<VecI*>(out + r * ld_out + j * KVAQ_LANES) = acc[r][j];
     }
 }
+#endif
 
 template <size_t kRows>
 static void dot_units(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
                       size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
+#if defined(__AVX512VNNI__)
+    constexpr size_t kMost = kRows == 4 ? 2 : 4;  // 24 sums at most, the levels and two coefficients in 32 registers
+#else
     constexpr size_t kMost = KVAQ_LANES == 16 ? 4 : 1;
+#endif
     size_t unit = 0;
     for (; unit + kMost <= n_lanes16; unit += kMost) {
         dot_rows<kRows, kMost>(cells + unit * 64, cell_stride, n_quads, coef, ld_coef, init, out + unit * 16, ld_out);
