@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import tempfile
 
-from server import LLAMA_BIN, MODEL, ROOT, Server, conditions, finish, plan_name, write_results
+from server import LLAMA_BIN, MODEL, THREADS, Server, conditions, finish, plan_name, write_results
 
 TOPICS = ["the sea", "bread", "trains", "winter", "bees", "the moon", "music", "gardens", "mathematics", "mountains", "paper", "rivers", "bridges", "cats", "coffee", "glass",
           "deserts", "horses", "clocks", "forests", "languages", "salt", "ships", "volcanoes", "books", "rain", "islands", "iron", "chess", "dreams"]
@@ -72,7 +72,7 @@ def surprise(turns):
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write("\n".join(f"{turn['asked']}\n{turn['said']}\n" for turn in turns))
         file.flush()
-        result = subprocess.run([os.path.join(LLAMA_BIN, "llama-perplexity"), "-m", MODEL, "-f", file.name, "-c", "512", "-t", "2"], capture_output=True, text=True)
+        result = subprocess.run([os.path.join(LLAMA_BIN, "llama-perplexity"), "-m", MODEL, "-f", file.name, "-c", "512", "-t", str(THREADS)], capture_output=True, text=True)
     found = re.search(r"Final estimate: PPL = ([0-9.]+)", result.stdout + result.stderr)
     if found is None:
         raise RuntimeError(f"llama-perplexity: {(result.stdout + result.stderr)[-1500:]}")
