@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
 #include <random>
 
 #include "kvaq/base/error.h"
@@ -278,7 +279,8 @@ TEST(InProcess, DamagedSlotFilesAreRefusedAndChangeNothing) {
         } else {
             bad[random() % (i % 2 == 0 ? n_own : good.size())] ^= static_cast<std::byte>(1U << random() % 8);
         }
-        atomic_write(damaged, bad);
+        std::ofstream(damaged, std::ios::binary | std::ios::trunc)
+            .write(reinterpret_cast<const char*>(bad.data()), static_cast<std::streamsize>(bad.size()));
         ASSERT_EQ(restore(damaged), 0U) << i;
     }
     const std::string said = testing::internal::GetCapturedStderr();

@@ -5,6 +5,8 @@
 // Coefficients lie in the order in which one multiplication of 16-bit pairs eats them: of four neighbours 0, 2, 1, 3 (even bytes of
 // a 32-bit lane, then odd ones).
 
+#include "kvaq/base/shuffle-inl.h"
+
 static constexpr float kCoefMax = 16319.0F;
 
 static float quantize_coefs(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum) {
@@ -49,7 +51,7 @@ static float quantize_coefs(const float* x, const float* weight, size_t n, int16
         const VecF biased = value(i) * splat(inverse) + splat(magic);
         const VecI rounded = __builtin_convertvector(biased - splat(magic), VecI);
         total += rounded;
-        *reinterpret_cast<VecS*>(coef + i) = __builtin_convertvector(__builtin_shuffle(rounded, order), VecS);
+        *reinterpret_cast<VecS*>(coef + i) = __builtin_convertvector(shuffle(rounded, order), VecS);
     }
     int32_t all = 0;
     for (size_t k = 0; k < KVAQ_LANES; ++k) all += total[k];
