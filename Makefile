@@ -23,10 +23,12 @@ asan tsan: deps
 # libFuzzer under ASan and UBSan, FUZZ_SECONDS on each target (readers of plans, statistics and snapshots; calls of the cache beside the double
 # reference); new inputs go to build/fuzz/found/. Then 100,000 random cache operations (2 modes x 6 plans x 2 models), about 20 minutes.
 FUZZ_SECONDS ?= 600
+# clang 16 or newer: older ones have no _Float16 on x86.
+FUZZ_CXX ?= $(lastword $(sort $(wildcard /usr/bin/clang++-1[6-9] /usr/bin/clang++-2[0-9])) $(if $(shell clang++ -dumpversion 2>/dev/null | grep -E '^(1[6-9]|[2-9][0-9])'),clang++))
 FUZZ_TARGETS = plan_file stats_file snapshot cache_calls
 fuzz: deps
-	@command -v clang++ >/dev/null || { echo "make fuzz: error: no clang++ (apt-get install clang libclang-rt-14-dev)" >&2; exit 1; }
-	@cmake --preset fuzz >/dev/null
+	@[ -n "$(FUZZ_CXX)" ] || { echo "make fuzz: error: no clang++ of version 16 or newer (apt-get install clang-16 libclang-rt-16-dev), or name it: FUZZ_CXX=" >&2; exit 1; }
+	@cmake --preset fuzz -DCMAKE_CXX_COMPILER="$(FUZZ_CXX)" -DCMAKE_C_COMPILER="$(subst ++,,$(FUZZ_CXX))" >/dev/null
 	@cmake --build --preset fuzz
 	@build/fuzz/bin/kvaq_fuzz_corpus build/fuzz/fuzz-corpus
 	@for t in $(FUZZ_TARGETS); do mkdir -p build/fuzz/found/$$t && echo "fuzz: $$t, $(FUZZ_SECONDS) s" && \

@@ -117,6 +117,23 @@ TEST(DropIn, RefusesWhatItWouldServeWrongly) {
     EXPECT_EQ(llama("llama-completion", "", with({"-fa", "off"})).exit_code, 0);
 }
 
+TEST(DropIn, SelfExtendIsRefusedByNameWhenItBegins) {
+    const std::vector<std::string> flags = {"-p", "Once upon a time", "-n", "60", "--temp", "0", "-gan", "2", "-gaw",
+                                            "32", "-no-cnv"};
+    EXPECT_EQ(llama("llama-completion", "", flags).exit_code, 0) << "llama.cpp itself does it";
+    const ProcessResult served = llama("llama-completion", "k4v4-rot-s4", flags);
+    EXPECT_EQ(served.exit_code, 1) << served.err;
+    EXPECT_NE(
+        served.err.find("kvaq: error: self-extend (llama_memory_seq_div) is not served by the packed cache: "
+                        "wanted positions that are shifted or kept, found a division by 2. Use a larger context (-c)"),
+        std::string::npos)
+        << served.err;
+    // llama-server has no such flag, with or without us.
+    const ProcessResult server = llama("llama-server", "k4v4-rot-s4", {"--grp-attn-n", "2"});
+    EXPECT_EQ(server.exit_code, 1);
+    EXPECT_NE(server.err.find("invalid argument: --grp-attn-n"), std::string::npos) << server.err;
+}
+
 TEST(DropIn, RefusesALlamaCppOfAnotherVersion) {
     const std::string both = std::string(KVAQ_LIB) + ":" + KVAQ_OTHER_VERSION_LIB;
     expect_refusal(llama("llama-completion", "", {"-p", "Hello", "-n", "4", "-no-cnv"},

@@ -245,9 +245,12 @@ def read_slot(path, plan):
     """(token ids, pages, segments, layers): layers[i][page] = {"tiles": (keys, values), "sinks": ..., "rows": ...}, each [head, slot, channel]."""
     raw = Path(path).read_bytes()
     data = Bytes(raw)
-    assert data.take(8) == b"KVAQSLT1"
+    assert data.take(8) == b"KVAQSLT2"
     tokens = data.array("<i4", data.get("Q"))
+    own = raw[: data.at]
+    digest = data.take(32)
     snapshot = raw[data.at :]
+    assert hashlib.sha256(own + snapshot[-32:]).digest() == digest
     assert hashlib.sha256(snapshot[:-32]).digest() == snapshot[-32:]
     assert data.take(8) == b"KVAQSEQ2" and data.take(32) == plan_digest(plan)
     n_pages, n_segments, n_reaches, zero = data.get("IIII")

@@ -4,10 +4,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <fstream>
+#include <random>
 
 #include "kvaq/base/error.h"
+#include "kvaq/base/file.h"
 #include "kvaq/eval/compare.h"
 #include "tests/llama_session.h"
+#include "tests/subprocess.h"
 
 namespace kvaq {
 namespace {
@@ -244,6 +248,56 @@ TEST(InProcess, TheF16PlanIsAsCloseToPlainAsPlainToItselfInOtherBatches) {
                 control.perplexity.value, plan.perplexity.value);
     EXPECT_GT(control.mean_kl.value, 0);
     EXPECT_LE(plan.mean_kl.value, 1.5 * control.mean_kl.value);
+}
+
+// As llama-server restores a slot: the tokens, then the state, from a file.
+TEST(InProcess, DamagedSlotFilesAreRefusedAndChangeNothing) {
+    TemporaryFolder folder;
+    const std::string path = folder.file("slot.bin");
+    const std::string damaged = folder.file("damaged.bin");
+    const Tokens tokens =
+        tokenize("It was the best of times, it was the worst of times, it was the age of wisdom. " +
+                 std::string("It was the epoch of belief, it was the epoch of incredulity. ") +
+                 "It was the season of Light, it was the season of Darkness, it was the spring of hope.");
+    const Session served("k4v4-rot-w16-s4");
+    ASSERT_EQ(served.decode(tokens, 0), 0);
+    const size_t written = llama_state_seq_save_file(served.ctx(), path.c_str(), 0, tokens.data(), tokens.size());
+    const std::vector<std::byte> good = read_file(path);
+    ASSERT_EQ(written, good.size());
+    Tokens found(tokens.size());
+    size_t n_found = 0;
+    const auto restore = [&](const std::string& from) {
+        return llama_state_seq_load_file(served.ctx(), from.c_str(), 1, found.data(), found.size(), &n_found);
+    };
+    std::mt19937 random(20261126);
+    testing::internal::CaptureStderr();
+    for (int i = 0; i < 1000; ++i) {
+        std::vector<std::byte> bad = good;
+        const size_t n_own = 16 + tokens.size() * sizeof(llama_token) + 32;  // half of them before the snapshot
+        if (i % 10 == 9) {
+            bad.resize(random() % good.size());
+        } else {
+            bad[random() % (i % 2 == 0 ? n_own : good.size())] ^= static_cast<std::byte>(1U << random() % 8);
+        }
+        std::ofstream(damaged, std::ios::binary | std::ios::trunc)
+            .write(reinterpret_cast<const char*>(bad.data()), static_cast<std::streamsize>(bad.size()));
+        ASSERT_EQ(restore(damaged), 0U) << i;
+    }
+    const std::string said = testing::internal::GetCapturedStderr();
+    size_t n_unchanged = 0;
+    for (size_t at = said.find(" is unchanged"); at != std::string::npos; at = said.find(" is unchanged", at + 1))
+        ++n_unchanged;
+    EXPECT_EQ(n_unchanged, 1000U) << said.substr(0, 2000);
+    EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1000) << "one line each";
+    EXPECT_EQ(llama_memory_seq_pos_max(served.memory(), 1), -1);
+    ASSERT_EQ(restore(path), good.size());
+    EXPECT_EQ(n_found, tokens.size());
+    EXPECT_EQ(found, tokens);
+    EXPECT_EQ(llama_memory_seq_pos_max(served.memory(), 1), static_cast<llama_pos>(tokens.size()) - 1);
+    ASSERT_EQ(served.decode({tokens[1]}, static_cast<llama_pos>(tokens.size()), 1), 0);
+    const std::vector<float> restored = served.logits();
+    ASSERT_EQ(served.decode({tokens[1]}, static_cast<llama_pos>(tokens.size()), 0), 0);
+    EXPECT_TRUE(served.logits() == restored);
 }
 
 }  // namespace

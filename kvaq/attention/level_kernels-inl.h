@@ -6,6 +6,8 @@
 // a 32-bit lane, then odd ones). Digits (VNNI multiplies four bytes at once): c = 256 high + low, both signed bytes; of four neighbours the
 // lows, then the highs. Sums of either are combined at the end: the same numbers.
 
+#include "kvaq/base/shuffle-inl.h"
+
 static constexpr float kCoefMax = 16319.0F;
 
 static float quantize_coefs(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum) {
@@ -59,7 +61,7 @@ static float quantize_coefs(const float* x, const float* weight, size_t n, int16
         _mm_storeu_si128(reinterpret_cast<__m128i*>(coef + i), _mm_unpacklo_epi32(low, high));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(coef + i + 8), _mm_unpackhi_epi32(low, high));
 #else
-        *reinterpret_cast<VecS*>(coef + i) = __builtin_convertvector(__builtin_shuffle(rounded, order), VecS);
+        *reinterpret_cast<VecS*>(coef + i) = __builtin_convertvector(shuffle(rounded, order), VecS);
 #endif
     }
     int32_t all = 0;

@@ -7,8 +7,10 @@
 #include <array>
 #include <barrier>
 #include <cmath>
+#include <map>
 #include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -168,6 +170,59 @@ inline std::vector<TestToken> text(int32_t seq, int32_t first, int32_t n, uint32
         tokens.push_back({first + i, {seq}, static_cast<uint32_t>(first + i) + salt * 100003U});
     return tokens;
 }
+
+/// Which tokens sequences have, as cells of llama.cpp's unified cache: the plain model of CacheUse::n_tokens.
+class TokenLedger {
+  public:
+    explicit TokenLedger(size_t n_seq_max) : sequences_(n_seq_max) {}
+    void add(const std::vector<TestToken>& tokens) {
+        for (const TestToken& token : tokens) {
+            ++newest_;
+            for (const int32_t s : token.seq_ids) at(s)[token.pos] = newest_;
+        }
+    }
+    void seq_rm(int32_t seq, int32_t p0, int32_t p1) {
+        std::erase_if(at(seq), [&](const auto& token) { return inside(token.first, p0, p1); });
+    }
+    void seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) {
+        if (src == dst) return;
+        for (const auto& [pos, token] : at(src)) {
+            if (inside(pos, p0, p1)) at(dst)[pos] = token;
+        }
+    }
+    void seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) {
+        std::map<int32_t, int64_t> moved;
+        for (const auto& [pos, token] : at(seq)) moved[inside(pos, p0, p1) ? pos + delta : pos] = token;
+        at(seq) = std::move(moved);
+    }
+    void seq_keep(int32_t seq) {
+        for (size_t s = 0; s < sequences_.size(); ++s) {
+            if (s != static_cast<size_t>(seq)) sequences_[s].clear();
+        }
+    }
+    /// What was saved of `src` becomes dst's: as many tokens, its own.
+    void load(int32_t src, int32_t dst) {
+        std::map<int32_t, int64_t> loaded = at(src);
+        for (auto& [pos, token] : loaded) token = ++newest_;
+        at(dst) = std::move(loaded);
+    }
+    void clear() {
+        for (auto& sequence : sequences_) sequence.clear();
+    }
+    [[nodiscard]] size_t size() const {
+        std::set<int64_t> all;
+        for (const auto& sequence : sequences_) {
+            for (const auto& [pos, token] : sequence) all.insert(token);
+        }
+        return all.size();
+    }
+
+  private:
+    static bool inside(int32_t pos, int32_t p0, int32_t p1) { return pos >= p0 && (p1 < 0 || pos < p1); }
+    [[nodiscard]] std::map<int32_t, int64_t>& at(int32_t seq) { return sequences_[static_cast<size_t>(seq)]; }
+    std::vector<std::map<int32_t, int64_t>> sequences_;  ///< position -> token
+    int64_t newest_ = 0;
+};
 
 inline double max_difference(const std::vector<float>& a, const std::vector<float>& b) {
     EXPECT_EQ(a.size(), b.size());

@@ -24,7 +24,6 @@ PageTable::PageTable(const PageTableOptions& options) : options_(options) {
     n_scratch_ = options_.max_batch_tokens / tile + 1 + n_seq;
     state_.pages.resize(n_packed_[0] + n_open_ + n_scratch_);
     state_.slots.resize(state_.pages.size() * n_reaches());
-    masks_.resize(state_.pages.size());
     holders_.resize(state_.pages.size());
     state_.free_pages = FreeIds(state_.pages.size());
     state_.free_scratch = FreeIds(n_scratch_);
@@ -32,6 +31,7 @@ PageTable::PageTable(const PageTableOptions& options) : options_(options) {
         state_.free[r] = {.packed = FreeIds(n_packed_[r]), .open = FreeIds(n_open_), .sink = FreeIds(n_sink())};
     }
     state_.sequences.resize(n_seq);
+    state_.tokens.resize(n_seq);
 }
 
 void PageTable::clear() noexcept {
@@ -43,8 +43,9 @@ void PageTable::clear() noexcept {
         for (FreeIds* ids : {&free.packed, &free.open, &free.sink}) ids->fill();
     }
     for (Sequence& sequence : state_.sequences) sequence.clear();
+    for (TokenRuns& tokens : state_.tokens) tokens.clear();
     state_.both.clear();
-    state_.n_stored = 0;
+    state_.n_tokens = 0;
     deferred_.clear();
     work_ = Work{};
     open_batch_ = false;
@@ -177,7 +178,7 @@ bool PageTable::begin(std::span<const BatchToken> tokens, size_t block_tokens) {
     work_ = Work{};
     touched_.clear();
     fresh_.clear();
-    if (state_.n_stored + tokens.size() > options_.n_ctx) return false;
+    if (state_.n_tokens + tokens.size() > options_.n_ctx) return false;
     bool fits = false;
     try {
         place(tokens);
@@ -261,7 +262,7 @@ int32_t PageTable::writable_page(const BatchToken& token) {
     }
     const int32_t copy = new_page(at(id).frame);  // copy on write
     KVAQ_CHECK(copy != kNone);
-    at(copy).n_filled = at(copy).own_from = slot;
+    at(copy).n_filled = slot;
     for (size_t r = 0; r < n_reaches(); ++r) {
         int32_t movers = 0;
         for (const int32_t s : token.seq_ids) {
@@ -285,6 +286,20 @@ int32_t PageTable::writable_page(const BatchToken& token) {
     return copy;
 }
 
+// A line of numbers goes on where a sequence does, unless another one has gone on there before it.
+uint64_t PageTable::next_number(int32_t seq_id) noexcept {
+    constexpr int kLineBits = 32;
+    const auto runs = state_.tokens[static_cast<size_t>(seq_id)].runs();
+    if (!runs.empty()) {
+        const uint64_t number = runs.back().end_number();
+        const auto has = [number](const TokenRuns& tokens) { return tokens.holds(number); };
+        if (number >> kLineBits == runs.back().number >> kLineBits &&
+            std::none_of(state_.tokens.begin(), state_.tokens.end(), has))
+            return number;
+    }
+    return ++state_.n_lines << kLineBits;
+}
+
 void PageTable::place(std::span<const BatchToken> tokens) {
     for (size_t i = 0; i < tokens.size(); ++i) {
         const BatchToken& token = tokens[i];
@@ -306,10 +321,11 @@ void PageTable::place(std::span<const BatchToken> tokens) {
         work_.writes.push_back(
             {.token = static_cast<int32_t>(i), .page = id, .slot = slot, .turn = place.base - at(id).frame});
         at(id).n_filled = slot + 1;
-        at(id).own_from = std::min(at(id).own_from, slot);
-        ++state_.n_stored;
+        ++state_.n_tokens;
+        const uint64_t number = next_number(token.seq_ids[0]);
         for (const int32_t s : token.seq_ids) {
             seq(s).back().end = slot + 1;
+            state_.tokens[static_cast<size_t>(s)].append(token.pos, number);
             if (std::find(touched_.begin(), touched_.end(), s) == touched_.end()) touched_.push_back(s);
         }
     }

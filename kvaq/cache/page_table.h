@@ -8,6 +8,7 @@
 
 #include "kvaq/base/attention_call.h"
 #include "kvaq/base/error.h"
+#include "kvaq/cache/token_runs.h"
 
 namespace kvaq {
 
@@ -22,7 +23,6 @@ struct Page {
     int32_t refs = 0;         ///< segments that name it
     int32_t frame = 0;        ///< position at which the key in slot 0 was (or would have been) rotated
     int32_t n_filled = 0;     ///< slots written
-    int32_t own_from = 0;     ///< slots before it were copied from a shared page: they do not count against n_ctx
     int32_t scratch = kNone;  ///< f16 page of this micro-batch only
     bool sealed = false;      ///< has packed tiles
     bool f16 = false;         ///< has f16 pages that outlive the micro-batch
@@ -105,7 +105,8 @@ class PageTable {
         int32_t from = 0;  ///< pages
         int32_t to = 0;
         int32_t n_tokens = 0;
-        size_t before_write = 0;  ///< after the writes before this one, which may be copied; the others may overwrite what is copied
+        size_t before_write =
+            0;  ///< after the writes before this one, which may be copied; the others may overwrite what is copied
     };
     /// Consecutive tokens of one sequence: they share the pages they look at.
     struct QueryBlock {
@@ -192,7 +193,11 @@ class PageTable {
     }
     [[nodiscard]] size_t used_open(size_t reach) const noexcept { return n_open_ - state_.free[reach].open.size(); }
     [[nodiscard]] size_t used_sink(size_t reach) const noexcept { return n_sink() - state_.free[reach].sink.size(); }
-    [[nodiscard]] size_t used_tokens() const noexcept { return state_.n_stored; }
+    /// Tokens over all sequences, shared ones once, wherever copies of them lie: what llama.cpp's unified cache counts as cells. At most n_ctx.
+    [[nodiscard]] size_t used_tokens() const noexcept { return state_.n_tokens; }
+    [[nodiscard]] size_t count_tokens() const noexcept {
+        return kvaq::count_tokens(state_.tokens);
+    }                                                   ///< the same, anew
     [[nodiscard]] size_t n_sequences() const noexcept;  ///< that hold tokens
     /// Ids that more would be in use if no sequence shared pages with another.
     struct SlotCount {
@@ -221,8 +226,10 @@ class PageTable {
         FreeIds free_pages, free_scratch;
         std::array<FreeSlots, kMaxReaches> free;
         std::vector<Sequence> sequences;
-        std::vector<int32_t> both;  ///< sealed pages that still hold f16
-        size_t n_stored = 0;        ///< tokens, shared ones once
+        std::vector<TokenRuns> tokens;  ///< of each sequence
+        uint64_t n_lines = 0;           ///< lines of token numbers begun (next_number)
+        std::vector<int32_t> both;      ///< sealed pages that still hold f16
+        size_t n_tokens = 0;            ///< over all sequences, shared ones once
         std::array<uint64_t, kMaxReaches> n_sealed = {}, n_evicted = {};
     };
 
@@ -245,6 +252,8 @@ class PageTable {
     [[nodiscard]] bool someone_wants_f16(int32_t id) const noexcept;
     void place(std::span<const BatchToken> tokens);
     [[nodiscard]] int32_t writable_page(const BatchToken& token);
+    /// A number that no sequence has for a token, where possible the one after the sequence's last.
+    [[nodiscard]] uint64_t next_number(int32_t seq_id) noexcept;
     [[nodiscard]] bool seal_and_house();
     /// Whether every sequence can be cut inside a sealed page, which needs a fresh f16 page and may not fail.
     [[nodiscard]] bool has_open_reserve() const noexcept;
@@ -270,18 +279,17 @@ class PageTable {
     void remove(int32_t seq_id, int32_t from, int32_t to);
     void split(Sequence& sequence, int32_t pos);
     void join(Sequence& sequence);
-    void recount() noexcept;
+    void recount() noexcept { state_.n_tokens = count_tokens(); }
 
     PageTableOptions options_;
     std::array<size_t, kMaxReaches> n_packed_ = {};
     size_t n_open_ = 0, n_scratch_ = 0;
     State state_, saved_;
     Work work_;
-    std::vector<int32_t> touched_;                ///< sequences of this micro-batch
-    std::vector<int32_t> fresh_;                  ///< pages created in this micro-batch
-    std::vector<Segment> deferred_;               ///< references to drop in release()
-    std::vector<std::array<uint64_t, 2>> masks_;  ///< scratch of recount()
-    mutable std::vector<int32_t> holders_;        ///< scratch of shared()
+    std::vector<int32_t> touched_;          ///< sequences of this micro-batch
+    std::vector<int32_t> fresh_;            ///< pages created in this micro-batch
+    std::vector<Segment> deferred_;         ///< references to drop in release()
+    mutable std::vector<int32_t> holders_;  ///< scratch of shared()
     bool open_batch_ = false;
 };
 

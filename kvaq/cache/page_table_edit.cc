@@ -1,6 +1,5 @@
 // Operations on whole sequences: removal, copies, shifted positions, restored snapshots.
 #include <algorithm>
-#include <bit>
 #include <limits>
 
 #include "kvaq/base/error.h"
@@ -12,21 +11,6 @@ namespace {
 constexpr int32_t kInfinity = std::numeric_limits<int32_t>::max();
 
 }  // namespace
-
-/// Counts every slot that some segment holds once.
-void PageTable::recount() noexcept {
-    std::fill(masks_.begin(), masks_.end(), std::array<uint64_t, 2>{});
-    for (const Sequence& sequence : state_.sequences) {
-        for (const Segment& segment : sequence) {
-            for (int32_t slot = std::max(segment.begin, page(segment.page).own_from); slot < segment.end; ++slot) {
-                masks_[static_cast<size_t>(segment.page)][static_cast<size_t>(slot / 64)] |= uint64_t{1} << (slot % 64);
-            }
-        }
-    }
-    state_.n_stored = 0;
-    for (const auto& mask : masks_)
-        state_.n_stored += static_cast<size_t>(std::popcount(mask[0]) + std::popcount(mask[1]));
-}
 
 /// Makes a segment begin at `pos` if one goes across it.
 void PageTable::split(Sequence& sequence, int32_t pos) {
@@ -139,10 +123,11 @@ bool PageTable::remove_range(int32_t seq_id, int32_t p0, int32_t p1, std::vector
     if (from >= next_pos(seq_id) || to <= from) return true;
     if (to < next_pos(seq_id)) {
         remove(seq_id, from, to);
-        return true;
+    } else {
+        if (!can_end_at(seq(seq_id), from)) return false;
+        truncate(seq_id, from, unseals);
     }
-    if (!can_end_at(seq(seq_id), from)) return false;
-    truncate(seq_id, from, unseals);
+    state_.tokens[static_cast<size_t>(seq_id)].remove(from, to);
     return true;
 }
 
@@ -157,6 +142,10 @@ bool PageTable::seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1, std::ve
         for (const Segment& segment : seq(dst)) add_ref(segment);
         if (from > 0) remove(dst, 0, from);
         truncate(dst, to, unseals);
+        TokenRuns& tokens = state_.tokens[static_cast<size_t>(dst)];
+        tokens = state_.tokens[static_cast<size_t>(src)];
+        tokens.remove(0, from);
+        tokens.remove(to, kInfinity);
         return true;
     });
 }
@@ -166,6 +155,7 @@ void PageTable::seq_keep(int32_t seq_id) noexcept {
         if (static_cast<int32_t>(s) == seq_id) continue;
         for (const Segment& segment : state_.sequences[s]) drop_ref(segment);
         state_.sequences[s].clear();
+        state_.tokens[s].clear();
     }
     recount();
 }
@@ -206,6 +196,7 @@ bool PageTable::add_to_range(int32_t seq_id, int32_t p0, int32_t p1, int32_t del
     const bool sees_all = can_end_at(sequence, next_of(sequence));  // not what sliding-window layers gave up
     if (!sees_all) std::for_each(begin, end, [delta](Segment& g) { g.base -= delta; });
     join(sequence);
+    if (sees_all) state_.tokens[static_cast<size_t>(seq_id)].shift(from, to, delta);
     return sees_all;
 }
 
@@ -218,6 +209,8 @@ bool PageTable::replace(int32_t seq_id, const Saved& saved) {
 bool PageTable::put_instead(int32_t seq_id, const Saved& saved) {
     for (const Segment& segment : seq(seq_id)) drop_ref(segment);
     seq(seq_id).clear();
+    TokenRuns& tokens = state_.tokens[static_cast<size_t>(seq_id)];
+    tokens.clear();
     std::vector<int32_t> ids;
     bool fits = true;
     for (const SavedPage& page : saved.pages) {
@@ -230,6 +223,7 @@ bool PageTable::put_instead(int32_t seq_id, const Saved& saved) {
         Segment segment = saved.segments[i];
         segment.page = ids[static_cast<size_t>(segment.page)];
         add_ref(segment);
+        for (int32_t pos = segment.first(); pos <= segment.last(); ++pos) tokens.append(pos, next_number(seq_id));
         seq(seq_id).push_back(segment);
     }
     for (size_t i = 0; i < saved.pages.size() && fits; ++i) {
@@ -238,7 +232,7 @@ bool PageTable::put_instead(int32_t seq_id, const Saved& saved) {
         if (fits && saved.pages[i].sealed && saved.pages[i].f16) state_.both.push_back(ids[i]);
     }
     if (fits) recount();
-    return fits && has_open_reserve() && state_.n_stored <= options_.n_ctx;
+    return fits && has_open_reserve() && state_.n_tokens <= options_.n_ctx;
 }
 
 }  // namespace kvaq

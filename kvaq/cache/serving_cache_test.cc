@@ -163,6 +163,8 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
     const char* day = std::getenv("KVAQ_FUZZ_SEED");
     const int n_operations = operations != nullptr ? std::atoi(operations) : 250;
     const uint32_t seed = day != nullptr ? static_cast<uint32_t>(std::atol(day)) : 20261124;
+    int n_restores = 0;
+    int n_no_room = 0;
     for (const AttentionMode mode : kModes) {
         const ForcedMode forced(mode);
         for (const std::string preset :
@@ -173,6 +175,7 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                 const Plan plan = plan_of(preset, model);
                 const auto cache = make_kv_cache(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200});
                 const auto reference = make_reference_handler(plan, 4, 100000);
+                TokenLedger ledger(4);
                 const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
                 for (int op = 0; op < n_operations; ++op) {
                     const std::string where = preset + " sliding " + std::to_string(sliding) + " seed " +
@@ -180,12 +183,14 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                     const int32_t seq = below(4);
                     const int32_t n = cache->seq_pos_max(seq) + 1;
                     ASSERT_EQ(n, reference->seq_pos_max(seq) + 1) << where;
+                    ASSERT_EQ(cache->use().n_tokens, ledger.size()) << where;
                     switch (below(10)) {
                         case 0: {
                             const int32_t from = below(3) == 0 || n < 60 ? below(n + 1) : n - below(60);
                             const bool done = cache->seq_rm(seq, from, -1);
                             if (done) {
                                 ASSERT_TRUE(reference->seq_rm(seq, from, -1)) << where;
+                                ledger.seq_rm(seq, from, -1);
                             } else {  // sliding-window layers no longer have what the next query sees
                                 ASSERT_GT(sliding, 0) << where;
                                 ASSERT_GT(cache->seq_pos_min(seq), from - sliding + 1) << where;
@@ -196,9 +201,11 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                             const int32_t dst = below(4);
                             if (dst == seq) break;
                             ASSERT_TRUE(cache->seq_rm(dst, -1, -1) && reference->seq_rm(dst, -1, -1));
+                            ledger.seq_rm(dst, -1, -1);
                             const int32_t to = below(3) == 0 && n > 0 ? n - below(std::min(n, 50)) : -1;
                             if (cache->seq_cp(seq, dst, -1, to)) {
                                 ASSERT_TRUE(reference->seq_cp(seq, dst, -1, to)) << where;
+                                ledger.seq_cp(seq, dst, -1, to);
                             } else {
                                 ASSERT_GT(sliding, 0) << where;
                             }
@@ -210,7 +217,8 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                             for (const TestToken& token : tokens)
                                 batch.push_back({.pos = token.pos, .seq_ids = token.seq_ids});
                             const auto before = cache->save_sequence(seq);
-                            ASSERT_TRUE(cache->begin(batch)) << where;
+                            const bool begun = cache->begin(batch);
+                            ASSERT_TRUE(begun || ledger.size() + batch.size() > 2048) << where;
                             cache->rollback();
                             ASSERT_TRUE(before == cache->save_sequence(seq)) << where;
                             break;
@@ -219,8 +227,20 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                             const auto bytes = cache->save_sequence(seq);
                             if (bytes.empty()) break;
                             ASSERT_EQ(bytes.size(), cache->sequence_bytes(seq));
-                            ASSERT_TRUE(cache->seq_rm(seq, below(2) == 0 ? 0 : n - 1, -1)) << where;
-                            cache->load_sequence(seq, bytes);
+                            const int32_t from = below(2) == 0 ? 0 : n - 1;
+                            ASSERT_TRUE(cache->seq_rm(seq, from, -1)) << where;
+                            ++n_restores;
+                            try {
+                                cache->load_sequence(seq, bytes);
+                            } catch (const Error& error) {  // what it shared it would have for itself now: no room
+                                ASSERT_EQ(error.code(), ErrorCode::kOutOfMemory) << where;
+                                ASSERT_LE(cache->seq_pos_max(seq) + 1, from) << where;
+                                ASSERT_TRUE(reference->seq_rm(seq, from, -1)) << where;
+                                ledger.seq_rm(seq, from, -1);
+                                ++n_no_room;
+                                break;
+                            }
+                            ledger.load(seq, seq);
                             ASSERT_TRUE(bytes == cache->save_sequence(seq)) << where;
                             break;
                         }
@@ -231,8 +251,10 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                             ASSERT_TRUE(cache->seq_rm(seq, keep, keep + discard) &&
                                         reference->seq_rm(seq, keep, keep + discard))
                                 << where;
+                            ledger.seq_rm(seq, keep, keep + discard);
                             if (cache->seq_add(seq, keep + discard, n, -discard)) {
                                 ASSERT_TRUE(reference->seq_add(seq, keep + discard, n, -discard)) << where;
+                                ledger.seq_add(seq, keep + discard, n, -discard);
                             } else {  // what is kept in front would come into a window that has given it up
                                 ASSERT_GT(sliding, 0) << where;
                             }
@@ -249,10 +271,13 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                             }
                             const auto got = step(*cache, model, tokens, {.scale = 0.2F}, 1, &rope);
                             if (got.empty()) {
+                                ASSERT_GT(ledger.size() + tokens.size(), 2048U) << where << ": no room already";
                                 cache->clear();
                                 reference->clear();
+                                ledger.clear();
                                 break;
                             }
+                            ledger.add(tokens);
                             ASSERT_LE(max_difference(got, step(*reference, model, tokens, {.scale = 0.2F}, 1, &rope)),
                                       tolerance())
                                 << where;
@@ -262,6 +287,8 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
             }
         }
     }
+    std::printf("%d operations, %d restores, %d of them without room\n", 24 * n_operations, n_restores, n_no_room);
+    EXPECT_LT(n_no_room * 10, n_restores);
 }
 
 TEST(ServingCache, TokensOfSeveralSequencesAreStoredOnceAndDivergeByCopyOnWrite) {

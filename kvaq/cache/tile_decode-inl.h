@@ -7,6 +7,8 @@ typedef uint32_t VecU __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), ma
 typedef int32_t VecI __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may_alias));
 typedef float16 VecH __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
 
+#include "kvaq/base/shuffle-inl.h"
+
 static inline VecU load_u(const uint8_t* from) { return *reinterpret_cast<const VecU*>(from); }
 static inline VecF load_f(const float* from) { return *reinterpret_cast<const VecF*>(from); }
 
@@ -83,9 +85,9 @@ static inline VecF look_up(const float* table, VecU code) {
     if constexpr (kBits == 8) {
         return __builtin_convertvector(reinterpret_cast<VecI&>(code) - 128, VecF);
     } else if constexpr ((size_t{1} << kBits) <= KVAQ_LANES) {
-        return __builtin_shuffle(load_f(table), code);
+        return shuffle(load_f(table), code);
     } else if constexpr ((size_t{1} << kBits) <= 2 * KVAQ_LANES && KVAQ_LANES >= 8) {
-        return __builtin_shuffle(load_f(table), load_f(table + KVAQ_LANES), code);
+        return shuffle(load_f(table), load_f(table + KVAQ_LANES), code);
     } else {
         VecF level;
         for (size_t i = 0; i < KVAQ_LANES; ++i) level[i] = table[code[i]];

@@ -3,7 +3,6 @@
 #include <llama.h>
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <exception>
 #include <span>
@@ -12,11 +11,10 @@
 #include "kvaq/base/file.h"
 #include "kvaq/llama/real.h"
 #include "kvaq/llama/served_context.h"
+#include "kvaq/llama/slot_file.h"
 
 namespace kvaq {
 namespace {
-
-constexpr std::array<char, 8> kFileMagic = {'K', 'V', 'A', 'Q', 'S', 'L', 'T', '1'};
 
 bool refuse_whole_state() {
     print_error(
@@ -74,19 +72,6 @@ size_t set_state(ServedContext& context, const uint8_t* src, size_t size, llama_
     });
 }
 
-/// KVAQSLT1 | u64 n_tokens | tokens | sequence snapshot (which carries its own checksum)
-size_t save_file(const char* path, const KvCache& cache, llama_seq_id seq, std::span<const llama_token> tokens) {
-    const std::vector<std::byte> state = cache.save_sequence(seq);
-    std::vector<std::byte> file(16 + tokens.size_bytes() + state.size());
-    const uint64_t count = tokens.size();
-    std::memcpy(file.data(), kFileMagic.data(), kFileMagic.size());
-    std::memcpy(file.data() + 8, &count, 8);
-    if (!tokens.empty()) std::memcpy(file.data() + 16, tokens.data(), tokens.size_bytes());
-    std::copy(state.begin(), state.end(), file.begin() + static_cast<ptrdiff_t>(16 + tokens.size_bytes()));
-    atomic_write(path, file);
-    return file.size();
-}
-
 }  // namespace
 }  // namespace kvaq
 
@@ -134,9 +119,10 @@ size_t llama_state_seq_save_file(llama_context* ctx, const char* path, llama_seq
                                  size_t n_tokens) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_save_file)(ctx, path, seq_id, tokens, n_tokens));
     return guarded(*context, [&](const KvCache& cache) {
-        const size_t bytes = save_file(path, cache, seq_id, {tokens, n_tokens});
+        const std::vector<std::byte> file = slot_file({tokens, n_tokens}, cache.save_sequence(seq_id));
+        atomic_write(path, file);
         context->metrics->saved.add(1);
-        return bytes;
+        return file.size();
     });
 }
 
@@ -145,24 +131,19 @@ size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_seq_load_file)(ctx, path, seq_id, tokens, capacity, n_tokens_out));
     return guarded(*context, [&](KvCache& cache) {
         const std::vector<std::byte> file = read_file(path);
-        uint64_t count = 0;
-        if (file.size() < 16 || std::memcmp(file.data(), kFileMagic.data(), kFileMagic.size()) != 0) {
-            throw Error(ErrorCode::kCorrupt, std::string("cannot restore ") + path,
-                        "a slot file saved under a K/V plan", "another or empty file", "The slot is unchanged");
+        const SlotFile slot = read_slot_file(file, path);
+        const size_t count = slot.tokens.size();
+        if (tokens == nullptr) {
+            *n_tokens_out = count;
+            return file.size();
         }
-        std::memcpy(&count, file.data() + 8, 8);
-        if (count > (file.size() - 16) / sizeof(llama_token)) {
-            throw Error(ErrorCode::kCorrupt, std::string("cannot restore ") + path, std::to_string(count) + " tokens",
-                        std::to_string(file.size()) + " bytes in all", "The slot is unchanged");
-        }
-        *n_tokens_out = count;
-        if (tokens == nullptr) return file.size();
         if (count > capacity) {
             throw Error(ErrorCode::kInvalidArgument, std::string("cannot restore ") + path,
                         "room for " + std::to_string(count) + " tokens", std::to_string(capacity));
         }
-        load(*context, cache, seq_id, std::span(file).subspan(16 + count * sizeof(llama_token)));
-        std::memcpy(tokens, file.data() + 16, count * sizeof(llama_token));
+        load(*context, cache, seq_id, slot.snapshot);
+        *n_tokens_out = count;
+        std::copy(slot.tokens.begin(), slot.tokens.end(), tokens);
         return file.size();
     });
 }

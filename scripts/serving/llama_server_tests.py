@@ -24,6 +24,10 @@ STRICT = ("status_code", ".code")
 # Tests that pass plain and cannot pass under a plan, and why.
 EXPECTED = {
     "test_slot_restore_legacy_token_list": "The test rewrites llama.cpp's own slot file byte by byte; slot files of the packed cache have another format (docs/formats.md).",
+    "test_completion_with_tokens_input": "Two copies of a prompt, asked at once, part at a near tie: after 'worth living.\\n\\n' the words 'I' and 'This' are .004 nats apart under the plans f16 and "
+                                         "k4v4-rot-s4 (the same bits: nothing is quantized yet) and .019 in llama.cpp, whose products round differently in a batch of another size.",
+    "test_completion_without_tool_call_fast": "The model's text, sampled at temperature .8, begins as a tool call that llama.cpp's parser then refuses (status 500). Of the seeds 42 to 65 it does so "
+                                              "with 10 in llama.cpp itself, with 16 under f16 and with 16 under k4v4-rot-s4; the test asks with seed 42 only.",
 }
 
 

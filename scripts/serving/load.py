@@ -140,6 +140,27 @@ def one_at_a_time(server, prompts):
     return differing
 
 
+def in_company(server, prompts, others):
+    """Number of prompts that get another text, at temperature 0, when three other requests run beside them than when they are alone."""
+    def ask(prompt, seed, temperature, answers=None):
+        body = {"prompt": prompt, "n_predict": 24, "temperature": temperature, "seed": seed, "cache_prompt": False, "ignore_eos": True}
+        content = server.post("/completion", body)[1]["content"]
+        if answers is not None:
+            answers.append(content)
+
+    differing = 0
+    for index, (_, prompt) in enumerate(prompts):
+        alone, together = [], []
+        ask(prompt, 0, 0, alone)
+        threads = [threading.Thread(target=ask, args=(others.fresh()[1], 3 * index + i, 0.6)) for i in range(3)] + [threading.Thread(target=ask, args=(prompt, 0, 0, together))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        differing += alone != together
+    return differing
+
+
 def idle(server, seconds=30):
     deadline = time.time() + seconds
     while any(slot["is_processing"] for slot in server.get("/slots")[1]):
@@ -147,6 +168,13 @@ def idle(server, seconds=30):
             return False
         time.sleep(0.1)
     return True
+
+
+def company(plan, arguments):
+    prompts = Prompts(arguments.seed)
+    with Server(plan, ["-np", "4", "-c", "4096"]) as server:
+        differing = in_company(server, prompts.repeated[:8], prompts)
+    print(f"{plan_name(plan)}: {differing} of 8 prompts at temperature 0 get another text beside three other requests than alone", flush=True)
 
 
 def serve(plan, arguments):
@@ -190,8 +218,9 @@ def write_page(arguments, rows):
     lines += [f"| {row['plan']} | {row['finished']} | {row['cancelled']} | {row['failures']} | {row['mixed']} | {row['own_secret']:.0%} | "
               f"{row['resident_after_warm_up'] / 2**20:.0f}, {row['resident_peak'] / 2**20:.0f} | {row['growth']:+.2%} | {row['with_several_texts']} of {row['repeated_prompts']} | "
               f"{row['usual_text']:.1%} | {row['alone_with_several_texts']} of 4 |" for row in rows]
-    lines += ["", "Several texts at temperature 0 are llama.cpp's own: its matrix products round differently in a batch of another size, and who else is in a batch depends on "
-              "the load (see the row of llama.cpp itself). Our attention gives the same bits whoever else is there."]
+    lines += ["", "Several texts at temperature 0: llama.cpp's matrix products round differently in a batch of another size, and who else is in a batch depends on the load "
+              "(`load.py --company` shows it with four requests). Our attention gives the same bits whoever else is there; but under a quantized plan a reused prefix that ends inside a sealed tile "
+              "is what the tile decodes to, so texts also depend on what the slot held before."]
     write_results(arguments.out, "\n".join(lines) + "\n", rows)
 
 
@@ -202,8 +231,13 @@ def main():
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--company", action="store_true", help="only this: how many prompts get another text at temperature 0 when other requests share their batches")
     parser.add_argument("--out")
     arguments = parser.parse_args()
+    if arguments.company:
+        for plan in arguments.plans.split(","):
+            company(plan, arguments)
+        return
     rows, problems = [], []
     for plan in arguments.plans.split(","):
         row, found = serve(plan, arguments)

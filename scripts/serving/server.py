@@ -1,7 +1,7 @@
 """llama-server, plain or through `kvaq serve`, for the scripts of this folder. Python's standard library only.
 
-Every server listens on a free loopback port and is ended by its owner. PROGRAMS and MODEL can be changed by the variables
-KVAQ (build/release/bin/kvaq or build/dev/bin/kvaq), KVAQ_LLAMA_BIN (.deps/llama/bin) and MODEL."""
+Every server listens on a free loopback port and is ended by its owner. Programs, model and threads can be changed by the variables
+KVAQ (build/release/bin/kvaq or build/dev/bin/kvaq), KVAQ_LLAMA_BIN (.deps/llama/bin), MODEL and THREADS (2; 1 is faster where all cores are busy)."""
 import http.client
 import json
 import os
@@ -16,6 +16,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODEL = os.environ.get("MODEL", os.path.join(ROOT, ".deps/model/SmolLM2-135M-Instruct.Q4_1.gguf"))
 LLAMA_BIN = os.environ.get("KVAQ_LLAMA_BIN", os.path.join(ROOT, ".deps/llama/bin"))
+THREADS = int(os.environ.get("THREADS", "2"))
 SKIPPED = 77  # exit code of a script that could not run here; its last line says why
 
 
@@ -67,7 +68,7 @@ def plan_name(plan):
 class Server:
     """`plan` empty: llama-server itself, its own f16 cache. Else `kvaq serve --plan PLAN`, with the same flags."""
 
-    def __init__(self, plan, flags, model=None, threads=2, program=None):
+    def __init__(self, plan, flags, model=None, threads=THREADS, program=None):
         self.plan = plan
         self.port = free_port()
         command = [kvaq_program(), "serve", "--plan", plan] if plan else [program or os.path.join(LLAMA_BIN, "llama-server")]
@@ -166,4 +167,4 @@ def conditions():
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     with open("/proc/cpuinfo") as info:
         processor = re.search(r"model name\s*:\s*(.*)", info.read())
-    return f"{os.path.basename(MODEL)}, {processor[1] if processor else 'unknown processor'}, 2 threads, kvaq at {commit or 'no commit'}"
+    return f"{os.path.basename(MODEL)}, {processor[1] if processor else 'unknown processor'}, {THREADS} thread{'s' if THREADS > 1 else ''}, kvaq at {commit or 'no commit'}"

@@ -56,20 +56,35 @@ class Game {
         }
         const CacheUse use = cache_->use();
         FUZZ_CHECK(use.held() <= use.allocated && use.n_tokens <= static_cast<size_t>(kContext));
+        FUZZ_CHECK(use.n_tokens == ledger_.size());
         FUZZ_CHECK(use.n_tiles + use.n_tiles_evicted <= use.n_tiles_sealed);
-        // Tokens before the place where a page was copied are counted with the page they were copied from, also when that is gone.
         if (use.n_sequences == 0) FUZZ_CHECK(use.held() == use.tables && use.shared == 0 && use.n_tokens == 0);
     }
 
     /// Both do it, or the cache refuses for what its sliding windows gave up and has not changed.
-    template <typename Edit>
-    void edit(int32_t seq, Edit both) {
+    template <typename Edit, typename Count>
+    void edit(int32_t seq, Edit both, Count count) {
         const std::vector<std::byte> before = saved(seq);
         if (both(*cache_)) {
             FUZZ_CHECK(both(*reference_));
+            count();
         } else {
             FUZZ_CHECK(sliding_ > 0 && before == saved(seq));
         }
+    }
+    void remove(int32_t seq, int32_t from, int32_t to) {
+        edit(
+            seq, [&](AttentionHandler& h) { return h.seq_rm(seq, from, to); }, [&] { ledger_.seq_rm(seq, from, to); });
+    }
+    void copy(int32_t src, int32_t dst, int32_t from, int32_t to) {
+        edit(
+            dst, [&](AttentionHandler& h) { return h.seq_cp(src, dst, from, to); },
+            [&] { ledger_.seq_cp(src, dst, from, to); });
+    }
+    /// Which is never refused.
+    void empty(int32_t seq) {
+        FUZZ_CHECK(cache_->seq_rm(seq, -1, -1) && reference_->seq_rm(seq, -1, -1));
+        ledger_.seq_rm(seq, -1, -1);
     }
 
     void decode(std::vector<TestToken> tokens) {
@@ -80,6 +95,7 @@ class Game {
             for (int32_t s = 0; s < kSequences; ++s) FUZZ_CHECK(before[static_cast<size_t>(s)] == saved(s));
             return;
         }
+        ledger_.add(tokens);
         const std::vector<float> wanted = run(*reference_, model_, tokens);
         const double most = mode_ == AttentionMode::kExact ? kTolerance : kIntegerTolerance;
         for (size_t i = 0; i < got.size(); ++i) {
@@ -100,13 +116,13 @@ class Game {
             case 0: {  // shorten
                 const int32_t from =
                     choices_.below(2) == 0 ? choices_.below(n + 1) : std::max(0, n - choices_.below(70));
-                edit(seq, [&](AttentionHandler& h) { return h.seq_rm(seq, from, -1); });
+                remove(seq, from, -1);
                 break;
             }
             case 1: {  // take out a range, leave the hole
                 const int32_t from = choices_.below(n + 1);
                 const int32_t to = from + choices_.below(std::max(1, n - from) + 20);
-                edit(seq, [&](AttentionHandler& h) { return h.seq_rm(seq, from, to); });
+                remove(seq, from, to);
                 break;
             }
             case 2: {  // copy
@@ -114,14 +130,15 @@ class Game {
                 const int32_t to = choices_.below(3) == 0 ? choices_.below(n + 1) : -1;
                 const int32_t from = choices_.below(4) == 0 ? choices_.below(n + 1) : -1;
                 if (sliding_ > 0 && from > 0) break;  // whether that is refused depends on what was freed in front
-                if (dst != seq) FUZZ_CHECK(cache_->seq_rm(dst, -1, -1) && reference_->seq_rm(dst, -1, -1));
-                edit(dst, [&](AttentionHandler& h) { return h.seq_cp(seq, dst, from, to); });
+                if (dst != seq) empty(dst);
+                copy(seq, dst, from, to);
                 break;
             }
             case 3: {  // a token that belongs to two sequences with the same history
                 const int32_t dst = (seq + 1) % kSequences;
-                FUZZ_CHECK(cache_->seq_rm(dst, -1, -1) && reference_->seq_rm(dst, -1, -1));
+                empty(dst);
                 FUZZ_CHECK(cache_->seq_cp(seq, dst, -1, -1) && reference_->seq_cp(seq, dst, -1, -1));
+                ledger_.seq_cp(seq, dst, -1, -1);
                 std::vector<TestToken> tokens;
                 for (int32_t i = 0; i < 1 + choices_.below(30); ++i)
                     tokens.push_back({n + i, {std::min(seq, dst), std::max(seq, dst)}, salt});
@@ -132,9 +149,11 @@ class Game {
                 if (choices_.below(4) == 0) {
                     cache_->seq_keep(seq);
                     reference_->seq_keep(seq);
+                    ledger_.seq_keep(seq);
                 } else if (choices_.below(8) == 0) {
                     cache_->clear();
                     reference_->clear();
+                    ledger_.clear();
                 }
                 break;
             case 5:  // context shift
@@ -142,8 +161,10 @@ class Game {
                 if (n < 8 || sliding_ > 0) break;
                 const int32_t keep = choices_.below(n / 4 + 1);
                 const int32_t discard = 1 + choices_.below((n - keep) / 2);
-                edit(seq, [&](AttentionHandler& h) { return h.seq_rm(seq, keep, keep + discard); });
-                edit(seq, [&](AttentionHandler& h) { return h.seq_add(seq, keep + discard, -1, -discard); });
+                remove(seq, keep, keep + discard);
+                edit(
+                    seq, [&](AttentionHandler& h) { return h.seq_add(seq, keep + discard, -1, -discard); },
+                    [&] { ledger_.seq_add(seq, keep + discard, -1, -discard); });
                 break;
             }
             case 7: {  // a batch that fails
@@ -157,7 +178,7 @@ class Game {
                 FUZZ_CHECK(bytes.size() == cache_->sequence_bytes(seq));
                 const int32_t dst = choices_.below(kSequences);
                 if (bytes.empty()) break;
-                if (choices_.below(2) == 0) FUZZ_CHECK(cache_->seq_rm(dst, -1, -1) && reference_->seq_rm(dst, -1, -1));
+                if (choices_.below(2) == 0) empty(dst);
                 const std::vector<std::byte> before = saved(dst);
                 if (seq == dst && next(seq) == 0) break;
                 try {
@@ -167,6 +188,7 @@ class Game {
                     break;
                 }
                 FUZZ_CHECK(bytes == saved(dst));
+                ledger_.load(seq, dst);
                 if (seq == dst) break;
                 FUZZ_CHECK(reference_->seq_rm(dst, -1, -1) && reference_->seq_cp(seq, dst, -1, -1));
                 break;
@@ -202,6 +224,7 @@ class Game {
     Plan plan_;
     std::unique_ptr<KvCache> cache_;
     std::unique_ptr<AttentionHandler> reference_;
+    TokenLedger ledger_{kSequences};
     int n_moves_ = 0;
 };
 
