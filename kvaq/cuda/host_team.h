@@ -1,0 +1,41 @@
+#pragma once
+
+// PRIVATE header of kvaq/cuda: threads that seal tiles while a program's main thread waits in a GPU layer.
+
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "kvaq/base/attention_call.h"
+
+namespace kvaq::cuda {
+
+/// n threads (the caller is one of them) that run one function together, as a Team. Thread-safety: one caller.
+class HostTeam {
+  public:
+    explicit HostTeam(size_t n);
+    HostTeam(const HostTeam&) = delete;
+    HostTeam& operator=(const HostTeam&) = delete;
+    ~HostTeam();
+    /// Returns when every thread has returned from it. The function must not throw.
+    void run(const std::function<void(Team&)>& function);
+
+  private:
+    class Member;
+    void work(size_t index);
+    void wait_for_all();
+
+    std::mutex mutex_;
+    std::condition_variable wake_, done_, barrier_;
+    const std::function<void(Team&)>* function_ = nullptr;
+    uint64_t round_ = 0;
+    size_t n_busy_ = 0;
+    size_t n_arrived_ = 0;
+    uint64_t barrier_round_ = 0;
+    bool stop_ = false;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace kvaq::cuda
