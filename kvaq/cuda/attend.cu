@@ -9,6 +9,7 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr float kMinusInf = -INFINITY;
+constexpr int32_t kLongAgo = INT32_MIN / 2;  // differences of positions with it do not overflow
 constexpr int kStepTokens = 64;  // tokens that a warp scores at once: the score registers
 constexpr int kBlocks = kStepTokens / 16;
 
@@ -284,13 +285,13 @@ __global__ void __launch_bounds__(32 * kWarps) attend_kernel(const AttendArgs a)
         token[i] = row / a.layer.group;
         position[i] = rows.first_pos + token[i];
         slope[i] = a.slopes == nullptr ? 0.0F : a.slopes[head * a.layer.group + row % a.layer.group];
-        first_seen[i] = a.sliding_window <= 0 ? INT32_MIN
+        first_seen[i] = a.sliding_window <= 0 ? kLongAgo
                         : a.chunked_window    ? position[i] / a.sliding_window * a.sliding_window
                                               : position[i] - a.sliding_window + 1;
     }
     const int32_t oldest = rows.first_pos + rows.first_row / a.layer.group;
     const int32_t newest = rows.first_pos + (rows.first_row + rows.n_rows - 1) / a.layer.group;
-    const int32_t oldest_seen = a.sliding_window <= 0 ? INT32_MIN
+    const int32_t oldest_seen = a.sliding_window <= 0 ? kLongAgo
                                 : a.chunked_window    ? oldest / a.sliding_window * a.sliding_window
                                                       : oldest - a.sliding_window + 1;
 

@@ -217,7 +217,9 @@ TEST_F(CudaCache, TheSameInputGivesTheSameBitsAlsoBesideOtherSequences) {
         std::vector<float> all;
         int32_t pos = 0;
         for (const int32_t n : {200, 200, 1, 200, 5, 1, 200, 200, 200, 1}) {
-            if (neighbour) ASSERT_FALSE(gpu_step(*cache, model, text(1, pos, n, 5)).empty());
+            if (neighbour) {
+                ASSERT_FALSE(gpu_step(*cache, model, text(1, pos, n, 5)).empty());
+            }
             const std::vector<float> out = gpu_step(*cache, model, text(0, pos, n));
             all.insert(all.end(), out.begin(), out.end());
             pos += n;
@@ -247,14 +249,18 @@ TEST_F(CudaCache, RandomOperationsMatchTheReference) {
                 switch (below(9)) {
                     case 0: {
                         const int32_t from = below(3) == 0 || n < 60 ? below(n + 1) : n - below(60);
-                        if (cache->seq_rm(seq, from, -1)) ASSERT_TRUE(reference->seq_rm(seq, from, -1)) << where;
+                        if (cache->seq_rm(seq, from, -1)) {
+                            ASSERT_TRUE(reference->seq_rm(seq, from, -1)) << where;
+                        }
                         break;
                     }
                     case 1: {
                         const int32_t dst = below(4);
                         if (dst == seq) break;
                         ASSERT_TRUE(cache->seq_rm(dst, -1, -1) && reference->seq_rm(dst, -1, -1));
-                        if (cache->seq_cp(seq, dst, -1, -1)) ASSERT_TRUE(reference->seq_cp(seq, dst, -1, -1)) << where;
+                        if (cache->seq_cp(seq, dst, -1, -1)) {
+                            ASSERT_TRUE(reference->seq_cp(seq, dst, -1, -1)) << where;
+                        }
                         break;
                     }
                     case 2: {  // save, lose, restore
@@ -270,8 +276,9 @@ TEST_F(CudaCache, RandomOperationsMatchTheReference) {
                         const int32_t keep = below(2) == 0 ? 0 : below(n / 4 + 1);
                         const int32_t discard = 1 + below((n - keep) / 2);
                         ASSERT_TRUE(cache->seq_rm(seq, keep, keep + discard) && reference->seq_rm(seq, keep, keep + discard)) << where;
-                        if (cache->seq_add(seq, keep + discard, n, -discard))
+                        if (cache->seq_add(seq, keep + discard, n, -discard)) {
                             ASSERT_TRUE(reference->seq_add(seq, keep + discard, n, -discard)) << where;
+                        }
                         break;
                     }
                     default: {

@@ -316,6 +316,7 @@ void Gpu::attend(GpuLayer& layer, const AttentionCall& call) {
 
 template <typename Fill>
 void Gpu::scatter(std::span<const int32_t> ids, size_t bytes, std::byte* target, size_t stride, Fill fill) {
+    if (ids.empty() || bytes == 0) return;
     const OnDevice on(device_);
     const size_t padded = aligned(bytes);
     const size_t most = std::max<size_t>(1, kMostItemBytes / padded);
