@@ -71,6 +71,8 @@ class KvCache : public AttentionHandler {
     }
     /// Until the device has done all that attend() has given it: before then a call's `out` on that device must not be read.
     virtual void wait(int32_t /*device*/) noexcept {}
+    /// The same for another stream of that device: event (a cudaEvent_t) happens when it has.
+    virtual void signal(int32_t /*device*/, void* /*event*/) noexcept {}
     /// Why a device failed; empty = none did. What was computed since is worthless, and begin() throws it.
     [[nodiscard]] virtual std::string fault() const { return ""; }
     /// One line per distinct path: layers served, bits, bytes per token, kernel.

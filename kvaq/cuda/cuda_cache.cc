@@ -21,10 +21,11 @@ class CudaCache final : public ServingCache {
     CudaCache(const Plan& plan, const KvCacheOptions& options)
         : ServingCache(plan, options),
           max_batch_tokens_(options.max_batch_tokens),
-          team_(std::max<size_t>(1, options.n_threads)),
+          n_threads_(std::max<size_t>(1, options.n_threads)),
           gpu_layers_(layers_.size(), nullptr) {}
 
     void place_layers(std::span<const LayerPlace> places) override {
+        team_ = std::make_unique<cuda::HostTeam>(n_threads_);
         for (const LayerPlace& place : places) {
             auto gpu = std::find_if(gpus_.begin(), gpus_.end(), [&](const auto& g) { return g->device() == place.device; });
             if (gpu == gpus_.end()) {
@@ -79,6 +80,13 @@ class CudaCache final : public ServingCache {
         guarded([&] {
             for (const auto& gpu : gpus_) {
                 if (gpu->device() == device) gpu->wait();
+            }
+        });
+    }
+    void signal(int32_t device, void* event) noexcept override {
+        guarded([&] {
+            for (const auto& gpu : gpus_) {
+                if (gpu->device() == device) gpu->stream().record(event);
             }
         });
     }
@@ -158,7 +166,7 @@ class CudaCache final : public ServingCache {
         const LayerStore& layer = layers_[index];
         const PageTable::Work& work = table_.work();
         const size_t n_heads = layer.open_shape().n_kv_heads;
-        team_.run([&](Team& team) {
+        team_->run([&](Team& team) {
             if (writes_in_runs_ && team.index() == 0) {
                 for (const PageTable::Write& w : work.writes) write(call, layer, w, 0, n_heads);
             }
@@ -203,7 +211,8 @@ class CudaCache final : public ServingCache {
     }
 
     size_t max_batch_tokens_;
-    cuda::HostTeam team_;
+    size_t n_threads_;
+    std::unique_ptr<cuda::HostTeam> team_;  ///< once a layer is on a GPU
     std::vector<std::unique_ptr<cuda::Gpu>> gpus_;
     std::vector<cuda::GpuLayer*> gpu_layers_;  ///< by index in layers_, null: on the host
     std::vector<cuda::Gpu*> gpu_of_;

@@ -88,6 +88,10 @@ Stream::~Stream() {
     if (stream_ != nullptr) (void)cudaStreamDestroy(static_cast<cudaStream_t>(stream_));
 }
 
+void Stream::record(void* event) const {
+    check(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream_)), "cannot record an event");
+}
+
 void Stream::wait() const { check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)), "a kernel failed"); }
 
 }  // namespace kvaq::cuda

@@ -70,6 +70,8 @@ class Stream {
     ~Stream();
     [[nodiscard]] void* get() const noexcept { return stream_; }
     void wait() const;
+    /// event: a cudaEvent_t.
+    void record(void* event) const;
 
   private:
     void* stream_ = nullptr;
