@@ -144,7 +144,7 @@ class CudaCache final : public ServingCache {
         KVAQ_CHECK(gpu_layers_[index] != nullptr && gpu_of_[index]->device() == call.device);
         cuda::GpuLayer& layer = *gpu_layers_[index];
         cuda::Gpu& gpu = *gpu_of_[index];
-        gpu.append(layer, call, call.append);
+        gpu.begin_call(layer, call, call.append);
         if (call.append && deferred_) waiting_.push_back(index);
         if (call.append && !deferred_) {
             gpu.wait();
@@ -153,7 +153,7 @@ class CudaCache final : public ServingCache {
         gpu.attend(layer, call);
     }
 
-    /// The call with its K and V where append() has put them.
+    /// The call with its K and V where begin_call() has put them.
     [[nodiscard]] AttentionCall host_call(size_t index, const AttentionCall& call) const noexcept {
         AttentionCall host = call;
         host.device = -1;

@@ -49,6 +49,7 @@ class OnDevice {
         EXPECT_EQ(cudaMalloc(&data, n_ * sizeof(T) + 16), cudaSuccess);
         data_ = static_cast<T*>(data);
         EXPECT_EQ(cudaMemcpy(data_, values.data(), n_ * sizeof(T), cudaMemcpyHostToDevice), cudaSuccess);
+        EXPECT_EQ(cudaStreamSynchronize(cudaStreamLegacy), cudaSuccess);  // the copy has arrived
     }
     OnDevice(const OnDevice&) = delete;
     OnDevice& operator=(const OnDevice&) = delete;

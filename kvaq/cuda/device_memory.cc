@@ -18,6 +18,12 @@ void check(int code, const char* what) {
                 memory ? "Use a smaller context (-c), fewer bits, fewer layers on the GPU (-ngl), or --kv-device cpu" : "");
 }
 
+void copy_to_device(void* to, const void* from, size_t bytes) {
+    check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "cannot copy to the device");
+    // It may return when the bytes have left, and streams that do not wait for the default one would not see that they have not arrived.
+    check(cudaStreamSynchronize(cudaStreamLegacy), "cannot copy to the device");
+}
+
 OnDevice::OnDevice(int device) {
     check(cudaGetDevice(&before_), "cannot read the current device");
     if (before_ != device) check(cudaSetDevice(device), "cannot use the device");

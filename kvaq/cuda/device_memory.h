@@ -23,6 +23,9 @@ class OnDevice {
     int before_ = 0;
 };
 
+/// From ordinary host memory; what any stream does afterwards sees it.
+void copy_to_device(void* to, const void* from, size_t bytes);
+
 /// Device memory, zeroed. Throws Error kOutOfMemory naming `what`, the bytes wanted and those free.
 class DeviceBuffer {
   public:

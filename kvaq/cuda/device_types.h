@@ -48,6 +48,7 @@ struct TileCodec {
     uint16_t n_channel_blocks = 1;
     float symmetric_offset = 0;
     uint32_t place = 0;  ///< of the tile in a packed page, bytes
+    uint32_t bytes = 0;  ///< of a tile
     uint32_t scales = 0, offsets = 0, gains = 0;
     // Transform codecs and their bases, device memory.
     const float* channel_scale = nullptr;

@@ -46,7 +46,7 @@ Gpu::Gpu(int device, const PageTable& table, size_t max_batch_tokens)
     : device_(device), table_(&table), max_batch_tokens_(max_batch_tokens), stream_(device) {
     const std::vector<int8_t> outputs = trellis_table();
     trellis_ = DeviceBuffer(device, outputs.size(), "tables");
-    check(cudaMemcpy(trellis_.as(), outputs.data(), outputs.size(), cudaMemcpyHostToDevice), "cannot copy tables");
+    copy_to_device(trellis_.as(), outputs.data(), outputs.size());
 }
 
 GpuLayer& Gpu::add(const LayerStore& store) {
@@ -80,7 +80,7 @@ GpuLayer& Gpu::add(const LayerStore& store) {
     for (size_t i = 0; i < codecs.size(); ++i) {
         const CodecTables& t = tables[i];
         if (t.bytes.empty()) continue;
-        check(cudaMemcpy(layer->tables.as(at), t.bytes.data(), t.bytes.size(), cudaMemcpyHostToDevice), "cannot copy tables");
+        copy_to_device(layer->tables.as(at), t.bytes.data(), t.bytes.size());
         codecs[i].channel_scale = layer->tables.as<const float>(at);
         codecs[i].channel_offset = layer->tables.as<const float>(at + t.channel_offset);
         codecs[i].row_scale = layer->tables.as<const float>(at + t.row_scale);
@@ -89,7 +89,7 @@ GpuLayer& Gpu::add(const LayerStore& store) {
         at += t.bytes.size();
     }
     layer->codecs = DeviceBuffer(device_, codecs.size() * sizeof(TileCodec), "codecs");
-    check(cudaMemcpy(layer->codecs.as(), codecs.data(), codecs.size() * sizeof(TileCodec), cudaMemcpyHostToDevice), "cannot copy tables");
+    copy_to_device(layer->codecs.as(), codecs.data(), codecs.size() * sizeof(TileCodec));
 
     layer->view = {.keys = layer->codecs.as<const TileCodec>(),
                    .values = layer->codecs.as<const TileCodec>() + shape.n_kv_heads,
@@ -213,21 +213,6 @@ HeadRows<const float16> Gpu::values(const GpuLayer& layer) const noexcept {
     return {rows_.as<const float16>(row_place(layer)) + keys, shape.n_kv_heads * shape.head_dim_v, shape.head_dim_v};
 }
 
-void Gpu::append(GpuLayer& layer, const AttentionCall& call, bool to_host) {
-    const LayerClass& c = classes_[layer.lists];
-    const OnDevice on(device_);
-    AppendArgs args{.layer = layer.view,
-                    .writes = c.view.writes,
-                    .n_writes = static_cast<int32_t>(c.lists.writes.size()),
-                    .k = half_rows(call.k),
-                    .v = half_rows(call.v)};
-    if (to_host) {  // page-locked memory has the same address on the device
-        args.host_k = const_cast<uint16_t*>(reinterpret_cast<const uint16_t*>(keys(layer).data));
-        args.host_v = const_cast<uint16_t*>(reinterpret_cast<const uint16_t*>(values(layer).data));
-    }
-    check(append_rows(args, stream_.get()), "cannot start a kernel");
-}
-
 const Gpu::RopeTable* Gpu::turned(const GpuLayer& layer, const AttentionCall& call) {
     const std::vector<int32_t>& turns = classes_[layer.lists].lists.turns;
     if (turns.size() == 1 || (call.rope != nullptr && call.rope->n_dims == 0)) return nullptr;
@@ -245,32 +230,27 @@ const Gpu::RopeTable* Gpu::turned(const GpuLayer& layer, const AttentionCall& ca
         }
     }
     RopeTable table{.rule = *call.rope, .lists = layer.lists, .data = DeviceBuffer(device_, values.size() * sizeof(double), "turns")};
-    check(cudaMemcpy(table.data.as(), values.data(), values.size() * sizeof(double), cudaMemcpyHostToDevice), "cannot copy turns");
+    copy_to_device(table.data.as(), values.data(), values.size() * sizeof(double));
     ropes_.push_back(std::move(table));
     return &ropes_.back();
 }
 
-void Gpu::attend(GpuLayer& layer, const AttentionCall& call) {
+void Gpu::begin_call(GpuLayer& layer, const AttentionCall& call, bool to_host) {
     const LayerClass& c = classes_[layer.lists];
     const ScoreRule& rule = call.rule;
     const OnDevice on(device_);
-    const size_t n_heads = layer.store->plan().shape.n_heads;
-    if (rule.alibi_max_bias > 0 && layer.max_bias != rule.alibi_max_bias) {
-        std::vector<float> slopes(n_heads);
-        for (size_t head = 0; head < n_heads; ++head) slopes[head] = alibi_slope(rule.alibi_max_bias, head, n_heads);
-        layer.slopes = DeviceBuffer(device_, n_heads * sizeof(float), "slopes");
-        check(cudaMemcpy(layer.slopes.as(), slopes.data(), n_heads * sizeof(float), cudaMemcpyHostToDevice), "cannot copy slopes");
-        layer.max_bias = rule.alibi_max_bias;
+    AppendArgs append{.layer = layer.view,
+                      .writes = c.view.writes,
+                      .n_writes = static_cast<int32_t>(c.lists.writes.size()),
+                      .k = half_rows(call.k),
+                      .v = half_rows(call.v)};
+    if (to_host) {  // page-locked memory has the same address on the device
+        append.host_k = const_cast<uint16_t*>(reinterpret_cast<const uint16_t*>(keys(layer).data));
+        append.host_v = const_cast<uint16_t*>(reinterpret_cast<const uint16_t*>(values(layer).data));
     }
-    if (rule.sink_logits != nullptr && layer.sink_logits.bytes() == 0) {  // weights: they do not change
-        layer.sink_logits = DeviceBuffer(device_, n_heads * sizeof(float), "sink logits");
-        check(cudaMemcpy(layer.sink_logits.as(), rule.sink_logits, n_heads * sizeof(float), cudaMemcpyHostToDevice), "cannot copy sink logits");
-    }
-    const auto n_row_tiles = static_cast<int32_t>(c.lists.row_tiles.size());
-    const auto n_runs = static_cast<int32_t>(c.lists.runs.size());
     PrepareArgs prepare{.layer = layer.view,
                         .row_tiles = c.view.row_tiles,
-                        .n_row_tiles = n_row_tiles,
+                        .n_row_tiles = static_cast<int32_t>(c.lists.row_tiles.size()),
                         .n_turns = static_cast<int32_t>(c.lists.turns.size()),
                         .q = {call.q.data, call.q.token_stride, call.q.head_stride},
                         .scale = rule.softcap > 0.0F ? rule.scale / rule.softcap : rule.scale,
@@ -285,16 +265,36 @@ void Gpu::attend(GpuLayer& layer, const AttentionCall& call) {
         prepare.first_channel = static_cast<int32_t>(call.rope->first_channel);
         prepare.interleaved = call.rope->interleaved;
     }
-    check(prepare_queries(prepare, stream_.get()), "cannot start a kernel");
+    check(begin_layer(append, prepare, stream_.get()), "cannot start a kernel");
+}
+
+void Gpu::attend(GpuLayer& layer, const AttentionCall& call) {
+    const LayerClass& c = classes_[layer.lists];
+    const ScoreRule& rule = call.rule;
+    const OnDevice on(device_);
+    const size_t n_heads = layer.store->plan().shape.n_heads;
+    if (rule.alibi_max_bias > 0 && layer.max_bias != rule.alibi_max_bias) {
+        std::vector<float> slopes(n_heads);
+        for (size_t head = 0; head < n_heads; ++head) slopes[head] = alibi_slope(rule.alibi_max_bias, head, n_heads);
+        layer.slopes = DeviceBuffer(device_, n_heads * sizeof(float), "slopes");
+        copy_to_device(layer.slopes.as(), slopes.data(), n_heads * sizeof(float));
+        layer.max_bias = rule.alibi_max_bias;
+    }
+    if (rule.sink_logits != nullptr && layer.sink_logits.bytes() == 0) {  // weights: they do not change
+        layer.sink_logits = DeviceBuffer(device_, n_heads * sizeof(float), "sink logits");
+        copy_to_device(layer.sink_logits.as(), rule.sink_logits, n_heads * sizeof(float));
+    }
+    const auto n_row_tiles = static_cast<int32_t>(c.lists.row_tiles.size());
+    const auto n_runs = static_cast<int32_t>(c.lists.runs.size());
     const AttendArgs attend{.layer = layer.view,
                             .row_tiles = c.view.row_tiles,
                             .runs = c.view.runs,
                             .visits = c.view.visits,
                             .n_row_tiles = n_row_tiles,
                             .n_runs = n_runs,
-                            .n_groups = prepare.n_groups,
-                            .fragments = prepare.fragments,
-                            .row_info = prepare.row_info,
+                            .n_groups = static_cast<int32_t>(layer.n_groups),
+                            .fragments = fragments_.as<const uint4>(),
+                            .row_info = row_info_.as<const float2>(),
                             .trellis = trellis_.as<const int8_t>(),
                             .softcap = rule.softcap,
                             .slopes = rule.alibi_max_bias > 0 ? layer.slopes.as<const float>() : nullptr,

@@ -47,9 +47,9 @@ class Gpu {
 
     /// The page table has begun a micro-batch: makes and uploads its lists. deferred: rows stay in each layer's own place.
     void begin(bool deferred);
-    /// K and V of a call into the layer's f16 pages and, if wanted, into page-locked memory.
-    void append(GpuLayer& layer, const AttentionCall& call, bool to_host);
-    /// Where append() put them (valid after wait()): [token][KV head][channel].
+    /// K and V of a call into the layer's f16 pages and, if wanted, into page-locked memory; its queries made ready for attend().
+    void begin_call(GpuLayer& layer, const AttentionCall& call, bool to_host);
+    /// Where begin_call() put K and V (valid after wait()): [token][KV head][channel].
     [[nodiscard]] HeadRows<const float16> keys(const GpuLayer& layer) const noexcept;
     [[nodiscard]] HeadRows<const float16> values(const GpuLayer& layer) const noexcept;
     void attend(GpuLayer& layer, const AttentionCall& call);

@@ -6,10 +6,9 @@
 
 namespace kvaq::cuda {
 
-/// Writes the micro-batch's K and V into f16 pages, and into host memory.
-[[nodiscard]] int append_rows(const AppendArgs& args, void* stream) noexcept;
-/// Queries turned, scaled, in the model's and in the key codec's basis, as fragments of the matrix instruction.
-[[nodiscard]] int prepare_queries(const PrepareArgs& args, void* stream) noexcept;
+/// Writes the micro-batch's K and V into f16 pages, and into host memory. Makes the queries: turned, scaled, in the model's and in the key codec's
+/// basis, as fragments of the matrix instruction.
+[[nodiscard]] int begin_layer(const AppendArgs& append, const PrepareArgs& prepare, void* stream) noexcept;
 /// Partial attention of every run.
 [[nodiscard]] int attend_runs(const AttendArgs& args, void* stream) noexcept;
 /// Joins a row's runs in their order, back in the model's basis.

@@ -19,9 +19,9 @@ __device__ __forceinline__ size_t value_place(const LayerView& layer, int head, 
            static_cast<size_t>(slot) * layer.dim_v;
 }
 
-__global__ void append_kernel(const AppendArgs a) {
+/// A token's K and V; all threads of a block.
+__device__ void append_row(const AppendArgs& a, const RowWrite& write) {
     const LayerView& layer = a.layer;
-    const RowWrite write = a.writes[blockIdx.x];
     uint16_t* page = (write.scratch ? layer.scratch : layer.open) + static_cast<size_t>(write.item) * layer.open_size;
     const auto token = static_cast<size_t>(write.token);
     for (int i = static_cast<int>(threadIdx.x); i < layer.n_kv_heads * layer.dim_k; i += kThreads) {
@@ -112,12 +112,11 @@ __device__ void store_fragments(const float* x, int n_rows, int dim, const TileC
     __syncthreads();
 }
 
-__global__ void __launch_bounds__(kThreads) prepare_kernel(const PrepareArgs a) {
-    extern __shared__ float shared[];  // rows [kTileRows][dim], the same in the codec's basis, sums and factors of the rows
+/// Queries of a row tile and KV head at a turn; all threads of a block. shared: rows [kTileRows][dim], the same in the codec's basis, sums and factors
+/// of the rows.
+__device__ void prepare_rows(const PrepareArgs& a, int row_tile, int head, int turn, float* shared) {
     const LayerView& layer = a.layer;
-    const RowTile tile = a.row_tiles[blockIdx.x];
-    const int head = static_cast<int>(blockIdx.y);
-    const int turn = static_cast<int>(blockIdx.z);
+    const RowTile tile = a.row_tiles[row_tile];
     const int dim = layer.dim_k;
     const int n_rows = tile.n_rows;
     float* plain = shared;
@@ -150,17 +149,20 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const PrepareArgs a) 
     __syncthreads();
     const TileCodec& codec = layer.keys[head];
     if (codec.basis == BasisKind::kMatrix) {  // q^T x^ = (U q)^T z^
-        for (int i = static_cast<int>(threadIdx.x); i < dim; i += kThreads) {
-            float z[kTileRows] = {};
+        for (int i = static_cast<int>(threadIdx.x); i < n_rows * (dim / 4); i += kThreads) {
+            const int row = i / (dim / 4);
+            const int first = i % (dim / 4) * 4;
+            float z[4] = {};
+#pragma unroll 16
             for (int j = 0; j < dim; ++j) {
-                const auto weight = static_cast<float>(codec.matrix[j * dim + i]);
-                for (int row = 0; row < kTileRows; ++row) {
-                    if (row < n_rows) z[row] += plain[row * dim + j] * weight;
-                }
+                const char4 weight = __ldg(reinterpret_cast<const char4*>(codec.matrix + j * dim + first));
+                const float x = plain[row * dim + j];
+                z[0] += x * static_cast<float>(weight.x);
+                z[1] += x * static_cast<float>(weight.y);
+                z[2] += x * static_cast<float>(weight.z);
+                z[3] += x * static_cast<float>(weight.w);
             }
-            for (int row = 0; row < kTileRows; ++row) {
-                if (row < n_rows) packed[row * dim + i] = z[row] * codec.row_scale[i];
-            }
+            for (int k = 0; k < 4; ++k) packed[row * dim + first + k] = z[k] * codec.row_scale[first + k];
         }
         __syncthreads();
     } else {
@@ -183,17 +185,44 @@ __global__ void __launch_bounds__(kThreads) prepare_kernel(const PrepareArgs a) 
         }
         __syncthreads();
     }
-    const size_t query = ((static_cast<size_t>(turn) * a.n_row_tiles + blockIdx.x) * layer.n_kv_heads + head) * 2;
+    const size_t query = ((static_cast<size_t>(turn) * a.n_row_tiles + row_tile) * layer.n_kv_heads + head) * 2;
     for (int p = 0; p < 2; ++p) {
         store_fragments(p == 0 ? plain : packed, n_rows, dim, codec, p == 1, sums,
                         a.fragments + (query + p) * a.n_groups * 64, a.row_info + (query + p) * kTileRows, factors);
     }
 }
 
+/// A layer's call begins: a block for every token that is written, then one for every row tile, KV head and turn.
+__global__ void __launch_bounds__(kThreads) begin_kernel(const AppendArgs append, const PrepareArgs prepare) {
+    extern __shared__ float shared[];
+    const int block = static_cast<int>(blockIdx.x);
+    if (block < append.n_writes) {
+        append_row(append, append.writes[block]);
+        return;
+    }
+    const int rest = block - append.n_writes;
+    const int n_tiles = prepare.n_row_tiles;
+    prepare_rows(prepare, rest % n_tiles, rest / n_tiles % prepare.layer.n_kv_heads, rest / n_tiles / prepare.layer.n_kv_heads, shared);
+}
+
+constexpr int kMergeThreads = 256;
+
+/// Sum over the block's threads, the same in all of them; `room` [kMergeThreads / 32].
+__device__ float sum_of_all(float x, float* room) {
+    for (int i = 16; i > 0; i /= 2) x += __shfl_xor_sync(0xFFFFFFFFU, x, i);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0;
+    for (int i = 0; i < kMergeThreads / 32; ++i) sum += room[i];
+    return sum;
+}
+
 /// One row of the output a block. Runs are merged by groups of threads, each a stretch of them in order; the groups in order too.
-__global__ void merge_kernel(const MergeArgs a) {
+__global__ void __launch_bounds__(kMergeThreads) merge_kernel(const MergeArgs a) {
     extern __shared__ float shared[];  // weights [2 kMaxRuns], sums packed and plain [n_groups][padded] each
-    __shared__ float warp_values[32];
+    __shared__ float room[kMergeThreads / 32];
+    __shared__ __align__(16) float parts[4 * kMergeThreads];
     const LayerView& layer = a.layer;
     const RowTile tile = a.row_tiles[blockIdx.x / kTileRows];
     const int in_tile = static_cast<int>(blockIdx.x) % kTileRows;
@@ -201,56 +230,51 @@ __global__ void merge_kernel(const MergeArgs a) {
     const int head = static_cast<int>(blockIdx.y);
     const int dim = layer.dim_v;
     const int padded = (dim + 15) / 16 * 16;
-    const int threads = static_cast<int>(blockDim.x);
     const int me = static_cast<int>(threadIdx.x);
     const int row = tile.first_row + in_tile;
     const int query_head = head * layer.group + row % layer.group;
     const size_t first_state = (static_cast<size_t>(head) * a.n_runs + tile.first_run) * kTileRows + in_tile;
+    const float2* norms = a.norms + first_state;
     float* weights = shared;
     float* packed = weights + 2 * kMaxRuns;
 
-    float top = a.sink_logits != nullptr ? a.sink_logits[query_head] : kMinusInf;
-    for (int run = me; run < tile.n_runs; run += threads) top = fmaxf(top, a.norms[first_state + static_cast<size_t>(run) * kTileRows].x);
+    // At most 2 kMaxRuns = kMergeThreads runs: one a thread.
+    static_assert(2 * kMaxRuns <= kMergeThreads, "");
+    const float2 norm = me < tile.n_runs ? norms[static_cast<size_t>(me) * kTileRows] : make_float2(kMinusInf, 0);
+    const float sink = a.sink_logits != nullptr ? a.sink_logits[query_head] : kMinusInf;
+    float top = fmaxf(norm.x, sink);
     for (int i = 16; i > 0; i /= 2) top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFU, top, i));
-    if (me % 32 == 0) warp_values[me / 32] = top;
+    if (me % 32 == 0) room[me / 32] = top;
     __syncthreads();
-    for (int i = 0; i < threads / 32; ++i) top = fmaxf(top, warp_values[i]);
-    for (int run = me; run < tile.n_runs; run += threads) {
-        const float2 norm = a.norms[first_state + static_cast<size_t>(run) * kTileRows];
-        weights[run] = norm.x == kMinusInf ? 0.0F : __expf(norm.x - top);
-    }
-    __syncthreads();
-    float total = a.sink_logits != nullptr ? __expf(a.sink_logits[query_head] - top) : 0.0F;
-    float packed_total = 0;
-    for (int run = 0; run < tile.n_runs; ++run) {  // the same order in every thread
-        const float part = weights[run] * a.norms[first_state + static_cast<size_t>(run) * kTileRows].y;
-        total += part;
-        if (run < tile.n_packed_runs) packed_total += part;
-    }
+    for (int i = 0; i < kMergeThreads / 32; ++i) top = fmaxf(top, room[i]);
+    const float weight = norm.x == kMinusInf ? 0.0F : __expf(norm.x - top);
+    weights[me] = weight;
+    const float packed_total = sum_of_all(me < tile.n_packed_runs ? weight * norm.y : 0.0F, room);
+    const float plain_total = sum_of_all(me >= tile.n_packed_runs ? weight * norm.y : 0.0F, room);
+    const float total = packed_total + plain_total + (sink == kMinusInf ? 0.0F : __expf(sink - top));
 
-    const int n_groups = max(1, threads / padded);
+    const int n_groups = max(1, kMergeThreads / padded);
     float* plain = packed + n_groups * padded;
-    const int group = me / padded;
+    const int group = n_groups > 1 ? me / padded : 0;
     const int stretch = (tile.n_runs + n_groups - 1) / n_groups;
-    for (int c = n_groups > 1 ? me % padded : me; c < padded && group < n_groups; c += n_groups > 1 ? padded : threads) {
+    const int step = n_groups > 1 ? padded : kMergeThreads;
+    for (int c = n_groups > 1 ? me % padded : me; c < padded && group < n_groups; c += step) {
+        const float* sums = a.sums + first_state * padded + c;
+        const int begin = group * stretch;
+        const int end = min(tile.n_runs, begin + stretch);
+        const int middle = min(max(tile.n_packed_runs, begin), max(begin, end));
         float sum_packed = 0;
         float sum_plain = 0;
-        const int end = min(tile.n_runs, (group + 1) * stretch);
+#pragma unroll 8
+        for (int run = begin; run < middle; ++run) sum_packed += weights[run] * sums[static_cast<size_t>(run) * kTileRows * padded];
 #pragma unroll 4
-        for (int run = group * stretch; run < end; ++run) {
-            const float x = weights[run] == 0.0F ? 0.0F : weights[run] * a.sums[(first_state + static_cast<size_t>(run) * kTileRows) * padded + c];
-            if (run < tile.n_packed_runs) {
-                sum_packed += x;
-            } else {
-                sum_plain += x;
-            }
-        }
-        packed[(n_groups > 1 ? group : 0) * padded + c] = sum_packed;
-        plain[(n_groups > 1 ? group : 0) * padded + c] = sum_plain;
+        for (int run = middle; run < end; ++run) sum_plain += weights[run] * sums[static_cast<size_t>(run) * kTileRows * padded];
+        packed[group * padded + c] = sum_packed;
+        plain[group * padded + c] = sum_plain;
     }
     __syncthreads();
     const TileCodec& codec = layer.values[head];
-    for (int c = me; c < padded; c += threads) {
+    for (int c = me; c < padded; c += kMergeThreads) {
         float sum_packed = 0;
         float sum_plain = 0;
         for (int g = 0; g < n_groups; ++g) {
@@ -265,18 +289,37 @@ __global__ void merge_kernel(const MergeArgs a) {
         plain[c] = sum_plain;
     }
     __syncthreads();
-    if (codec.basis == BasisKind::kHadamard) hadamard_rows(packed, 1, dim);
+    if (tile.n_packed_runs > 0 && codec.basis == BasisKind::kHadamard) hadamard_rows(packed, 1, dim);
+    if (tile.n_packed_runs > 0 && codec.basis == BasisKind::kMatrix) {  // stretches of the sum by groups of threads, four channels a thread
+        const int quads = dim / 4;
+        const int n_parts = kMergeThreads / quads;
+        const int part = me / quads;
+        const int length = (dim + n_parts - 1) / n_parts;
+        if (part < n_parts) {
+            const int first = me % quads * 4;
+            float4 x = make_float4(0, 0, 0, 0);
+#pragma unroll 4
+            for (int i = part * length; i < min(dim, (part + 1) * length); ++i) {
+                const char4 w = __ldg(reinterpret_cast<const char4*>(codec.matrix + i * dim + first));
+                x.x += packed[i] * static_cast<float>(w.x);
+                x.y += packed[i] * static_cast<float>(w.y);
+                x.z += packed[i] * static_cast<float>(w.z);
+                x.w += packed[i] * static_cast<float>(w.w);
+            }
+            *reinterpret_cast<float4*>(parts + part * dim + first) = x;
+        }
+        __syncthreads();
+        for (int c = me; c < dim; c += kMergeThreads) {
+            float x = 0;
+            for (int p = 0; p < n_parts; ++p) x += parts[p * dim + c];
+            packed[c] = x;
+        }
+        __syncthreads();
+    }
     const float factor = total > 0.0F ? 1.0F / total : 0.0F;  // a fully masked row gives zeros
     float* out = a.out.data + static_cast<size_t>(tile.first_token + row / layer.group) * a.out.token_stride +
                  static_cast<size_t>(query_head) * a.out.head_stride;
-    for (int c = me; c < dim; c += threads) {
-        float x = packed[c];
-        if (codec.basis == BasisKind::kMatrix && tile.n_packed_runs > 0) {
-            x = 0;
-            for (int i = 0; i < dim; ++i) x += packed[i] * static_cast<float>(codec.matrix[i * dim + c]);
-        }
-        out[c] = (plain[c] + x) * factor;
-    }
+    for (int c = me; c < dim; c += kMergeThreads) out[c] = (plain[c] + packed[c]) * factor;
 }
 
 __global__ void scatter_kernel(const ScatterArgs a) {
@@ -289,26 +332,19 @@ __global__ void scatter_kernel(const ScatterArgs a) {
 
 }  // namespace
 
-int append_rows(const AppendArgs& args, void* stream) noexcept {
-    append_kernel<<<static_cast<unsigned>(args.n_writes), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(args);
-    return cudaGetLastError();
-}
-
-int prepare_queries(const PrepareArgs& args, void* stream) noexcept {
-    const size_t shared = (2 * static_cast<size_t>(kTileRows) * static_cast<size_t>(args.layer.dim_k) + 2 * kTileRows) * sizeof(float);
+int begin_layer(const AppendArgs& append, const PrepareArgs& prepare, void* stream) noexcept {
+    const size_t shared = (2 * static_cast<size_t>(kTileRows) * static_cast<size_t>(prepare.layer.dim_k) + 2 * kTileRows) * sizeof(float);
     if (shared > 48 * 1024) {
-        const cudaError_t error = cudaFuncSetAttribute(prepare_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+        const cudaError_t error = cudaFuncSetAttribute(begin_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
         if (error != cudaSuccess) return error;
     }
-    const dim3 grid(static_cast<unsigned>(args.n_row_tiles), static_cast<unsigned>(args.layer.n_kv_heads),
-                    static_cast<unsigned>(args.n_turns));
-    prepare_kernel<<<grid, kThreads, shared, static_cast<cudaStream_t>(stream)>>>(args);
+    const int n_blocks = append.n_writes + prepare.n_row_tiles * prepare.layer.n_kv_heads * prepare.n_turns;
+    begin_kernel<<<static_cast<unsigned>(n_blocks), kThreads, shared, static_cast<cudaStream_t>(stream)>>>(append, prepare);
     return cudaGetLastError();
 }
 
 int merge_runs(const MergeArgs& args, void* stream) noexcept {
     const int padded = (args.layer.dim_v + 15) / 16 * 16;
-    constexpr int kMergeThreads = 256;
     const int n_groups = kMergeThreads / padded > 1 ? kMergeThreads / padded : 1;
     const size_t shared = (2 * kMaxRuns + 2 * static_cast<size_t>(n_groups) * static_cast<size_t>(padded)) * sizeof(float);
     const dim3 grid(static_cast<unsigned>(args.n_row_tiles * kTileRows), static_cast<unsigned>(args.layer.n_kv_heads));

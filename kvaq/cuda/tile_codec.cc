@@ -47,6 +47,7 @@ TileBand band_of(const TileLayout& layout, const Band& band) {
 TileCodec tile_codec_of(const TileLayout& layout, size_t place) {
     TileCodec codec;
     codec.place = static_cast<uint32_t>(place);
+    codec.bytes = static_cast<uint32_t>(layout.bytes);
     KVAQ_CHECK(!layout.bands.empty() && layout.bands.size() <= kMaxBands);
     for (const Band& band : layout.bands) codec.bands[codec.n_bands++] = band_of(layout, band);
     if (layout.spec.transform != nullptr) {

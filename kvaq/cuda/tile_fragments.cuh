@@ -23,7 +23,7 @@ __device__ __forceinline__ __half2 half2_of(uint32_t x) { return *reinterpret_ca
 
 /// d += a b, one 16 x 8 x 16 product.
 __device__ __forceinline__ void multiply(float (&d)[4], const uint4& a, uint32_t b0, uint32_t b1) {
-    asm volatile(
+    asm(
         "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
@@ -33,6 +33,14 @@ __device__ __forceinline__ void multiply(float (&d)[4], const uint4& a, uint32_t
 struct Operands {
     uint32_t even0, even1, odd0, odd1;
 };
+
+/// Scores of two columns: queries in two binary16 numbers each.
+__device__ __forceinline__ void score(float (&even)[4], float (&odd)[4], const uint4& high, const uint4& low, const Operands& x) {
+    multiply(even, high, x.even0, x.even1);
+    multiply(odd, high, x.odd0, x.odd1);
+    multiply(even, low, x.even0, x.even1);
+    multiply(odd, low, x.odd0, x.odd1);
+}
 
 // --- codes ------------------------------------------------------------------------------------------------------------
 
