@@ -44,7 +44,8 @@ struct KvCacheOptions {
     bool keep_sliding = false;      ///< keep tiles of sliding-window layers that no later token can see
     size_t n_threads =
         1;  ///< of the largest team expected. Threads beyond it work from the second micro-batch on, when begin() has made room.
-    bool on_gpu = false;  ///< make_kv_cache_for (kvaq/cuda/cuda_cache.h): a cache whose layers can be placed on CUDA devices
+    bool on_gpu =
+        false;  ///< make_kv_cache_for (kvaq/cuda/cuda_cache.h): a cache whose layers can be placed on CUDA devices
 };
 
 /// A layer whose calls bring pointers into the memory of a CUDA device.

@@ -517,8 +517,8 @@ std::vector<std::string> ServingCache::describe() const {
         const double per_token = static_cast<double>(group.bytes_per_tile) / static_cast<double>(plan_.tile_tokens);
         char number[32];
         std::snprintf(number, sizeof number, "%.1f", per_token);
-        lines.push_back("layers " + layers + ": " + group.what + "; " + number +
-                        " bytes/token per layer; attention " + group.path);
+        lines.push_back("layers " + layers + ": " + group.what + "; " + number + " bytes/token per layer; attention " +
+                        group.path);
     }
     return lines;
 }

@@ -159,8 +159,10 @@ TEST(ServingCache, HeadsWithMoreValueThanKeyChannelsMatchTheReference) {
     const Plan plan = make_uniform_plan(parse_preset("k4v4-rot-s4"), model);
     const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 256, .max_batch_tokens = 200});
     const auto reference = make_reference_handler(plan, 1, 256);
-    EXPECT_LE(max_difference(step(*cache, model, text(0, 0, 200)), step(*reference, model, text(0, 0, 200))), tolerance());
-    EXPECT_LE(max_difference(step(*cache, model, text(0, 200, 1)), step(*reference, model, text(0, 200, 1))), tolerance());
+    EXPECT_LE(max_difference(step(*cache, model, text(0, 0, 200)), step(*reference, model, text(0, 0, 200))),
+              tolerance());
+    EXPECT_LE(max_difference(step(*cache, model, text(0, 200, 1)), step(*reference, model, text(0, 200, 1))),
+              tolerance());
 }
 
 // Random traffic of four sequences (appends alone and together, removals anywhere, forks, shifts, rollbacks, snapshots) against the

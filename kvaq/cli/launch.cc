@@ -99,7 +99,8 @@ const std::vector<LaunchFlag>& launch_flags() {
     static const std::vector<LaunchFlag> flags = {
         {"--plan", "preset or *.plan.gguf"},
         {"--kv-budget", "most bytes the cache may take, e.g. 512MiB or 4GiB"},
-        {"--kv-device", "auto, cpu or gpu: whether layers on a CUDA GPU have their attention and a copy of their cache there"},
+        {"--kv-device",
+         "auto, cpu or gpu: whether layers on a CUDA GPU have their attention and a copy of their cache there"},
         {"--kv-metrics", "serve Prometheus metrics of the cache at this address, e.g. 127.0.0.1:9464"},
     };
     return flags;
@@ -107,7 +108,8 @@ const std::vector<LaunchFlag>& launch_flags() {
 
 std::string launch_help() {
     std::string text =
-        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [--kv-device auto|cpu|gpu] [--kv-metrics "
+        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [--kv-device "
+        "auto|cpu|gpu] [--kv-metrics "
         "HOST:PORT] [the program's own flags]):\n";
     for (const LaunchVerb& launch : launch_verbs()) {
         text += "  " + launch.verb + std::string(28 - launch.verb.size(), ' ') + launch.what + "\n";

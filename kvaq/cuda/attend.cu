@@ -15,8 +15,9 @@ constexpr float kMinusInf = -INFINITY;
 constexpr int32_t kLongAgo = INT32_MIN / 2;  // differences of positions with it do not overflow
 
 /// Keys of an f16 page [channel][slot], times the queries' fragments. even, odd: scores of the block's tokens 2 n, 2 n + 1.
-__device__ __forceinline__ void score_float16(float (&even)[4], float (&odd)[4], const uint16_t* keys, uint32_t stride, uint32_t dim,
-                                              const uint4* fragments, uint32_t first_token, const Lane& lane) {
+__device__ __forceinline__ void score_float16(float (&even)[4], float (&odd)[4], const uint16_t* keys, uint32_t stride,
+                                              uint32_t dim, const uint4* fragments, uint32_t first_token,
+                                              const Lane& lane) {
     const uint32_t n_groups = (dim + 15) / 16;
     const uint16_t* column = keys + 4 * lane.j * stride + first_token + 2 * lane.n;
 #pragma unroll 4
@@ -32,8 +33,9 @@ __device__ __forceinline__ void score_float16(float (&even)[4], float (&odd)[4],
     }
 }
 
-__device__ __forceinline__ void score_affine(float (&even)[4], float (&odd)[4], const TileCodec& codec, const uint8_t* tile, uint32_t tile_tokens,
-                                             uint32_t dim, const uint4* fragments, uint32_t first_token, const Lane& lane) {
+__device__ __forceinline__ void score_affine(float (&even)[4], float (&odd)[4], const TileCodec& codec,
+                                             const uint8_t* tile, uint32_t tile_tokens, uint32_t dim,
+                                             const uint4* fragments, uint32_t first_token, const Lane& lane) {
     const CodeReader codes(tile, codec.bands[0]);
     const ScaleReader scales(codec, tile);
     const uint32_t n_groups = (dim + 15) / 16;
@@ -50,7 +52,8 @@ __device__ __forceinline__ void score_affine(float (&even)[4], float (&odd)[4], 
             scales.read(token, 4 * quad, token, 4 * quad + 2, scale0, offset0);
             scales.read(token, 4 * quad + 1, token, 4 * quad + 3, scale1, offset1);
             score(even, odd, high, low,
-                  {scaled(x.even0, scale0, offset0), scaled(x.even1, scale1, offset1), scaled(x.odd0, scale0, offset0), scaled(x.odd1, scale1, offset1)});
+                  {scaled(x.even0, scale0, offset0), scaled(x.even1, scale1, offset1), scaled(x.odd0, scale0, offset0),
+                   scaled(x.odd1, scale1, offset1)});
         }
         return;
     }
@@ -62,23 +65,26 @@ __device__ __forceinline__ void score_affine(float (&even)[4], float (&odd)[4], 
         const Operands x = numbers_of(codes.read(quad * (tile_tokens / 16) + first_token / 16, lane.n), 0.0F);
         uint32_t scale, offset;
         scales.read(token, 4 * quad, token + 1, 4 * quad, scale, offset);
-        score(even, odd, high, low,
-              {scaled(x.even0, low_twice(scale), low_twice(offset)), scaled(x.even1, low_twice(scale), low_twice(offset)),
-               scaled(x.odd0, high_twice(scale), high_twice(offset)), scaled(x.odd1, high_twice(scale), high_twice(offset))});
+        score(
+            even, odd, high, low,
+            {scaled(x.even0, low_twice(scale), low_twice(offset)), scaled(x.even1, low_twice(scale), low_twice(offset)),
+             scaled(x.odd0, high_twice(scale), high_twice(offset)),
+             scaled(x.odd1, high_twice(scale), high_twice(offset))});
     }
 }
 
 /// Levels of codes of a band. All lanes must call it.
-__device__ __forceinline__ Operands band_levels(uint2 code, const TileBand& band, uint32_t bits, const uint16_t* books, const uint16_t* outputs,
-                                                const Lane& lane) {
+__device__ __forceinline__ Operands band_levels(uint2 code, const TileBand& band, uint32_t bits, const uint16_t* books,
+                                                const uint16_t* outputs, const Lane& lane) {
     if (band.trellis) return trellis_levels_of(code, bits, outputs + (bits - 1) * 256, lane);
     if (bits == 8) return numbers_of(code, 128.0F);
     return levels_of(code, books + (1U << bits) - 2);
 }
 
 /// Levels only: gains, and the channels' scales and offsets, are in the queries and the caller.
-__device__ __forceinline__ void score_transform(float (&even)[4], float (&odd)[4], const TileCodec& codec, const uint8_t* tile, uint32_t tile_tokens,
-                                                const uint4* fragments, const uint16_t* books, const uint16_t* outputs, uint32_t first_token,
+__device__ __forceinline__ void score_transform(float (&even)[4], float (&odd)[4], const TileCodec& codec,
+                                                const uint8_t* tile, uint32_t tile_tokens, const uint4* fragments,
+                                                const uint16_t* books, const uint16_t* outputs, uint32_t first_token,
                                                 const Lane& lane) {
     for (int b = 0; b < codec.n_bands; ++b) {
         const TileBand& band = codec.bands[b];
@@ -100,12 +106,13 @@ __device__ __forceinline__ void score_transform(float (&even)[4], float (&odd)[4
 
 /// o += p v over 16 tokens of an f16 page [slot][channel]; cells of 16 channels from first_cell.
 template <int kCells>
-__device__ __forceinline__ void sum_float16(float (&o)[2 * kCells][4], const uint4& p, const uint16_t* values, uint32_t dim, uint32_t first_cell,
-                                            uint32_t first_token, const Lane& lane) {
+__device__ __forceinline__ void sum_float16(float (&o)[2 * kCells][4], const uint4& p, const uint16_t* values,
+                                            uint32_t dim, uint32_t first_cell, uint32_t first_token, const Lane& lane) {
     const uint16_t* row = values + (first_token + 4 * lane.j) * dim;
 #pragma unroll
     for (uint32_t c = 0; c < kCells; ++c) {
-        const uint32_t channel = min(16 * (first_cell + c) + 2 * lane.n, dim - 2);  // sums of channels past the last are not kept
+        const uint32_t channel =
+            min(16 * (first_cell + c) + 2 * lane.n, dim - 2);  // sums of channels past the last are not kept
         uint32_t w[4];
 #pragma unroll
         for (uint32_t i = 0; i < 4; ++i) w[i] = __ldg(reinterpret_cast<const uint32_t*>(row + i * dim + channel));
@@ -115,8 +122,9 @@ __device__ __forceinline__ void sum_float16(float (&o)[2 * kCells][4], const uin
 }
 
 template <int kCells>
-__device__ __forceinline__ void sum_affine(float (&o)[2 * kCells][4], const uint4& p, const TileCodec& codec, const uint8_t* tile, uint32_t dim,
-                                           uint32_t first_cell, uint32_t first_token, const Lane& lane) {
+__device__ __forceinline__ void sum_affine(float (&o)[2 * kCells][4], const uint4& p, const TileCodec& codec,
+                                           const uint8_t* tile, uint32_t dim, uint32_t first_cell, uint32_t first_token,
+                                           const Lane& lane) {
     const CodeReader codes(tile, codec.bands[0]);
     const ScaleReader scales(codec, tile);
     const uint32_t n_cells = (dim + 15) / 16;
@@ -130,8 +138,10 @@ __device__ __forceinline__ void sum_affine(float (&o)[2 * kCells][4], const uint
         if (codec.per_channel) {
             uint32_t scale, offset;
             scales.read(token, channel, token, channel + 1, scale, offset);
-            multiply(o[2 * c], p, scaled(x.even0, low_twice(scale), low_twice(offset)), scaled(x.even1, low_twice(scale), low_twice(offset)));
-            multiply(o[2 * c + 1], p, scaled(x.odd0, high_twice(scale), high_twice(offset)), scaled(x.odd1, high_twice(scale), high_twice(offset)));
+            multiply(o[2 * c], p, scaled(x.even0, low_twice(scale), low_twice(offset)),
+                     scaled(x.even1, low_twice(scale), low_twice(offset)));
+            multiply(o[2 * c + 1], p, scaled(x.odd0, high_twice(scale), high_twice(offset)),
+                     scaled(x.odd1, high_twice(scale), high_twice(offset)));
         } else {
             uint32_t scale0, offset0, scale1, offset1;
             scales.read(token, channel, token + 2, channel, scale0, offset0);
@@ -143,9 +153,9 @@ __device__ __forceinline__ void sum_affine(float (&o)[2 * kCells][4], const uint
 }
 
 template <int kCells>
-__device__ __forceinline__ void sum_transform(float (&o)[2 * kCells][4], const uint4& p, const TileCodec& codec, const uint8_t* tile,
-                                              uint32_t first_cell, const uint16_t* books, const uint16_t* outputs, uint32_t first_token,
-                                              const Lane& lane) {
+__device__ __forceinline__ void sum_transform(float (&o)[2 * kCells][4], const uint4& p, const TileCodec& codec,
+                                              const uint8_t* tile, uint32_t first_cell, const uint16_t* books,
+                                              const uint16_t* outputs, uint32_t first_token, const Lane& lane) {
     const uint32_t quad = first_token / 4 + lane.j;
     for (int i = 0; i < codec.n_bands; ++i) {
         const TileBand& band = codec.bands[i];
@@ -169,7 +179,9 @@ __device__ __forceinline__ void sum_transform(float (&o)[2 * kCells][4], const u
 /// Gains of tokens 4 quad .. 4 quad + 3.
 __device__ __forceinline__ float4 gains_of(const TileCodec& codec, const uint8_t* tile, uint32_t quad) {
     const uint32_t code = __ldg(reinterpret_cast<const uint32_t*>(tile + codec.gains + 4 * quad));
-    const auto gain = [code](int i) { return exp2f((static_cast<float>((code >> (8 * i)) & 0xFFU) - 128.0F) * 0.0625F); };
+    const auto gain = [code](int i) {
+        return exp2f((static_cast<float>((code >> (8 * i)) & 0xFFU) - 128.0F) * 0.0625F);
+    };
     return make_float4(gain(0), gain(1), gain(2), gain(3));
 }
 
@@ -178,7 +190,8 @@ __device__ __forceinline__ uint32_t halves(float a, float b) { return bits_of(__
 /// Asks for [data, data + bytes) to be in the second-level cache; the block's threads share the lines.
 __device__ __forceinline__ void prefetch(const void* data, uint32_t bytes) {
     const auto* from = static_cast<const char*>(data);
-    for (uint32_t at = threadIdx.x * 128; at < bytes; at += kThreads * 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
+    for (uint32_t at = threadIdx.x * 128; at < bytes; at += kThreads * 128)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
 }
 
 /// Where a visit's keys and values of a head are.
@@ -187,7 +200,8 @@ struct Tiles {
     const uint8_t* values;
     uint32_t stride;  ///< of f16 pages, in slots
 
-    __device__ Tiles(const LayerView& layer, const Visit& visit, int head, const TileCodec& key_codec, const TileCodec& value_codec)
+    __device__ Tiles(const LayerView& layer, const Visit& visit, int head, const TileCodec& key_codec,
+                     const TileCodec& value_codec)
         : stride(static_cast<uint32_t>(visit.source == Source::kSink ? layer.sink_slots : layer.tile_tokens)) {
         const auto item = static_cast<size_t>(visit.item);
         if (visit.source == Source::kPacked) {
@@ -196,12 +210,14 @@ struct Tiles {
             values = page + value_codec.place;
             return;
         }
-        const uint16_t* page = visit.source == Source::kSink
-                                   ? layer.sinks + item * layer.sink_size
-                                   : (visit.source == Source::kOpen ? layer.open : layer.scratch) + item * layer.open_size;
+        const uint16_t* page =
+            visit.source == Source::kSink
+                ? layer.sinks + item * layer.sink_size
+                : (visit.source == Source::kOpen ? layer.open : layer.scratch) + item * layer.open_size;
         const auto n = static_cast<size_t>(stride);
         keys = reinterpret_cast<const uint8_t*>(page + static_cast<size_t>(head) * n * layer.dim_k);
-        values = reinterpret_cast<const uint8_t*>(page + n * (static_cast<size_t>(layer.n_kv_heads) * layer.dim_k + static_cast<size_t>(head) * layer.dim_v));
+        values = reinterpret_cast<const uint8_t*>(
+            page + n * (static_cast<size_t>(layer.n_kv_heads) * layer.dim_k + static_cast<size_t>(head) * layer.dim_v));
     }
 };
 
@@ -265,20 +281,24 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
             prefetch(next_tiles.keys, packed ? key_codec.bytes : next_tiles.stride * dim_k * 2);
             prefetch(next_tiles.values, packed ? value_codec.bytes : next_tiles.stride * dim_v * 2);
         }
-        const size_t query = ((static_cast<size_t>(visit.turn) * a.n_row_tiles + run.row_tile) * a.layer.n_kv_heads + head) * 2 +
-                             (packed ? 1 : 0);
+        const size_t query =
+            ((static_cast<size_t>(visit.turn) * a.n_row_tiles + run.row_tile) * a.layer.n_kv_heads + head) * 2 +
+            (packed ? 1 : 0);
         const uint4* fragments = a.fragments + query * a.n_groups * 64;
-        const float2 info[2] = {__ldg(a.row_info + query * kTileRows + lane.n), __ldg(a.row_info + query * kTileRows + lane.n + 8)};
+        const float2 info[2] = {__ldg(a.row_info + query * kTileRows + lane.n),
+                                __ldg(a.row_info + query * kTileRows + lane.n + 8)};
         for (uint32_t first = kBlockTokens * warp; first < tile_tokens; first += kBlockTokens * kWarps) {
             if (static_cast<int32_t>(first + kBlockTokens) <= begin || static_cast<int32_t>(first) >= end) continue;
             float s[2][4] = {};  // tokens 2 n, 2 n + 1 of the block
             const bool transform = packed && key_codec.store == Store::kTransform;
             if (transform) {
-                score_transform(s[0], s[1], key_codec, tiles.keys, tile_tokens, fragments, books[0], outputs, first, lane);
+                score_transform(s[0], s[1], key_codec, tiles.keys, tile_tokens, fragments, books[0], outputs, first,
+                                lane);
             } else if (packed && key_codec.store == Store::kAffine) {
                 score_affine(s[0], s[1], key_codec, tiles.keys, tile_tokens, dim_k, fragments, first, lane);
             } else {
-                score_float16(s[0], s[1], reinterpret_cast<const uint16_t*>(tiles.keys), tiles.stride, dim_k, fragments, first, lane);
+                score_float16(s[0], s[1], reinterpret_cast<const uint16_t*>(tiles.keys), tiles.stride, dim_k, fragments,
+                              first, lane);
             }
             // Scores bent and masked; the largest of each row.
             float most[2] = {kMinusInf, kMinusInf};
@@ -296,8 +316,9 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
                     float x = s[half][k] * (g * info[row].x) + info[row].y;
                     if (a.softcap > 0.0F) x = a.softcap * tanhf(x);
                     if (a.slopes != nullptr) x += slope[row] * static_cast<float>(at - position[row]);
-                    const bool seen = slot >= visit.begin && slot < visit.end && at <= position[row] && at >= first_seen[row] &&
-                                      token[row] >= visit.token_begin && token[row] < visit.token_end;
+                    const bool seen = slot >= visit.begin && slot < visit.end && at <= position[row] &&
+                                      at >= first_seen[row] && token[row] >= visit.token_begin &&
+                                      token[row] < visit.token_end;
                     x = seen ? x : kMinusInf;
                     s[half][k] = x;
                     most[row] = fmaxf(most[row], x);
@@ -327,8 +348,9 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
                     total[k / 2] += w[half][k];
                 }
             }
-            const uint4 p = make_uint4(halves(w[0][0] * gain.x, w[0][1] * gain.z), halves(w[0][2] * gain.x, w[0][3] * gain.z),
-                                       halves(w[1][0] * gain.y, w[1][1] * gain.w), halves(w[1][2] * gain.y, w[1][3] * gain.w));
+            const uint4 p =
+                make_uint4(halves(w[0][0] * gain.x, w[0][1] * gain.z), halves(w[0][2] * gain.x, w[0][3] * gain.z),
+                           halves(w[1][0] * gain.y, w[1][1] * gain.w), halves(w[1][2] * gain.y, w[1][3] * gain.w));
             if (__any_sync(0xFFFFFFFFU, factor[0] != 1.0F || factor[1] != 1.0F)) {
 #pragma unroll
                 for (int c = 0; c < 2 * kCells; ++c) {
@@ -341,7 +363,8 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
             } else if (packed && value_codec.store == Store::kAffine) {
                 sum_affine<kCells>(o, p, value_codec, tiles.values, dim_v, first_cell, first, lane);
             } else {
-                sum_float16<kCells>(o, p, reinterpret_cast<const uint16_t*>(tiles.values), dim_v, first_cell, first, lane);
+                sum_float16<kCells>(o, p, reinterpret_cast<const uint16_t*>(tiles.values), dim_v, first_cell, first,
+                                    lane);
             }
         }
     }
@@ -395,7 +418,8 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
         const uint32_t row = threadIdx.x;
         const float all = fmaxf(fmaxf(tops[0][row], tops[1][row]), fmaxf(tops[2][row], tops[3][row]));
         float sum = 0;
-        for (uint32_t w = 0; w < kWarps; ++w) sum += tops[w][row] == kMinusInf ? 0.0F : totals[w][row] * __expf(tops[w][row] - all);
+        for (uint32_t w = 0; w < kWarps; ++w)
+            sum += tops[w][row] == kMinusInf ? 0.0F : totals[w][row] * __expf(tops[w][row] - all);
         a.norms[first_state + row] = make_float2(all, sum);
     }
 }

@@ -27,7 +27,8 @@ class CudaCache final : public ServingCache {
     void place_layers(std::span<const LayerPlace> places) override {
         team_ = std::make_unique<cuda::HostTeam>(n_threads_);
         for (const LayerPlace& place : places) {
-            auto gpu = std::find_if(gpus_.begin(), gpus_.end(), [&](const auto& g) { return g->device() == place.device; });
+            auto gpu =
+                std::find_if(gpus_.begin(), gpus_.end(), [&](const auto& g) { return g->device() == place.device; });
             if (gpu == gpus_.end()) {
                 gpus_.push_back(std::make_unique<cuda::Gpu>(place.device, table_, max_batch_tokens_));
                 gpu = gpus_.end() - 1;
@@ -123,7 +124,9 @@ class CudaCache final : public ServingCache {
         return "cuda" + std::to_string(device) + (name != names_.end() ? " (" + name->second + ")" : "");
     }
 
-    [[nodiscard]] size_t index_of(int32_t layer) const noexcept { return static_cast<size_t>(&store(layer) - layers_.data()); }
+    [[nodiscard]] size_t index_of(int32_t layer) const noexcept {
+        return static_cast<size_t>(&store(layer) - layers_.data());
+    }
 
     /// What fails is kept: whatever the GPU holds from then on is not to be trusted.
     template <typename Work>
@@ -191,7 +194,8 @@ class CudaCache final : public ServingCache {
         for (const size_t index : waiting_) {
             const AttentionCall call = host_call(index, {});
             const LayerStore& layer = layers_[index];
-            for (const PageTable::Write& w : table_.work().writes) write(call, layer, w, 0, layer.open_shape().n_kv_heads);
+            for (const PageTable::Write& w : table_.work().writes)
+                write(call, layer, w, 0, layer.open_shape().n_kv_heads);
         }
     }
 
@@ -229,15 +233,17 @@ CudaSupport cuda_support() {
     int n = 0;
     if (const cudaError_t error = cudaGetDeviceCount(&n); error != cudaSuccess || n == 0) {
         (void)cudaGetLastError();
-        support.why_none = std::string("no CUDA GPU: ") + (error != cudaSuccess ? cudaGetErrorString(error) : "none found");
+        support.why_none =
+            std::string("no CUDA GPU: ") + (error != cudaSuccess ? cudaGetErrorString(error) : "none found");
         return support;
     }
     for (int device = 0; device < n; ++device) {
         cudaDeviceProp properties;
         if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) continue;
         if (properties.major < kLeastMajor) {
-            support.why_none = std::string("the GPU ") + properties.name + " has compute capability " + std::to_string(properties.major) + "." +
-                               std::to_string(properties.minor) + ", wanted 8.0 or newer";
+            support.why_none = std::string("the GPU ") + properties.name + " has compute capability " +
+                               std::to_string(properties.major) + "." + std::to_string(properties.minor) +
+                               ", wanted 8.0 or newer";
             continue;
         }
         support.gpus.push_back({.device = device, .name = properties.name, .total_bytes = properties.totalGlobalMem});
@@ -249,7 +255,8 @@ CudaSupport cuda_support() {
 std::unique_ptr<KvCache> make_kv_cache_for(const Plan& plan, const KvCacheOptions& options) {
     if (!options.on_gpu) return make_kv_cache(plan, options);
     if (const CudaSupport support = cuda_support(); support.gpus.empty())
-        throw Error(ErrorCode::kUnsupported, "the cache cannot be kept on a GPU", "a CUDA GPU", support.why_none, "Use --kv-device cpu");
+        throw Error(ErrorCode::kUnsupported, "the cache cannot be kept on a GPU", "a CUDA GPU", support.why_none,
+                    "Use --kv-device cpu");
     return std::make_unique<CudaCache>(plan, options);
 }
 

@@ -27,7 +27,8 @@ TEST(CudaSupport, WithoutAGpuTheCacheIsRefusedWithTheReason) {
         FAIL() << "wanted an error";
     } catch (const Error& error) {
         EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
-        EXPECT_NE(std::string(error.what()).find("the cache cannot be kept on a GPU"), std::string::npos) << error.what();
+        EXPECT_NE(std::string(error.what()).find("the cache cannot be kept on a GPU"), std::string::npos)
+            << error.what();
         EXPECT_NE(std::string(error.what()).find("--kv-device cpu"), std::string::npos) << error.what();
     }
     EXPECT_NE(make_kv_cache_for(plan, {.n_seq_max = 1, .n_ctx = 64}), nullptr);
@@ -68,7 +69,8 @@ std::vector<float> gpu_step(KvCache& cache, const ModelShape& model, const std::
                             const std::vector<int32_t>& on_gpu = {0, 3}) {
     const auto attend = [&](const AttentionCall& call) {
         if (std::find(on_gpu.begin(), on_gpu.end(), call.layer) == on_gpu.end()) return run_team(cache, call, 2);
-        const LayerShape& shape = *std::find_if(model.layers.begin(), model.layers.end(), [&](const auto& l) { return l.layer == call.layer; });
+        const LayerShape& shape = *std::find_if(model.layers.begin(), model.layers.end(),
+                                                [&](const auto& l) { return l.layer == call.layer; });
         const auto copy = [&](const auto* from, size_t n_heads, size_t dim) {
             return std::vector(from, from + tokens.size() * n_heads * dim);
         };
@@ -100,7 +102,8 @@ class CudaCache : public testing::Test {
         const CudaSupport support = cuda_support();
         if (support.gpus.empty()) GTEST_SKIP() << support.why_none;
     }
-    static std::unique_ptr<KvCache> make(const Plan& plan, KvCacheOptions options, const std::vector<int32_t>& layers = {0, 3}) {
+    static std::unique_ptr<KvCache> make(const Plan& plan, KvCacheOptions options,
+                                         const std::vector<int32_t>& layers = {0, 3}) {
         options.on_gpu = true;
         options.n_threads = 3;
         auto cache = make_kv_cache_for(plan, options);
@@ -123,7 +126,8 @@ TEST_P(CudaCachePreset, EqualsTheReferenceInPrefillAndDecodeAndHoldsTheHostsByte
     int32_t pos = 0;
     for (const int32_t n : {1, 70, 1, 130, 1, 1, 9, 64, 1, 256, 250, 1, 256, 40, 1, 3}) {
         const std::vector<TestToken> tokens = text(0, pos, n);
-        EXPECT_LE(max_difference(gpu_step(*cache, model, tokens), step(*reference, model, tokens)), kGpuTolerance) << GetParam() << " at " << pos;
+        EXPECT_LE(max_difference(gpu_step(*cache, model, tokens), step(*reference, model, tokens)), kGpuTolerance)
+            << GetParam() << " at " << pos;
         ASSERT_FALSE(step(*host, model, tokens).empty());
         pos += n;
     }
@@ -131,8 +135,9 @@ TEST_P(CudaCachePreset, EqualsTheReferenceInPrefillAndDecodeAndHoldsTheHostsByte
 }
 
 INSTANTIATE_TEST_SUITE_P(Plans, CudaCachePreset,
-                         testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70", "k5v6-rotk-s8", "k2v1.58-g32",
-                                         "k1.58v1-g32", "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0", "k4v3-lm-s4", "k3v2-tcq-s4", "k1v6-tcq",
+                         testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70",
+                                         "k5v6-rotk-s8", "k2v1.58-g32", "k1.58v1-g32", "k6v3-sym-w5",
+                                         "k4v4-kchan-g128-w32", "q4_0", "k4v3-lm-s4", "k3v2-tcq-s4", "k1v6-tcq",
                                          "k5v4-tcq", "klt", "klt-w40-s4"));
 
 TEST_F(CudaCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
@@ -144,7 +149,11 @@ TEST_F(CudaCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
     rules[3].sliding_window = 40;
     rules[4].sliding_window = 100;
     rules[4].chunked_window = true;
-    rules[5] = {.scale = 0.3F, .softcap = 3.0F, .alibi_max_bias = 4.0F, .sliding_window = 77, .sink_logits = sink_logits.data()};
+    rules[5] = {.scale = 0.3F,
+                .softcap = 3.0F,
+                .alibi_max_bias = 4.0F,
+                .sliding_window = 77,
+                .sink_logits = sink_logits.data()};
     const ModelShape model = small_model(40, 24, 50);
     const Plan plan = make_uniform_plan(parse_preset("k4v4-rot-w20-s3"), model);
     for (size_t i = 0; i < rules.size(); ++i) {
@@ -153,7 +162,9 @@ TEST_F(CudaCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
         int32_t pos = 0;
         for (const int32_t n : {100, 1, 120, 1, 3}) {
             const std::vector<TestToken> tokens = text(0, pos, n);
-            EXPECT_LE(max_difference(gpu_step(*cache, model, tokens, rules[i]), step(*reference, model, tokens, rules[i])), kGpuTolerance)
+            EXPECT_LE(
+                max_difference(gpu_step(*cache, model, tokens, rules[i]), step(*reference, model, tokens, rules[i])),
+                kGpuTolerance)
                 << "rule " << i << " at " << pos;
             pos += n;
         }
@@ -169,7 +180,9 @@ TEST_F(CudaCache, EveryHeadSizeFrom32To512MatchesTheReference) {
             const auto reference = make_reference_handler(plan, 1, 128);
             const ScoreRule rule{.scale = 1.0F / static_cast<float>(dim)};
             for (const std::vector<TestToken>& tokens : {text(0, 0, 70), text(0, 70, 1)})
-                EXPECT_LE(max_difference(gpu_step(*cache, model, tokens, rule), step(*reference, model, tokens, rule)), kGpuTolerance) << preset << " " << dim;
+                EXPECT_LE(max_difference(gpu_step(*cache, model, tokens, rule), step(*reference, model, tokens, rule)),
+                          kGpuTolerance)
+                    << preset << " " << dim;
         }
     }
 }
@@ -185,7 +198,8 @@ TEST_F(CudaCache, AnyNumberOfQueryHeadsPerKvHeadMatchesTheReference) {
         int32_t pos = 0;
         for (const int32_t n : {200, 1, 5, 1}) {
             const std::vector<TestToken> tokens = text(0, pos, n);
-            EXPECT_LE(max_difference(gpu_step(*cache, model, tokens), step(*reference, model, tokens)), kGpuTolerance) << group << " at " << pos;
+            EXPECT_LE(max_difference(gpu_step(*cache, model, tokens), step(*reference, model, tokens)), kGpuTolerance)
+                << group << " at " << pos;
             pos += n;
         }
     }
@@ -199,7 +213,10 @@ TEST_F(CudaCache, LayersOnTheHostAndOnTheGpuServeOneModel) {
     int32_t pos = 0;
     for (const int32_t n : {100, 1, 120, 1, 1, 40}) {
         const std::vector<TestToken> tokens = text(0, pos, n);
-        EXPECT_LE(max_difference(gpu_step(*cache, model, tokens, {.scale = 0.2F}, nullptr, {3}), step(*reference, model, tokens)), kGpuTolerance) << pos;
+        EXPECT_LE(max_difference(gpu_step(*cache, model, tokens, {.scale = 0.2F}, nullptr, {3}),
+                                 step(*reference, model, tokens)),
+                  kGpuTolerance)
+            << pos;
         pos += n;
     }
     const std::vector<std::string> lines = cache->describe();
@@ -276,7 +293,9 @@ TEST_F(CudaCache, RandomOperationsMatchTheReference) {
                         if (n < 8) break;
                         const int32_t keep = below(2) == 0 ? 0 : below(n / 4 + 1);
                         const int32_t discard = 1 + below((n - keep) / 2);
-                        ASSERT_TRUE(cache->seq_rm(seq, keep, keep + discard) && reference->seq_rm(seq, keep, keep + discard)) << where;
+                        ASSERT_TRUE(cache->seq_rm(seq, keep, keep + discard) &&
+                                    reference->seq_rm(seq, keep, keep + discard))
+                            << where;
                         if (cache->seq_add(seq, keep + discard, n, -discard)) {
                             ASSERT_TRUE(reference->seq_add(seq, keep + discard, n, -discard)) << where;
                         }
@@ -286,8 +305,8 @@ TEST_F(CudaCache, RandomOperationsMatchTheReference) {
                         std::vector<TestToken> tokens =
                             text(seq, n, below(3) == 0 ? 1 + below(150) : 1 + below(3), static_cast<uint32_t>(op));
                         if (const int32_t other = below(4); other != seq) {
-                            const std::vector<TestToken> more =
-                                text(other, cache->seq_pos_max(other) + 1, 1 + below(40), static_cast<uint32_t>(op) + 7);
+                            const std::vector<TestToken> more = text(other, cache->seq_pos_max(other) + 1,
+                                                                     1 + below(40), static_cast<uint32_t>(op) + 7);
                             tokens.insert(tokens.end(), more.begin(), more.end());
                         }
                         const auto got = gpu_step(*cache, model, tokens, {.scale = 0.2F}, &rope);
@@ -296,7 +315,9 @@ TEST_F(CudaCache, RandomOperationsMatchTheReference) {
                             reference->clear();
                             break;
                         }
-                        ASSERT_LE(max_difference(got, step(*reference, model, tokens, {.scale = 0.2F}, 1, &rope)), kGpuTolerance) << where;
+                        ASSERT_LE(max_difference(got, step(*reference, model, tokens, {.scale = 0.2F}, 1, &rope)),
+                                  kGpuTolerance)
+                            << where;
                     }
                 }
             }
@@ -310,7 +331,9 @@ TEST_F(CudaCache, ADeviceWithoutRoomIsOneClearError) {
     const CudaSupport support = cuda_support();
     const size_t token_bytes = size_t{2} * 2 * 2 * 256 * 2;  // layers, sides, KV heads, channels, bytes
     try {
-        (void)make(plan, {.n_seq_max = 1, .n_ctx = support.gpus[0].total_bytes / token_bytes + (1U << 20), .max_batch_tokens = 64});
+        (void)make(
+            plan,
+            {.n_seq_max = 1, .n_ctx = support.gpus[0].total_bytes / token_bytes + (1U << 20), .max_batch_tokens = 64});
         FAIL() << "wanted an error";
     } catch (const Error& error) {
         EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory) << error.what();

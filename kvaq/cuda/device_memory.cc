@@ -13,9 +13,10 @@ void check(int code, const char* what) {
     if (error == cudaSuccess) return;
     (void)cudaGetLastError();  // one that can be recovered from is not reported again
     const bool memory = error == cudaErrorMemoryAllocation;
-    throw Error(memory ? ErrorCode::kOutOfMemory : ErrorCode::kIo, std::string("the GPU failed: ") + what, "",
-                cudaGetErrorString(error),
-                memory ? "Use a smaller context (-c), fewer bits, fewer layers on the GPU (-ngl), or --kv-device cpu" : "");
+    throw Error(
+        memory ? ErrorCode::kOutOfMemory : ErrorCode::kIo, std::string("the GPU failed: ") + what, "",
+        cudaGetErrorString(error),
+        memory ? "Use a smaller context (-c), fewer bits, fewer layers on the GPU (-ngl), or --kv-device cpu" : "");
 }
 
 void copy_to_device(void* to, const void* from, size_t bytes) {
@@ -43,7 +44,8 @@ DeviceBuffer::DeviceBuffer(int device, size_t bytes, const char* what) : device_
         if (cudaMemGetInfo(&free, &total) != cudaSuccess) free = 0;
         const auto mebibytes = [](size_t n) { return std::to_string((n + (1U << 20) - 1) >> 20) + " MiB"; };
         throw Error(ErrorCode::kOutOfMemory, std::string("cannot allocate the K/V cache on the GPU (") + what + ")",
-                    mebibytes(bytes), mebibytes(free) + " free on CUDA" + std::to_string(device) + " (" + cudaGetErrorString(error) + ")",
+                    mebibytes(bytes),
+                    mebibytes(free) + " free on CUDA" + std::to_string(device) + " (" + cudaGetErrorString(error) + ")",
                     "Use a smaller context (-c), fewer bits, fewer layers on the GPU (-ngl), or --kv-device cpu");
     }
     check(cudaMemset(data_, 0, bytes), "cannot clear memory");
@@ -67,7 +69,8 @@ DeviceBuffer::~DeviceBuffer() {
 PinnedBuffer::PinnedBuffer(int device, size_t bytes) : bytes_(bytes) {
     if (bytes == 0) return;
     const OnDevice on(device);
-    check(cudaHostAlloc(&data_, bytes, cudaHostAllocMapped | cudaHostAllocPortable), "cannot lock host memory for copies");
+    check(cudaHostAlloc(&data_, bytes, cudaHostAllocMapped | cudaHostAllocPortable),
+          "cannot lock host memory for copies");
 }
 
 PinnedBuffer::PinnedBuffer(PinnedBuffer&& other) noexcept
@@ -95,7 +98,8 @@ Stream::~Stream() {
 }
 
 void Stream::record(void* event) const {
-    check(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream_)), "cannot record an event");
+    check(cudaEventRecord(static_cast<cudaEvent_t>(event), static_cast<cudaStream_t>(stream_)),
+          "cannot record an event");
 }
 
 void Stream::wait() const { check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)), "a kernel failed"); }

@@ -95,7 +95,8 @@ struct RowWrite {
     int32_t item = 0;
     int16_t slot = 0;
     bool scratch = false;
-    bool clear_rest = false;  ///< the page's first tokens: slots past this one hold what was there before, which need not be finite
+    bool clear_rest =
+        false;  ///< the page's first tokens: slots past this one hold what was there before, which need not be finite
 };
 
 /// Strided rows in device memory, strides in elements.

@@ -139,7 +139,8 @@ void Gpu::finish_layers() {
 }
 
 size_t Gpu::allocated_bytes() const noexcept {
-    size_t bytes = trellis_.bytes() + scratch_.bytes() + lists_.bytes() + fragments_.bytes() + row_info_.bytes() + sums_.bytes() + norms_.bytes();
+    size_t bytes = trellis_.bytes() + scratch_.bytes() + lists_.bytes() + fragments_.bytes() + row_info_.bytes() +
+                   sums_.bytes() + norms_.bytes();
     for (const auto& layer : layers_) {
         for (const DeviceBuffer* buffer : {&layer->packed, &layer->open, &layer->sinks, &layer->codecs, &layer->tables})
             bytes += buffer->bytes();
@@ -196,7 +197,9 @@ void Gpu::upload_lists() {
         c.view.writes = put(c.lists.writes);
     }
     const OnDevice on(device_);
-    check(cudaMemcpyAsync(lists_.as(), host_lists_.as(), at, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream_.get())), "cannot copy lists");
+    check(cudaMemcpyAsync(lists_.as(), host_lists_.as(), at, cudaMemcpyHostToDevice,
+                          static_cast<cudaStream_t>(stream_.get())),
+          "cannot copy lists");
 }
 
 size_t Gpu::row_place(const GpuLayer& layer) const noexcept { return deferred_ ? layer.rows_place : shared_rows_; }
@@ -229,7 +232,9 @@ const Gpu::RopeTable* Gpu::turned(const GpuLayer& layer, const AttentionCall& ca
             values[(turns.size() + turn) * n + i] = std::sin(angle);
         }
     }
-    RopeTable table{.rule = *call.rope, .lists = layer.lists, .data = DeviceBuffer(device_, values.size() * sizeof(double), "turns")};
+    RopeTable table{.rule = *call.rope,
+                    .lists = layer.lists,
+                    .data = DeviceBuffer(device_, values.size() * sizeof(double), "turns")};
     copy_to_device(table.data.as(), values.data(), values.size() * sizeof(double));
     ropes_.push_back(std::move(table));
     return &ropes_.back();
@@ -357,7 +362,8 @@ void Gpu::upload_sealed(GpuLayer& layer, std::span<const int32_t> pages) {
         std::byte* rows = store.sink_page(sinks[i]);
         for (size_t head = 0; head < from.n_kv_heads; ++head) {
             for (size_t c = 0; c < from.head_dim_k; ++c)
-                std::copy_n(from.keys(rows, head) + c * from.tile_tokens, from.tile_tokens, wide.keys(to, head) + c * wide.tile_tokens);
+                std::copy_n(from.keys(rows, head) + c * from.tile_tokens, from.tile_tokens,
+                            wide.keys(to, head) + c * wide.tile_tokens);
             std::copy_n(from.values(rows, head), from.tile_tokens * from.head_dim_v, wide.values(to, head));
         }
     });

@@ -14,8 +14,8 @@ __device__ __forceinline__ size_t key_place(const LayerView& layer, int head, in
     return (static_cast<size_t>(head) * layer.dim_k + channel) * layer.tile_tokens + slot;
 }
 __device__ __forceinline__ size_t value_place(const LayerView& layer, int head, int slot) {
-    return static_cast<size_t>(layer.tile_tokens) * (static_cast<size_t>(layer.n_kv_heads) * layer.dim_k +
-                                                     static_cast<size_t>(head) * layer.dim_v) +
+    return static_cast<size_t>(layer.tile_tokens) *
+               (static_cast<size_t>(layer.n_kv_heads) * layer.dim_k + static_cast<size_t>(head) * layer.dim_v) +
            static_cast<size_t>(slot) * layer.dim_v;
 }
 
@@ -202,7 +202,8 @@ __global__ void __launch_bounds__(kThreads) begin_kernel(const AppendArgs append
     }
     const int rest = block - append.n_writes;
     const int n_tiles = prepare.n_row_tiles;
-    prepare_rows(prepare, rest % n_tiles, rest / n_tiles % prepare.layer.n_kv_heads, rest / n_tiles / prepare.layer.n_kv_heads, shared);
+    prepare_rows(prepare, rest % n_tiles, rest / n_tiles % prepare.layer.n_kv_heads,
+                 rest / n_tiles / prepare.layer.n_kv_heads, shared);
 }
 
 constexpr int kMergeThreads = 256;
@@ -266,9 +267,11 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const MergeArgs a)
         float sum_packed = 0;
         float sum_plain = 0;
 #pragma unroll 8
-        for (int run = begin; run < middle; ++run) sum_packed += weights[run] * sums[static_cast<size_t>(run) * kTileRows * padded];
+        for (int run = begin; run < middle; ++run)
+            sum_packed += weights[run] * sums[static_cast<size_t>(run) * kTileRows * padded];
 #pragma unroll 4
-        for (int run = middle; run < end; ++run) sum_plain += weights[run] * sums[static_cast<size_t>(run) * kTileRows * padded];
+        for (int run = middle; run < end; ++run)
+            sum_plain += weights[run] * sums[static_cast<size_t>(run) * kTileRows * padded];
         packed[group * padded + c] = sum_packed;
         plain[group * padded + c] = sum_plain;
     }
@@ -290,7 +293,8 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const MergeArgs a)
     }
     __syncthreads();
     if (tile.n_packed_runs > 0 && codec.basis == BasisKind::kHadamard) hadamard_rows(packed, 1, dim);
-    if (tile.n_packed_runs > 0 && codec.basis == BasisKind::kMatrix) {  // stretches of the sum by groups of threads, four channels a thread
+    if (tile.n_packed_runs > 0 &&
+        codec.basis == BasisKind::kMatrix) {  // stretches of the sum by groups of threads, four channels a thread
         const int quads = dim / 4;
         const int n_parts = kMergeThreads / quads;
         const int part = me / quads;
@@ -326,27 +330,32 @@ __global__ void scatter_kernel(const ScatterArgs a) {
     const size_t n = a.bytes / sizeof(uint4);
     auto* to = reinterpret_cast<uint4*>(a.target + static_cast<size_t>(a.ids[blockIdx.x]) * a.stride);
     const uint4* from = a.from + static_cast<size_t>(blockIdx.x) * n;
-    for (size_t i = static_cast<size_t>(blockIdx.y) * blockDim.x + threadIdx.x; i < n; i += static_cast<size_t>(gridDim.y) * blockDim.x)
+    for (size_t i = static_cast<size_t>(blockIdx.y) * blockDim.x + threadIdx.x; i < n;
+         i += static_cast<size_t>(gridDim.y) * blockDim.x)
         to[i] = from[i];
 }
 
 }  // namespace
 
 int begin_layer(const AppendArgs& append, const PrepareArgs& prepare, void* stream) noexcept {
-    const size_t shared = (2 * static_cast<size_t>(kTileRows) * static_cast<size_t>(prepare.layer.dim_k) + 2 * kTileRows) * sizeof(float);
+    const size_t shared =
+        (2 * static_cast<size_t>(kTileRows) * static_cast<size_t>(prepare.layer.dim_k) + 2 * kTileRows) * sizeof(float);
     if (shared > 48 * 1024) {
-        const cudaError_t error = cudaFuncSetAttribute(begin_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+        const cudaError_t error =
+            cudaFuncSetAttribute(begin_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
         if (error != cudaSuccess) return error;
     }
     const int n_blocks = append.n_writes + prepare.n_row_tiles * prepare.layer.n_kv_heads * prepare.n_turns;
-    begin_kernel<<<static_cast<unsigned>(n_blocks), kThreads, shared, static_cast<cudaStream_t>(stream)>>>(append, prepare);
+    begin_kernel<<<static_cast<unsigned>(n_blocks), kThreads, shared, static_cast<cudaStream_t>(stream)>>>(append,
+                                                                                                           prepare);
     return cudaGetLastError();
 }
 
 int merge_runs(const MergeArgs& args, void* stream) noexcept {
     const int padded = (args.layer.dim_v + 15) / 16 * 16;
     const int n_groups = kMergeThreads / padded > 1 ? kMergeThreads / padded : 1;
-    const size_t shared = (2 * kMaxRuns + 2 * static_cast<size_t>(n_groups) * static_cast<size_t>(padded)) * sizeof(float);
+    const size_t shared =
+        (2 * kMaxRuns + 2 * static_cast<size_t>(n_groups) * static_cast<size_t>(padded)) * sizeof(float);
     const dim3 grid(static_cast<unsigned>(args.n_row_tiles * kTileRows), static_cast<unsigned>(args.layer.n_kv_heads));
     merge_kernel<<<grid, kMergeThreads, shared, static_cast<cudaStream_t>(stream)>>>(args);
     return cudaGetLastError();

@@ -23,8 +23,7 @@ __device__ __forceinline__ __half2 half2_of(uint32_t x) { return *reinterpret_ca
 
 /// d += a b, one 16 x 8 x 16 product.
 __device__ __forceinline__ void multiply(float (&d)[4], const uint4& a, uint32_t b0, uint32_t b1) {
-    asm(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
@@ -35,7 +34,8 @@ struct Operands {
 };
 
 /// Scores of two columns: queries in two binary16 numbers each.
-__device__ __forceinline__ void score(float (&even)[4], float (&odd)[4], const uint4& high, const uint4& low, const Operands& x) {
+__device__ __forceinline__ void score(float (&even)[4], float (&odd)[4], const uint4& high, const uint4& low,
+                                      const Operands& x) {
     multiply(even, high, x.even0, x.even1);
     multiply(odd, high, x.odd0, x.odd1);
     multiply(even, low, x.even0, x.even1);
@@ -66,7 +66,9 @@ struct CodeReader {
     uint32_t ternary_bytes;
 
     __device__ CodeReader(const uint8_t* tile, const TileBand& band)
-        : low(tile, band.planes[0]), high(tile, band.planes[1]), tile(tile + band.planes[0].offset),
+        : low(tile, band.planes[0]),
+          high(tile, band.planes[1]),
+          tile(tile + band.planes[0].offset),
           ternary_bytes(band.ternary ? band.ternary_bytes : 0) {}
 
     __device__ __forceinline__ uint2 read(uint32_t cell, uint32_t n) const {
@@ -88,7 +90,11 @@ struct CodeReader {
     }
     /// The digit in base 3 of four bytes. Reciprocals in 1/65536 that are exact for bytes.
     static __device__ uint32_t digit_of(uint32_t word, uint32_t digit) {
-        const uint32_t factor = digit == 0 ? 65536U : digit == 1 ? 21846U : digit == 2 ? 7282U : digit == 3 ? 2428U : 810U;
+        const uint32_t factor = digit == 0   ? 65536U
+                                : digit == 1 ? 21846U
+                                : digit == 2 ? 7282U
+                                : digit == 3 ? 2428U
+                                             : 810U;
         uint32_t out = 0;
         for (int i = 0; i < 4; ++i) {
             const uint32_t quotient = (((word >> (8 * i)) & 0xFFU) * factor) >> 16;
@@ -121,10 +127,13 @@ __device__ __forceinline__ Operands levels_of(uint2 code, const uint16_t* table)
 }
 
 /// Last bits of four codes, the first code's highest.
-__device__ __forceinline__ uint32_t last_bits(uint32_t word) { return ((word & 0x01010101U) * 0x08040201U) >> 24 & 0xFU; }
+__device__ __forceinline__ uint32_t last_bits(uint32_t word) {
+    return ((word & 0x01010101U) * 0x08040201U) >> 24 & 0xFU;
+}
 
 /// Levels of trellis codes: every window is a code and the last bits of those before it in the cell (kvaq/quant/trellis.h). All lanes must call it.
-__device__ __forceinline__ Operands trellis_levels_of(uint2 code, uint32_t bits, const uint16_t* table, const Lane& lane) {
+__device__ __forceinline__ Operands trellis_levels_of(uint2 code, uint32_t bits, const uint16_t* table,
+                                                      const Lane& lane) {
     const uint32_t own = last_bits(code.y) | last_bits(code.x) << 4;
     const uint32_t before = __shfl_sync(0xFFFFFFFFU, own, ((lane.n + 7) % 8) * 4 + lane.j);
     const uint32_t history_x = own >> 4 | before << 4;

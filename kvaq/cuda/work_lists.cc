@@ -8,8 +8,8 @@
 namespace kvaq::cuda {
 namespace {
 
-constexpr size_t kDecodeTokens = 8;    // blocks up to this many query tokens are cut as finely as it helps
-constexpr size_t kPrefillVisits = 8;   // larger ones have rows enough to keep a GPU busy
+constexpr size_t kDecodeTokens = 8;   // blocks up to this many query tokens are cut as finely as it helps
+constexpr size_t kPrefillVisits = 8;  // larger ones have rows enough to keep a GPU busy
 
 int16_t turn_of(std::vector<int32_t>& turns, int32_t delta) {
     auto found = std::find(turns.begin(), turns.end(), delta);
@@ -124,8 +124,8 @@ void make_work_lists(const PageTable& table, size_t reach, size_t group, WorkLis
                          .n_rows = static_cast<int32_t>(std::min<size_t>(kTileRows, n_rows - row)),
                          .first_run = static_cast<int32_t>(lists.runs.size())};
             tile.n_packed_runs = cut(index, first, visits.packed.size(), least, lists.runs);
-            tile.n_runs = tile.n_packed_runs +
-                          cut(index, first + visits.packed.size(), visits.float16.size(), least, lists.runs);
+            tile.n_runs =
+                tile.n_packed_runs + cut(index, first + visits.packed.size(), visits.float16.size(), least, lists.runs);
             lists.row_tiles.push_back(tile);
         }
     }

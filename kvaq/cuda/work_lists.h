@@ -17,7 +17,8 @@ struct WorkLists {
     std::vector<Run> runs;
     std::vector<Visit> visits;
     std::vector<RowWrite> writes;
-    std::vector<int32_t> turns;  ///< positions by which queries are turned; Visit::turn is an index here. The first is 0
+    std::vector<int32_t>
+        turns;  ///< positions by which queries are turned; Visit::turn is an index here. The first is 0
 };
 
 /// Every page is visited by the query tokens that see it packed, in f16, or partly so (the rule of ServingCache's attention); a row's runs are

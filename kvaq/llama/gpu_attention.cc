@@ -38,8 +38,8 @@ KvDevice parse_kv_device(const std::string& text) {
     if (text == "auto") return KvDevice::kAuto;
     if (text == "cpu") return KvDevice::kCpu;
     if (text == "gpu") return KvDevice::kGpu;
-    throw Error(ErrorCode::kInvalidArgument, "unknown place for the K/V cache (--kv-device, KVAQ_KV_DEVICE)", "auto, cpu or gpu",
-                "'" + text + "'");
+    throw Error(ErrorCode::kInvalidArgument, "unknown place for the K/V cache (--kv-device, KVAQ_KV_DEVICE)",
+                "auto, cpu or gpu", "'" + text + "'");
 }
 
 KvDevice wanted_kv_device() {
@@ -54,7 +54,8 @@ std::string why_no_gpu() {
         const auto type = ggml_backend_dev_type(device);
         if (type == GGML_BACKEND_DEVICE_TYPE_CPU || type == GGML_BACKEND_DEVICE_TYPE_ACCEL) continue;
         if (cuda_number_of(device) < 0)
-            return std::string("llama.cpp uses the device ") + ggml_backend_dev_name(device) + ", which is no CUDA device";
+            return std::string("llama.cpp uses the device ") + ggml_backend_dev_name(device) +
+                   ", which is no CUDA device";
         ++n_cuda;
     }
     if (n_cuda == 0) return "llama.cpp has no CUDA device";
@@ -76,11 +77,13 @@ void run_on_gpu(ServedContext& context, ServedNode& served, ggml_tensor* node) {
         return;
     }
     const LayerShape& shape = *shape_of(context, served.layer);
-    for (const ggml_tensor* tensor : {static_cast<const ggml_tensor*>(node), static_cast<const ggml_tensor*>(node->src[0]),
-                                      static_cast<const ggml_tensor*>(node->src[1]), static_cast<const ggml_tensor*>(node->src[2])}) {
+    for (const ggml_tensor* tensor :
+         {static_cast<const ggml_tensor*>(node), static_cast<const ggml_tensor*>(node->src[0]),
+          static_cast<const ggml_tensor*>(node->src[1]), static_cast<const ggml_tensor*>(node->src[2])}) {
         if (cuda_device_of(tensor) == served.device) continue;
-        context.fail(-2, "attention of layer " + std::to_string(served.layer) + ": '" + tensor->name + "' is not on CUDA" +
-                             std::to_string(served.device) + " with the others: please report this. Use --kv-device cpu");
+        context.fail(-2, "attention of layer " + std::to_string(served.layer) + ": '" + tensor->name +
+                             "' is not on CUDA" + std::to_string(served.device) +
+                             " with the others: please report this. Use --kv-device cpu");
         return;
     }
     if (served.check_mask) {

@@ -55,7 +55,8 @@ std::string why_not(const ServedContext& context, const ggml_tensor* node, int32
     if (k->type != GGML_TYPE_F16 || v->type != GGML_TYPE_F16 || q->type != GGML_TYPE_F32)
         return name + ": wanted f32 queries and f16 keys and values";
     const int32_t device = cuda_device_of(k);
-    if (device < 0 ? !on_host(k) || !on_host(v) : !context.on_gpu || cuda_device_of(v) != device || !context.gpus.contains(device))
+    if (device < 0 ? !on_host(k) || !on_host(v)
+                   : !context.on_gpu || cuda_device_of(v) != device || !context.gpus.contains(device))
         return name +
                ": its keys and values are on a device, wanted on the host: please report this. Use -ngl 0, or leave "
                "the plan out";
@@ -212,8 +213,8 @@ void check_mask(ServedContext& context, const ggml_tensor* mask, const void* dat
         return;
     }
     for (size_t i = 0; i < n; ++i) {
-        const auto* row = reinterpret_cast<const uint16_t*>(static_cast<const char*>(data) + i * mask->nb[1]) +
-                          context.micro_first;
+        const auto* row =
+            reinterpret_cast<const uint16_t*>(static_cast<const char*>(data) + i * mask->nb[1]) + context.micro_first;
         const PendingToken& query = context.tokens[context.micro_first + i];
         for (size_t j = 0; j < n; ++j) {
             if ((row[j] != kMinusInf) == visible(context, shape, query, context.tokens[context.micro_first + j]))

@@ -91,10 +91,11 @@ void print_start(const ServedContext& context, const llama_context_params& own) 
 bool gpu_can_serve(const llama_context_params& params) {
     const KvDevice wanted = wanted_kv_device();
     if (wanted == KvDevice::kCpu || (wanted == KvDevice::kAuto && !params.offload_kqv)) return false;
-    const std::string why_not = params.offload_kqv ? why_no_gpu() : "the program keeps K/V on the host (--no-kv-offload)";
+    const std::string why_not =
+        params.offload_kqv ? why_no_gpu() : "the program keeps K/V on the host (--no-kv-offload)";
     if (!why_not.empty() && wanted == KvDevice::kGpu)
-        throw Error(ErrorCode::kUnsupported, "the cache cannot be kept on a GPU (--kv-device gpu)", "a CUDA device", why_not,
-                    "Leave --kv-device out");
+        throw Error(ErrorCode::kUnsupported, "the cache cannot be kept on a GPU (--kv-device gpu)", "a CUDA device",
+                    why_not, "Leave --kv-device out");
     return why_not.empty();
 }
 
@@ -107,8 +108,8 @@ void place_on_gpus(ServedContext& context, const AttentionPlace& place) {
         context.gpus[on.device].backend = on.backend;
     }
     if (places.empty() && wanted_kv_device() == KvDevice::kGpu)
-        throw Error(ErrorCode::kUnsupported, "the cache cannot be kept on a GPU (--kv-device gpu)", "layers on a CUDA device",
-                    "none", "Offload layers (-ngl 99), or leave --kv-device out");
+        throw Error(ErrorCode::kUnsupported, "the cache cannot be kept on a GPU (--kv-device gpu)",
+                    "layers on a CUDA device", "none", "Offload layers (-ngl 99), or leave --kv-device out");
     if (!places.empty()) context.cache->place_layers(places);
 }
 
@@ -116,11 +117,13 @@ void place_on_gpus(ServedContext& context, const AttentionPlace& place) {
 void print_devices(const ServedContext& context, const AttentionPlace& place) {
     if (place.n_devices() == 0 || !plans_announced()) return;
     if (place.gpu_layers().empty()) {
-        std::fprintf(stderr, "kvaq: weights on %zu device(s); attention and its cache stay on the host\n", place.n_devices());
+        std::fprintf(stderr, "kvaq: weights on %zu device(s); attention and its cache stay on the host\n",
+                     place.n_devices());
         return;
     }
     std::fprintf(stderr, "kvaq: attention of %zu of %zu layers on the GPU, which keeps a copy of their cache: %s\n",
-                 place.gpu_layers().size(), context.shape.layers.size(), mebibytes(context.cache->use().device).c_str());
+                 place.gpu_layers().size(), context.shape.layers.size(),
+                 mebibytes(context.cache->use().device).c_str());
 }
 
 llama_context* serve(llama_model* model, llama_context_params params, const HandlerFactory& factory) {
@@ -158,7 +161,7 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     own.swa_full = true;
     context->on_gpu = gpu_can_serve(params);
     own.offload_kqv = context->on_gpu;  // else our cache is host memory only
-        if (measure_only) {
+    if (measure_only) {
         const AttentionPlace place(nullptr, context->on_gpu);
         return KVAQ_REAL(llama_init_from_model)(model, own);
     }

@@ -1,5 +1,5 @@
 // Attention on a GPU by itself: decode (one token at a depth) and prefill (512 tokens), time per layer, packed bytes read per second beside what a copy
-// within device memory moves. Median, least and most of five rounds, plans interleaved. Run: cuda_speed [JSON file]
+// within device memory moves. Median, least and most of five rounds, plans interleaved. Run: cuda_bench [JSON file]
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -23,7 +23,7 @@ constexpr int kCalls = 25;  // of every layer, in a round
 
 void check(cudaError_t error) {
     if (error == cudaSuccess) return;
-    std::fprintf(stderr, "cuda_speed: %s\n", cudaGetErrorString(error));
+    std::fprintf(stderr, "cuda_bench: %s\n", cudaGetErrorString(error));
     std::exit(1);
 }
 
@@ -87,7 +87,7 @@ class Bench {
         const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
         cache_->rollback();
         if (!cache_->fault().empty()) {
-            std::fprintf(stderr, "cuda_speed: %s\n", cache_->fault().c_str());
+            std::fprintf(stderr, "cuda_bench: %s\n", cache_->fault().c_str());
             std::exit(1);
         }
         return time.count() / (calls * static_cast<double>(kBenchLayers));
@@ -166,15 +166,18 @@ int main(int argc, char** argv) {
     using namespace kvaq;
     const CudaSupport support = cuda_support();
     if (support.gpus.empty()) {
-        std::fprintf(stderr, "cuda_speed: %s\n", support.why_none.c_str());
+        std::fprintf(stderr, "cuda_bench: %s\n", support.why_none.c_str());
         return 1;
     }
     std::FILE* json = argc > 1 ? std::fopen(argv[1], "w") : nullptr;
     const double copy = copy_speed();
     std::printf("%s, copy within device memory %.0f GB/s (read + written)\n", support.gpus[0].name.c_str(), copy);
-    std::printf("%-10s %8s %4s  %-12s %10s %18s %12s\n", "heads", "depth", "new", "plan", "us/layer", "least..most", "cache GB/s");
+    std::printf("%-10s %8s %4s  %-12s %10s %18s %12s\n", "heads", "depth", "new", "plan", "us/layer", "least..most",
+                "cache GB/s");
     if (json != nullptr) {
-        std::fprintf(json, "{\n  \"kind\": \"kvaq.cuda_speed\",\n  \"schema_version\": 1,\n  \"gpu\": \"%s\",\n  \"copy_gb_per_s\": %.1f,\n  \"rows\": [",
+        std::fprintf(json,
+                     "{\n  \"kind\": \"kvaq.cuda_speed\",\n  \"schema_version\": 1,\n  \"gpu\": \"%s\",\n  "
+                     "\"copy_gb_per_s\": %.1f,\n  \"rows\": [",
                      support.gpus[0].name.c_str(), copy);
     }
     const std::vector<Case> cases = {{"9x3x64", kSmolLm, 8192, 1},
@@ -194,14 +197,15 @@ int main(int argc, char** argv) {
             std::sort(bench->times.begin(), bench->times.end());
             const double median = bench->times[bench->times.size() / 2];
             const double speed = bench->layer_bytes() / median * 1e-3;
-            std::printf("%-10s %8d %4d  %-12s %10.1f %8.1f..%8.1f %12.1f\n", c.shape, c.depth, c.n, bench->name.c_str(), median,
-                        bench->times.front(), bench->times.back(), speed);
+            std::printf("%-10s %8d %4d  %-12s %10.1f %8.1f..%8.1f %12.1f\n", c.shape, c.depth, c.n, bench->name.c_str(),
+                        median, bench->times.front(), bench->times.back(), speed);
             if (json != nullptr) {
                 std::fprintf(json,
-                             "%s\n    {\"heads\": \"%s\", \"depth\": %d, \"n_tokens\": %d, \"plan\": \"%s\", \"us_per_layer\": %.2f, \"least\": %.2f, "
+                             "%s\n    {\"heads\": \"%s\", \"depth\": %d, \"n_tokens\": %d, \"plan\": \"%s\", "
+                             "\"us_per_layer\": %.2f, \"least\": %.2f, "
                              "\"most\": %.2f, \"bytes\": %.0f}",
-                             first ? "" : ",", c.shape, c.depth, c.n, bench->name.c_str(), median, bench->times.front(), bench->times.back(),
-                             bench->layer_bytes());
+                             first ? "" : ",", c.shape, c.depth, c.n, bench->name.c_str(), median, bench->times.front(),
+                             bench->times.back(), bench->layer_bytes());
             }
             first = false;
         }
