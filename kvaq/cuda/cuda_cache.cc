@@ -233,8 +233,10 @@ CudaSupport cuda_support() {
     int n = 0;
     if (const cudaError_t error = cudaGetDeviceCount(&n); error != cudaSuccess || n == 0) {
         (void)cudaGetLastError();
-        support.why_none =
-            std::string("no CUDA GPU: ") + (error != cudaSuccess ? cudaGetErrorString(error) : "none found");
+        support.why_none = std::string("no CUDA GPU: ") + (error == cudaErrorInsufficientDriver
+                                                               ? "no NVIDIA driver, or one older than this build's CUDA"
+                                                           : error != cudaSuccess ? cudaGetErrorString(error)
+                                                                                  : "none found");
         return support;
     }
     for (int device = 0; device < n; ++device) {
