@@ -11,16 +11,16 @@
 #include <string>
 #include <vector>
 
+#include "bench/bench_plans.h"
 #include "kvaq/base/simd_target.h"
 #include "kvaq/cache/kv_cache.h"
 #include "kvaq/cache/tile.h"
 #include "kvaq/plan/plan.h"
-#include "kvaq/quant/transform_samples.h"
 
 namespace kvaq {
 namespace {
 
-constexpr size_t kLayers = 4;  // more than one, so that tiles do not all stay in L2
+constexpr size_t kLayers = kBenchLayers;
 constexpr int32_t kBatch = 512;
 
 class OneThread final : public Team {
@@ -30,50 +30,12 @@ class OneThread final : public Team {
     void barrier() noexcept override {}
 };
 
-struct Heads {
-    size_t n_heads, n_kv_heads, head_dim;
-};
-constexpr Heads kSmolLm = {9, 3, 64};
-constexpr Heads kGemma = {4, 1, 256};
-
-/// A preset, or "klt": transform codecs with every width, about 3.5 bits.
-Plan plan_of(const std::string& name, const Heads& heads) {
-    ModelShape shape;
-    shape.architecture = "bench";
-    for (size_t i = 0; i < kLayers; ++i) {
-        shape.layers.push_back({.layer = static_cast<int32_t>(i),
-                                .n_heads = heads.n_heads,
-                                .n_kv_heads = heads.n_kv_heads,
-                                .head_dim_k = heads.head_dim,
-                                .head_dim_v = heads.head_dim});
-    }
-    if (name != "klt" && name != "tcq") return make_uniform_plan(parse_preset(name), shape);
-    Plan plan = make_uniform_plan(parse_preset("k4v4-s4"), shape);
-    for (LayerPlan& layer : plan.layers) {
-        for (HeadPlan& head : layer.heads) {
-            const auto spec = [&](Side side, unsigned seed) {
-                CodecSpec codec = sample_transform(side, heads.head_dim, seed);
-                const size_t n = codec.transform->unit_bits.size();
-                std::vector<uint8_t> bits;
-                for (size_t i = 0; i < n; ++i)
-                    bits.push_back(static_cast<uint8_t>(i < n / 4 ? 5 : i < n / 2 ? 4 : i < n * 3 / 4 ? 3 : 2));
-                codec.transform = make_transform_codec(
-                    codec.transform->fit, bits, name == "tcq" ? TransformCodes::kTrellis : TransformCodes::kCodebook);
-                return codec;
-            };
-            head.key = spec(Side::kKey, 2);
-            head.value = spec(Side::kValue, 4);
-        }
-    }
-    return plan;
-}
-
 /// A cache filled to a depth, and rows for `n` more tokens.
 class Bench {
   public:
     Bench(const std::string& plan, const Heads& heads, int32_t depth) : heads_(heads) {
         cache_ =
-            make_kv_cache(plan_of(plan, heads),
+            make_kv_cache(bench_plan(plan, heads),
                           {.n_seq_max = 1, .n_ctx = static_cast<size_t>(depth + kBatch), .max_batch_tokens = kBatch});
         std::mt19937 random(1);
         std::normal_distribution<float> normal;
@@ -131,7 +93,7 @@ void attend(benchmark::State& state, const std::string& plan, const Heads& heads
 }
 
 void encode(benchmark::State& state, const std::string& plan, const Heads& heads, Side side) {
-    const Plan built = plan_of(plan, heads);
+    const Plan built = bench_plan(plan, heads);
     const HeadPlan& head = built.layers[0].heads[0];
     const TileLayout layout =
         make_tile_layout(side == Side::kKey ? head.key : head.value, side, heads.head_dim, kDefaultTileTokens);

@@ -3,8 +3,11 @@ add_library(kvaq_options INTERFACE)
 target_include_directories(kvaq_options INTERFACE "${CMAKE_SOURCE_DIR}")
 target_compile_definitions(kvaq_options INTERFACE FMT_HEADER_ONLY)
 # -Wno-restrict: g++ 12 warns wrongly on std::string operator+ (GCC bug 105329).
-target_compile_options(kvaq_options INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wno-restrict -ffp-contract=off
-                       $<$<BOOL:${KVAQ_WERROR}>:-Werror>)
+set(kvaq_cxx_options -Wall -Wextra -Wshadow -Wconversion -Wno-restrict -ffp-contract=off)
+if(KVAQ_WERROR)
+  list(APPEND kvaq_cxx_options -Werror)
+endif()
+target_compile_options(kvaq_options INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${kvaq_cxx_options}>")
 
 # kvaq_sources(<out> <folder>): its .cc files without tests, and the SIMD files of this processor with their target's flags.
 function(kvaq_sources out folder)

@@ -4,15 +4,15 @@ import pathlib
 import re
 import sys
 
-RANKS = ["base", "quant", "stats", "plan", "attention", "cache", "llama", "eval", "report", "cli"]
+RANKS = ["base", "quant", "stats", "plan", "attention", "cache", "cuda", "llama", "eval", "report", "cli"]
 # The tile format is the codecs' format: it ranks with quant although it stands beside the cache.
 TILE = re.compile(r"kvaq/cache/tile(_decode|_levels)?\.h")
-CORE = {"base", "quant", "plan", "attention", "stats", "cache"}
+CORE = {"base", "quant", "plan", "attention", "stats", "cache", "cuda"}
 
 root = pathlib.Path(sys.argv[1])
 errors = []
 for path in sorted((root / "kvaq").glob("*/*")):
-    if path.suffix not in {".h", ".cc"} or path.name.endswith("_test.cc"):
+    if path.suffix not in {".h", ".cc", ".cu", ".cuh"} or path.name.endswith("_test.cc"):
         continue
     folder = path.parent.name
     for number, line in enumerate(path.read_text().splitlines(), 1):

@@ -41,7 +41,7 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     };
     const size_t rows = largest.n_rows();
     const size_t padded_k = (largest.head_dim_k + 15) / 16 * 16;
-    grow(keys_, largest.head_dim_k * tile_tokens);
+    grow(keys_, std::max(largest.head_dim_k, largest.head_dim_v) * tile_tokens);  // sealing uses it for both sides
     grow(values_, largest.padded_v() * tile_tokens);
     grow(scores_, rows * tile_tokens);
     grow(o_plain_, rows * largest.padded_v());

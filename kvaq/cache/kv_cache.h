@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvaq/base/attention_call.h"
+#include "kvaq/base/error.h"
 #include "kvaq/plan/plan.h"
 
 namespace kvaq {
@@ -19,6 +20,7 @@ struct CacheUse {
     size_t sinks = 0;
     size_t tables = 0;     ///< bases and codebooks of transform codecs
     size_t allocated = 0;  ///< arenas in all, used or free, plus scratch
+    size_t device = 0;     ///< not part of held(): memory of GPUs, where layers on them are kept once more
     size_t shared = 0;     ///< not part of held(): what more would be held if no sequence shared pages with another
     size_t n_tokens = 0;   ///< over all sequences, shared ones once
     size_t n_sequences = 0;
@@ -42,6 +44,14 @@ struct KvCacheOptions {
     bool keep_sliding = false;      ///< keep tiles of sliding-window layers that no later token can see
     size_t n_threads =
         1;  ///< of the largest team expected. Threads beyond it work from the second micro-batch on, when begin() has made room.
+    bool on_gpu =
+        false;  ///< make_kv_cache_for (kvaq/cuda/cuda_cache.h): a cache whose layers can be placed on CUDA devices
+};
+
+/// A layer whose calls bring pointers into the memory of a CUDA device.
+struct LayerPlace {
+    int32_t layer = 0;
+    int32_t device = 0;  ///< CUDA's number of it
 };
 
 /// The serving cache: packed tiles, sequences that share pages (copy on write), attention over them. One per llama_context.
@@ -55,6 +65,17 @@ class KvCache : public AttentionHandler {
     /// Whether begin() would find room for all these tokens, in as many micro-batches of max_batch_tokens as they need. Changes nothing.
     /// Throws like begin().
     [[nodiscard]] virtual bool fits(std::span<const BatchToken> tokens) = 0;
+    /// Only for caches made with KvCacheOptions::on_gpu, once, before the first micro-batch: these layers get their memory on their devices, and
+    /// AttentionCall::device must name it. Throws Error kOutOfMemory when a device has no room.
+    virtual void place_layers(std::span<const LayerPlace> /*places*/) {
+        throw Error(ErrorCode::kUnsupported, "this cache cannot keep layers on a GPU");
+    }
+    /// Until the device has done all that attend() has given it: before then a call's `out` on that device must not be read.
+    virtual void wait(int32_t /*device*/) noexcept {}
+    /// The same for another stream of that device: event (a cudaEvent_t) happens when it has.
+    virtual void signal(int32_t /*device*/, void* /*event*/) noexcept {}
+    /// Why a device failed; empty = none did. What was computed since is worthless, and begin() throws it.
+    [[nodiscard]] virtual std::string fault() const { return ""; }
     /// One line per distinct path: layers served, bits, bytes per token, kernel.
     [[nodiscard]] virtual std::vector<std::string> describe() const = 0;
 

@@ -467,9 +467,12 @@ CacheUse ServingCache::use() const noexcept {
     return use;
 }
 
+std::string ServingCache::path_of(int32_t /*layer*/) const { return "cpu-" + to_string(best_simd_target()); }
+
 std::vector<std::string> ServingCache::describe() const {
     struct Group {
         std::string what;
+        std::string path;
         std::vector<int32_t> layers;
         size_t bytes_per_tile = 0;
     };
@@ -492,9 +495,11 @@ std::vector<std::string> ServingCache::describe() const {
             what += ", sliding window " + std::to_string(layer.plan().shape.sliding_window) +
                     (layer.reach() > 0 ? " (older tiles are freed)" : "");
         }
-        auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.what == what; });
+        const std::string path = path_of(layer.plan().shape.layer);
+        auto group = std::find_if(groups.begin(), groups.end(),
+                                  [&](const Group& g) { return g.what == what && g.path == path; });
         if (group == groups.end()) {
-            groups.push_back({.what = what, .layers = {}, .bytes_per_tile = layer.packed_bytes()});
+            groups.push_back({.what = what, .path = path, .layers = {}, .bytes_per_tile = layer.packed_bytes()});
             group = groups.end() - 1;
         }
         group->layers.push_back(layer.plan().shape.layer);
@@ -512,8 +517,8 @@ std::vector<std::string> ServingCache::describe() const {
         const double per_token = static_cast<double>(group.bytes_per_tile) / static_cast<double>(plan_.tile_tokens);
         char number[32];
         std::snprintf(number, sizeof number, "%.1f", per_token);
-        lines.push_back("layers " + layers + ": " + group.what + "; " + number +
-                        " bytes/token per layer; attention cpu-" + to_string(best_simd_target()));
+        lines.push_back("layers " + layers + ": " + group.what + "; " + number + " bytes/token per layer; attention " +
+                        group.path);
     }
     return lines;
 }

@@ -1,9 +1,10 @@
 #pragma once
 
-// PRIVATE header of kvaq/cache: the implementation behind make_kv_cache(). Include kvaq/cache/kv_cache.h instead.
+// PRIVATE header of kvaq/cache and kvaq/cuda: the implementation behind make_kv_cache(). Include kvaq/cache/kv_cache.h instead.
 
 #include <atomic>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kvaq/attention/tile_attention.h"
@@ -13,7 +14,7 @@
 
 namespace kvaq {
 
-class ServingCache final : public KvCache {
+class ServingCache : public KvCache {
   public:
     ServingCache(const Plan& plan, const KvCacheOptions& options);
 
@@ -42,7 +43,7 @@ class ServingCache final : public KvCache {
     [[nodiscard]] std::vector<std::byte> save_sequence(int32_t seq) const override;
     void load_sequence(int32_t seq, std::span<const std::byte> bytes) override;
 
-  private:
+  protected:  // kvaq/cuda keeps layers on a GPU beside this cache
     /// What one id of a reach stands for, over all its layers.
     struct ReachUnits {
         size_t packed = 0, open = 0, sink = 0;  ///< bytes
@@ -75,7 +76,10 @@ class ServingCache final : public KvCache {
                     TileAttention& work) noexcept;
     void load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n,
                   TileAttention& work) const noexcept;
-    void unseal(const std::vector<PageTable::Unseal>& unseals) noexcept;
+    /// Carries out what a removal asks for, then releases the pages.
+    virtual void unseal(const std::vector<PageTable::Unseal>& unseals) noexcept;
+    /// Where a layer's attention runs, for describe().
+    [[nodiscard]] virtual std::string path_of(int32_t layer) const;
     void plan_runs();
     void make_works(size_t n_threads);
 

@@ -154,6 +154,17 @@ TEST(ServingCache, EveryHeadSizeFrom32To256MatchesTheReference) {
     }
 }
 
+TEST(ServingCache, HeadsWithMoreValueThanKeyChannelsMatchTheReference) {
+    const ModelShape model = small_model(16, 128);
+    const Plan plan = make_uniform_plan(parse_preset("k4v4-rot-s4"), model);
+    const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 256, .max_batch_tokens = 200});
+    const auto reference = make_reference_handler(plan, 1, 256);
+    EXPECT_LE(max_difference(step(*cache, model, text(0, 0, 200)), step(*reference, model, text(0, 0, 200))),
+              tolerance());
+    EXPECT_LE(max_difference(step(*cache, model, text(0, 200, 1)), step(*reference, model, text(0, 200, 1))),
+              tolerance());
+}
+
 // Random traffic of four sequences (appends alone and together, removals anywhere, forks, shifts, rollbacks, snapshots) against the
 // plain-vector reference, with and without a sliding window.
 TEST(ServingCache, RandomOperationsMatchTheReference) {

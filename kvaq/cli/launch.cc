@@ -11,6 +11,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/cli/program.h"
 #include "kvaq/cli/verbs.h"
+#include "kvaq/llama/gpu_attention.h"
 #include "kvaq/llama/metrics_address.h"
 #include "kvaq/plan/budget_text.h"
 
@@ -51,6 +52,8 @@ const std::vector<LaunchFlag>& launch_flags() {
     static const std::vector<LaunchFlag> flags = {
         {"--plan", "preset or *.plan.gguf"},
         {"--kv-budget", "most bytes the cache may take, e.g. 512MiB or 4GiB"},
+        {"--kv-device",
+         "auto, cpu or gpu: whether layers on a CUDA GPU have their attention and a copy of their cache there"},
         {"--kv-metrics", "serve Prometheus metrics of the cache at this address, e.g. 127.0.0.1:9464"},
     };
     return flags;
@@ -58,7 +61,8 @@ const std::vector<LaunchFlag>& launch_flags() {
 
 std::string launch_help() {
     std::string text =
-        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [--kv-metrics "
+        "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [--kv-device "
+        "auto|cpu|gpu] [--kv-metrics "
         "HOST:PORT] [the program's own flags]):\n";
     for (const LaunchVerb& launch : launch_verbs()) {
         text += "  " + launch.verb + std::string(28 - launch.verb.size(), ' ') + launch.what + "\n";
@@ -71,6 +75,7 @@ void launch(const std::vector<std::string>& args) {
     std::optional<std::string> plan;
     std::optional<std::string> budget;
     std::optional<std::string> metrics;
+    std::optional<std::string> device;
     std::vector<std::string> rest;
     bool own_flags = true;  // up to "--" for exec; everywhere for the others
     for (size_t i = 1; i < args.size(); ++i) {
@@ -88,6 +93,12 @@ void launch(const std::vector<std::string>& args) {
                 throw Error(ErrorCode::kInvalidArgument, "--kv-metrics needs a value", "e.g. 127.0.0.1:9464",
                             "nothing");
             metrics = args[++i];
+        } else if (own_flags && args[i] == "--kv-device") {
+            if (i + 1 == args.size())
+                throw Error(ErrorCode::kInvalidArgument, "--kv-device needs a value", "auto, cpu or gpu", "nothing");
+            device = args[++i];
+        } else if (own_flags && args[i].rfind("--kv-device=", 0) == 0) {
+            device = args[i].substr(12);
         } else if (own_flags && args[i].rfind("--kv-metrics=", 0) == 0) {
             metrics = args[i].substr(13);
         } else if (own_flags && args[i].rfind("--kv-budget=", 0) == 0) {
@@ -120,6 +131,10 @@ void launch(const std::vector<std::string>& args) {
     if (budget) {
         (void)parse_bytes(*budget);
         setenv("KVAQ_KV_BUDGET", budget->c_str(), 1);
+    }
+    if (device) {
+        (void)parse_kv_device(*device);
+        setenv("KVAQ_KV_DEVICE", device->c_str(), 1);
     }
     if (metrics) {
         (void)parse_metrics_address(*metrics);

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "kvaq/base/error.h"
+#include "kvaq/cuda/cuda_cache.h"
 #include "kvaq/llama/attachment.h"
 #include "kvaq/llama/gguf_model.h"
 #include "kvaq/llama/plan_file.h"
@@ -69,7 +70,7 @@ HandlerFactory current_factory() {
 
 HandlerFactory plan_factory(const std::string& preset_or_file) {
     const auto make = [](const Plan& plan, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
-        return make_kv_cache(plan, options);
+        return make_kv_cache_for(plan, options);
     };
     if (is_preset(preset_or_file)) {
         const Preset preset = parse_preset(preset_or_file);

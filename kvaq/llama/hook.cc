@@ -1,6 +1,7 @@
 // The attention nodes of llama.cpp's graph: found in the scheduler's callback, turned into GGML_OP_CUSTOM in place, so that
 // llama.cpp's own threads run our attention there and its own is never computed. The callback says "no need to look" for
-// them, so the graph runs in one piece.
+// them, so the graph runs in one piece. On a CUDA device they become GGML_OP_NONE, which the backend passes over, and the callback asks to
+// look at them: the graph is cut there, and our kernels run between its pieces.
 #include <ggml-backend.h>
 #include <ggml.h>
 
@@ -11,6 +12,7 @@
 #include <exception>
 #include <span>
 
+#include "kvaq/llama/gpu_attention.h"
 #include "kvaq/llama/served_context.h"
 
 namespace kvaq {
@@ -28,26 +30,10 @@ static_assert(sizeof(CustomParams) <= GGML_MAX_OP_PARAMS);
 void run_node(ggml_tensor* node, int index, int size, void* user_data);
 
 bool is_ours(const ggml_tensor* node) {
-    if (node->op != GGML_OP_CUSTOM) return false;
+    if (node->op != GGML_OP_CUSTOM && node->op != GGML_OP_NONE) return false;
     CustomParams params;
     std::memcpy(&params, node->op_params, sizeof params);
     return params.function == run_node;
-}
-
-/// The N of "cache_k_lN" in the tensor that k is a view of; -1 if it is no cache tensor.
-int32_t layer_of(const ggml_tensor* k) {
-    const ggml_tensor* root = k;
-    while (root->view_src != nullptr) root = root->view_src;
-    int32_t layer = -1;
-    if (std::sscanf(root->name, "cache_k_l%d", &layer) != 1) return -1;
-    return layer;
-}
-
-const LayerShape* shape_of(const ServedContext& context, int32_t layer) {
-    for (const LayerShape& shape : context.shape.layers) {
-        if (shape.layer == layer) return &shape;
-    }
-    return nullptr;
 }
 
 bool on_host(const ggml_tensor* tensor) {
@@ -68,7 +54,9 @@ std::string why_not(const ServedContext& context, const ggml_tensor* node, int32
     if (shape == nullptr) return name + " is not in the plan's model shape: this architecture is not served";
     if (k->type != GGML_TYPE_F16 || v->type != GGML_TYPE_F16 || q->type != GGML_TYPE_F32)
         return name + ": wanted f32 queries and f16 keys and values";
-    if (!on_host(k) || !on_host(v))
+    const int32_t device = cuda_device_of(k);
+    if (device < 0 ? !on_host(k) || !on_host(v)
+                   : !context.on_gpu || cuda_device_of(v) != device || !context.gpus.contains(device))
         return name +
                ": its keys and values are on a device, wanted on the host: please report this. Use -ngl 0, or leave "
                "the plan out";
@@ -111,7 +99,8 @@ void begin_micro_batch(ServedContext& context, size_t n_tokens) {
     }
 }
 
-void prepare_node(ServedContext& context, ggml_tensor* node) {
+/// The node as ours, or null if it cannot be served (the context has failed then).
+ServedNode* prepare_node(ServedContext& context, ggml_tensor* node) {
     ServedNode* served = nullptr;
     if (is_ours(node)) {
         served = context.nodes.at(node).get();
@@ -119,13 +108,14 @@ void prepare_node(ServedContext& context, ggml_tensor* node) {
         auto fresh = std::make_unique<ServedNode>();
         fresh->context = &context;
         fresh->layer = layer_of(node->src[1]);
+        fresh->device = cuda_device_of(node->src[1]);
         std::memcpy(&fresh->scale, node->op_params, sizeof(float));
         std::memcpy(&fresh->max_bias, node->op_params + 1, sizeof(float));
         std::memcpy(&fresh->softcap, node->op_params + 2, sizeof(float));
         const std::string reason = why_not(context, node, fresh->layer);
         if (!reason.empty()) {
             context.fail(-1, reason);
-            return;
+            return nullptr;
         }
         note_rope(context, node);
         const GraphRope& rope = context.ropes.at(fresh->layer);
@@ -133,7 +123,7 @@ void prepare_node(ServedContext& context, ggml_tensor* node) {
         served = fresh.get();
         context.nodes[node] = std::move(fresh);  // throws before the node is changed
         const CustomParams params{run_node, GGML_N_TASKS_MAX, served};
-        node->op = GGML_OP_CUSTOM;
+        node->op = served->device < 0 ? GGML_OP_CUSTOM : GGML_OP_NONE;
         std::memset(node->op_params, 0, sizeof node->op_params);
         std::memcpy(node->op_params, &params, sizeof params);
     }
@@ -148,6 +138,7 @@ void prepare_node(ServedContext& context, ggml_tensor* node) {
     served->append = context.appended.insert(served->layer).second;
     served->check_mask = node->src[3] != nullptr && context.masks.insert(node->src[3]).second;
     if (node->src[3] == nullptr) context.fail(-1, "an attention node has no mask: this architecture is not served");
+    return served;
 }
 
 bool visible(const ServedContext& context, const LayerShape& shape, const PendingToken& query,
@@ -158,31 +149,6 @@ bool visible(const ServedContext& context, const LayerShape& shape, const Pendin
     if (shape.sliding_window <= 0) return true;
     if (context.chunked_window) return key.pos >= query.pos / shape.sliding_window * shape.sliding_window;
     return query.pos - key.pos < shape.sliding_window;
-}
-
-/// llama.cpp's own mask over the micro-batch's cells must say what our rule says: it proves that the tokens lie in the order
-/// we think and that the layer's window is the one we read from the metadata.
-void check_mask(ServedContext& context, const ggml_tensor* mask, const LayerShape& shape) {
-    constexpr uint16_t kMinusInf = 0xFC00;
-    const size_t n = context.micro_end - context.micro_first;
-    if (mask->type != GGML_TYPE_F16 || static_cast<size_t>(mask->ne[0]) < context.micro_end ||
-        static_cast<size_t>(mask->ne[1]) < n) {
-        context.fail(-2, "llama.cpp's attention mask has an unexpected shape: this architecture is not served");
-        return;
-    }
-    for (size_t i = 0; i < n; ++i) {
-        const auto* row = reinterpret_cast<const uint16_t*>(static_cast<const char*>(mask->data) + i * mask->nb[1]) +
-                          context.micro_first;
-        const PendingToken& query = context.tokens[context.micro_first + i];
-        for (size_t j = 0; j < n; ++j) {
-            if ((row[j] != kMinusInf) == visible(context, shape, query, context.tokens[context.micro_first + j]))
-                continue;
-            context.fail(-2, "llama.cpp's attention mask of layer " + std::to_string(shape.layer) +
-                                 " differs from the rule we serve (token " + std::to_string(i) + " and " +
-                                 std::to_string(j) + " of the micro-batch): please report this model");
-            return;
-        }
-    }
 }
 
 class LlamaTeam final : public Team {
@@ -206,11 +172,66 @@ void run_node(ggml_tensor* node, int index, int size, void* user_data) {
         if (index == 0) std::memset(node->data, 0, ggml_nbytes(node));  // the whole batch is going to be refused
         return;
     }
+    const LayerShape& shape = *shape_of(context, served.layer);
+    if (served.check_mask && index == 0) check_mask(context, node->src[3], node->src[3]->data, shape);
+    AttentionCall call = call_of(context, served, node);
+    if (node->src[4] != nullptr) call.rule.sink_logits = static_cast<const float*>(node->src[4]->data);
+    LlamaTeam team(index, size, context.barrier);
+    if (index != 0 || context.metrics == nullptr) {
+        context.handler->attend(call, team);
+        return;
+    }
+    const auto start = std::chrono::steady_clock::now();
+    context.handler->attend(call, team);
+    const auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start);
+    context.metrics->attention_ns.add(static_cast<uint64_t>(time.count()));
+}
+
+}  // namespace
+
+int32_t layer_of(const ggml_tensor* k) {
+    const ggml_tensor* root = k;
+    while (root->view_src != nullptr) root = root->view_src;
+    int32_t layer = -1;
+    if (std::sscanf(root->name, "cache_k_l%d", &layer) != 1) return -1;
+    return layer;
+}
+
+const LayerShape* shape_of(const ServedContext& context, int32_t layer) {
+    for (const LayerShape& shape : context.shape.layers) {
+        if (shape.layer == layer) return &shape;
+    }
+    return nullptr;
+}
+
+void check_mask(ServedContext& context, const ggml_tensor* mask, const void* data, const LayerShape& shape) {
+    constexpr uint16_t kMinusInf = 0xFC00;
+    const size_t n = context.micro_end - context.micro_first;
+    if (mask->type != GGML_TYPE_F16 || static_cast<size_t>(mask->ne[0]) < context.micro_end ||
+        static_cast<size_t>(mask->ne[1]) < n) {
+        context.fail(-2, "llama.cpp's attention mask has an unexpected shape: this architecture is not served");
+        return;
+    }
+    for (size_t i = 0; i < n; ++i) {
+        const auto* row =
+            reinterpret_cast<const uint16_t*>(static_cast<const char*>(data) + i * mask->nb[1]) + context.micro_first;
+        const PendingToken& query = context.tokens[context.micro_first + i];
+        for (size_t j = 0; j < n; ++j) {
+            if ((row[j] != kMinusInf) == visible(context, shape, query, context.tokens[context.micro_first + j]))
+                continue;
+            context.fail(-2, "llama.cpp's attention mask of layer " + std::to_string(shape.layer) +
+                                 " differs from the rule we serve (token " + std::to_string(i) + " and " +
+                                 std::to_string(j) + " of the micro-batch): please report this model");
+            return;
+        }
+    }
+}
+
+AttentionCall call_of(const ServedContext& context, const ServedNode& served, const ggml_tensor* node) {
     const ggml_tensor* q = node->src[0];
     const ggml_tensor* k = node->src[1];
     const ggml_tensor* v = node->src[2];
     const LayerShape& shape = *shape_of(context, served.layer);
-    if (served.check_mask && index == 0) check_mask(context, node->src[3], shape);
     AttentionCall call;
     call.layer = served.layer;
     call.n_tokens = static_cast<size_t>(q->ne[1]);
@@ -225,21 +246,10 @@ void run_node(ggml_tensor* node, int index, int size, void* user_data) {
                  .softcap = served.softcap,
                  .alibi_max_bias = served.max_bias,
                  .sliding_window = shape.sliding_window,
-                 .chunked_window = context.chunked_window,
-                 .sink_logits = node->src[4] != nullptr ? static_cast<const float*>(node->src[4]->data) : nullptr};
+                 .chunked_window = context.chunked_window};
     call.out = {static_cast<float*>(node->data), node->nb[2] / sizeof(float), node->nb[1] / sizeof(float)};
-    LlamaTeam team(index, size, context.barrier);
-    if (index != 0 || context.metrics == nullptr) {
-        context.handler->attend(call, team);
-        return;
-    }
-    const auto start = std::chrono::steady_clock::now();
-    context.handler->attend(call, team);
-    const auto time = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start);
-    context.metrics->attention_ns.add(static_cast<uint64_t>(time.count()));
+    return call;
 }
-
-}  // namespace
 
 void note_rope(ServedContext& context, const ggml_tensor* node) {
     const int32_t layer = layer_of(node->src[1]);
@@ -248,19 +258,40 @@ void note_rope(ServedContext& context, const ggml_tensor* node) {
     if (first) rope->second = rope_of_queries(node->src[0]);
 }
 
-bool serve_callback(ggml_tensor* node, bool ask, void* user_data) {
-    ServedContext& context = *static_cast<ServedContext*>(user_data);
-    const bool program_wants =
-        context.program_callback != nullptr && context.program_callback(node, ask, context.program_callback_data);
-    if (!ask) return program_wants;
-    if (context.decoding && (node->op == GGML_OP_FLASH_ATTN_EXT || is_ours(node))) {
+namespace {
+
+/// A node that was asked for is computed: ours on a device is now, and the program's callback sees what it wanted. Returns whether to go on.
+bool look_at(ServedContext& context, ggml_tensor* node) {
+    bool program_wants = context.program_callback != nullptr;
+    if (context.decoding && is_ours(node)) {
+        ServedNode& served = *context.nodes.at(node);
+        program_wants = served.program_wants || served.device < 0;
         try {
-            prepare_node(context, node);
+            if (served.device >= 0) run_on_gpu(context, served, node);
         } catch (const std::exception& error) {  // the caller is C
             context.fail(-2, error.what());
         }
     }
-    return program_wants;
+    return program_wants ? context.program_callback(node, false, context.program_callback_data) : true;
+}
+
+}  // namespace
+
+bool serve_callback(ggml_tensor* node, bool ask, void* user_data) {
+    ServedContext& context = *static_cast<ServedContext*>(user_data);
+    if (!ask) return look_at(context, node);
+    const bool program_wants =
+        context.program_callback != nullptr && context.program_callback(node, true, context.program_callback_data);
+    if (!context.decoding || (node->op != GGML_OP_FLASH_ATTN_EXT && !is_ours(node))) return program_wants;
+    try {
+        ServedNode* served = prepare_node(context, node);
+        if (served == nullptr || served->device < 0) return program_wants;
+        served->program_wants = program_wants;
+    } catch (const std::exception& error) {  // the caller is C
+        context.fail(-2, error.what());
+        return program_wants;
+    }
+    return true;
 }
 
 }  // namespace kvaq

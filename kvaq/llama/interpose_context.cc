@@ -11,7 +11,8 @@
 #include "kvaq/base/error.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/attachment.h"
-#include "kvaq/llama/host_attention.h"
+#include "kvaq/llama/attention_place.h"
+#include "kvaq/llama/gpu_attention.h"
 #include "kvaq/llama/metrics_server.h"
 #include "kvaq/llama/real.h"
 #include "kvaq/llama/served_context.h"
@@ -86,6 +87,45 @@ void print_start(const ServedContext& context, const llama_context_params& own) 
                  mebibytes(token_bytes * context.n_ctx).c_str(), mebibytes(token_bytes * n_own).c_str());
 }
 
+/// Whether layers on CUDA devices are to be kept there. Throws Error kUnsupported if that was asked for and cannot be.
+bool gpu_can_serve(const llama_context_params& params) {
+    const KvDevice wanted = wanted_kv_device();
+    if (wanted == KvDevice::kCpu || (wanted == KvDevice::kAuto && !params.offload_kqv)) return false;
+    const std::string why_not =
+        params.offload_kqv ? why_no_gpu() : "the program keeps K/V on the host (--no-kv-offload)";
+    if (!why_not.empty() && wanted == KvDevice::kGpu)
+        throw Error(ErrorCode::kUnsupported, "the cache cannot be kept on a GPU (--kv-device gpu)", "a CUDA device",
+                    why_not, "Leave --kv-device out");
+    return why_not.empty();
+}
+
+/// Gives the layers that llama.cpp has put on CUDA devices their memory there.
+void place_on_gpus(ServedContext& context, const AttentionPlace& place) {
+    std::vector<LayerPlace> places;
+    for (const auto& [layer, on] : place.gpu_layers()) {
+        if (shape_of(context, layer) == nullptr) continue;  // prepare_node says so
+        places.push_back({.layer = layer, .device = on.device});
+        context.gpus[on.device].backend = on.backend;
+    }
+    if (places.empty() && wanted_kv_device() == KvDevice::kGpu)
+        throw Error(ErrorCode::kUnsupported, "the cache cannot be kept on a GPU (--kv-device gpu)",
+                    "layers on a CUDA device", "none", "Offload layers (-ngl 99), or leave --kv-device out");
+    if (!places.empty()) context.cache->place_layers(places);
+}
+
+/// Where devices are in use, what is there.
+void print_devices(const ServedContext& context, const AttentionPlace& place) {
+    if (place.n_devices() == 0 || !plans_announced()) return;
+    if (place.gpu_layers().empty()) {
+        std::fprintf(stderr, "kvaq: weights on %zu device(s); attention and its cache stay on the host\n",
+                     place.n_devices());
+        return;
+    }
+    std::fprintf(stderr, "kvaq: attention of %zu of %zu layers on the GPU, which keeps a copy of their cache: %s\n",
+                 place.gpu_layers().size(), context.shape.layers.size(),
+                 mebibytes(context.cache->use().device).c_str());
+}
+
 llama_context* serve(llama_model* model, llama_context_params params, const HandlerFactory& factory) {
     const std::string version = KVAQ_REAL(llama_version)();
     if (version.rfind(KVAQ_LLAMA_VERSION, 0) != 0) {
@@ -119,9 +159,12 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     own.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     own.kv_unified = true;
     own.swa_full = true;
-    own.offload_kqv = false;  // our cache is host memory
-    HostAttention on_host(nullptr);
-    if (measure_only) return KVAQ_REAL(llama_init_from_model)(model, own);
+    context->on_gpu = gpu_can_serve(params);
+    own.offload_kqv = context->on_gpu;  // else our cache is host memory only
+    if (measure_only) {
+        const AttentionPlace place(nullptr, context->on_gpu);
+        return KVAQ_REAL(llama_init_from_model)(model, own);
+    }
     own.cb_eval = serve_callback;
     own.cb_eval_user_data = context.get();
 
@@ -137,9 +180,14 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
                            .n_ctx = context->n_ctx,
                            .max_batch_tokens = n_ubatch,
                            .keep_sliding = !context->frees_windows,
-                           .n_threads = static_cast<size_t>(std::max({1, params.n_threads, params.n_threads_batch}))};
+                           .n_threads = static_cast<size_t>(std::max({1, params.n_threads, params.n_threads_batch})),
+                           .on_gpu = context->on_gpu};
     context->handler = factory(context->shape, options);
     context->cache = dynamic_cast<KvCache*>(context->handler.get());
+    if (context->cache == nullptr) {  // it reads host memory
+        context->on_gpu = false;
+        own.offload_kqv = false;
+    }
     std::string limit;
     size_t budget = 0;
     if (const char* text = std::getenv("KVAQ_KV_BUDGET");
@@ -167,15 +215,19 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
         context->publish();
     }
     const std::string metrics_url = context->cache != nullptr ? start_metrics_server() : "";
+    AttentionPlace place(nullptr, context->on_gpu);
+    llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);
+    if (ctx == nullptr) return nullptr;
+    try {
+        place_on_gpus(*context, place);
+    } catch (...) {
+        KVAQ_REAL(llama_free)(ctx);
+        throw;
+    }
     print_start(*context, own);
     if (plans_announced()) std::fputs(limit.c_str(), stderr);
     if (!metrics_url.empty()) std::fprintf(stderr, "kvaq: metrics at %s\n", metrics_url.c_str());
-    llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);
-    if (ctx == nullptr) return nullptr;
-    if (on_host.n_devices() > 0 && plans_announced()) {
-        std::fprintf(stderr, "kvaq: weights on %zu device(s); attention and its cache stay on the host\n",
-                     on_host.n_devices());
-    }
+    print_devices(*context, place);
     context->ctx = ctx;
     if (context->metrics != nullptr) list_metrics(context->metrics);
     const llama_memory_t memory = KVAQ_REAL(llama_get_memory)(ctx);

@@ -7,7 +7,7 @@
 #include <set>
 #include <vector>
 
-#include "kvaq/llama/host_attention.h"
+#include "kvaq/llama/attention_place.h"
 #include "kvaq/llama/real.h"
 #include "kvaq/llama/served_context.h"
 
@@ -102,7 +102,7 @@ int32_t decode_tokens(ServedContext& context, Decode decode) {
     context.decoding = true;
     int32_t result = 0;
     {
-        const HostAttention on_host(&context);
+        const AttentionPlace place(&context, context.on_gpu);
         result = decode();
     }
     context.decoding = false;

@@ -54,6 +54,12 @@ void ServedContext::fail(int32_t code, std::string_view why) noexcept {
     failed.store(true);
 }
 
+ServedContext::~ServedContext() {
+    for (const auto& [device, gpu] : gpus) {
+        if (gpu.event != nullptr) ggml_backend_event_free(gpu.event);
+    }
+}
+
 std::string ServedContext::why_no_shift() const {
     if (frees_windows)
         return "sliding-window layers have given up tokens that a shift could bring back into view; start with "

@@ -43,17 +43,31 @@ struct PendingToken {
 
 struct ServedContext;
 
-/// A GGML_OP_FLASH_ATTN_EXT node that we turned into GGML_OP_CUSTOM, with what its op_params were.
+/// A GGML_OP_FLASH_ATTN_EXT node that we turned into GGML_OP_CUSTOM (on a CUDA device: GGML_OP_NONE), with what its op_params were.
 struct ServedNode {
     ServedContext* context = nullptr;
     int32_t layer = -1;
     float scale = 1, max_bias = 0, softcap = 0;
     const RopeRule* rope = nullptr;  ///< null: positions of this layer cannot be shifted
+    int32_t device = -1;             ///< CUDA's number of the one that holds its keys and values, -1: the host
+    bool program_wants = false;      ///< the program's own callback wants to see it
+    std::vector<float> sink_logits;  ///< of a node on a device
     bool append = true;              ///< of the micro-batch in progress
     bool check_mask = false;         ///< first node with its mask in the micro-batch in progress
 };
 
+/// The scheduler's backend of a CUDA device, and an event by which its stream waits for ours.
+struct GpuBackend {
+    ggml_backend_t backend = nullptr;
+    ggml_backend_event_t event = nullptr;
+};
+
 struct ServedContext {
+    ServedContext() = default;
+    ServedContext(const ServedContext&) = delete;
+    ServedContext& operator=(const ServedContext&) = delete;
+    ~ServedContext();
+
     llama_context* ctx = nullptr;
     ModelShape shape;
     std::unique_ptr<AttentionHandler> handler;
@@ -65,6 +79,8 @@ struct ServedContext {
     size_t n_ubatch = 1;  ///< tokens of the largest micro-batch
     bool chunked_window = false;
     bool frees_windows = false;          ///< sliding-window layers give up what no later token sees, within n_ctx
+    bool on_gpu = false;                 ///< attention of layers whose keys and values lie on a CUDA device stays there
+    std::map<int32_t, GpuBackend> gpus;  ///< those devices
     std::map<int32_t, GraphRope> ropes;  ///< of the layers whose attention has been seen
     ggml_backend_sched_eval_callback program_callback = nullptr;
     void* program_callback_data = nullptr;
@@ -98,6 +114,16 @@ struct ServedContext {
 
 /// The callback that llama_init_from_model installs; user data is the ServedContext.
 bool serve_callback(ggml_tensor* node, bool ask, void* user_data);
+
+/// The N of "cache_k_lN" in the tensor that k is a view of; -1 if it is no cache tensor.
+[[nodiscard]] int32_t layer_of(const ggml_tensor* k);
+/// A layer of the model; null if it is not in the shape.
+[[nodiscard]] const LayerShape* shape_of(const ServedContext& context, int32_t layer);
+/// The call of a node, with the tensors' own pointers.
+[[nodiscard]] AttentionCall call_of(const ServedContext& context, const ServedNode& served, const ggml_tensor* node);
+/// llama.cpp's own mask over the micro-batch's cells must say what our rule says: it proves that the tokens lie in the order
+/// we think and that the layer's window is the one we read from the metadata. data: the mask's, in host memory.
+void check_mask(ServedContext& context, const ggml_tensor* mask, const void* data, const LayerShape& shape);
 
 /// Notes how the queries of an attention node (GGML_OP_FLASH_ATTN_EXT) are rotated, if its layer's are not known yet. Where the graph is going
 /// to be split over devices this must be done before: copies between devices cut the way back to RoPE.

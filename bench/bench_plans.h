@@ -1,0 +1,54 @@
+#pragma once
+
+// For benchmarks: plans over a few equal layers.
+
+#include <string>
+#include <vector>
+
+#include "kvaq/plan/plan.h"
+#include "kvaq/quant/transform_samples.h"
+
+namespace kvaq {
+
+inline constexpr size_t kBenchLayers = 4;  // more than one, so that tiles do not all stay in a cache
+
+struct Heads {
+    size_t n_heads, n_kv_heads, head_dim;
+};
+inline constexpr Heads kSmolLm = {9, 3, 64};
+inline constexpr Heads kGemma = {4, 1, 256};
+inline constexpr Heads kLlama8b = {32, 8, 128};
+
+/// A preset, or "klt": transform codecs with every width, about 3.5 bits.
+inline Plan bench_plan(const std::string& name, const Heads& heads) {
+    ModelShape shape;
+    shape.architecture = "bench";
+    for (size_t i = 0; i < kBenchLayers; ++i) {
+        shape.layers.push_back({.layer = static_cast<int32_t>(i),
+                                .n_heads = heads.n_heads,
+                                .n_kv_heads = heads.n_kv_heads,
+                                .head_dim_k = heads.head_dim,
+                                .head_dim_v = heads.head_dim});
+    }
+    if (name != "klt" && name != "tcq") return make_uniform_plan(parse_preset(name), shape);
+    Plan plan = make_uniform_plan(parse_preset("k4v4-s4"), shape);
+    for (LayerPlan& layer : plan.layers) {
+        for (HeadPlan& head : layer.heads) {
+            const auto spec = [&](Side side, unsigned seed) {
+                CodecSpec codec = sample_transform(side, heads.head_dim, seed);
+                const size_t n = codec.transform->unit_bits.size();
+                std::vector<uint8_t> bits;
+                for (size_t i = 0; i < n; ++i)
+                    bits.push_back(static_cast<uint8_t>(i < n / 4 ? 5 : i < n / 2 ? 4 : i < n * 3 / 4 ? 3 : 2));
+                codec.transform = make_transform_codec(
+                    codec.transform->fit, bits, name == "tcq" ? TransformCodes::kTrellis : TransformCodes::kCodebook);
+                return codec;
+            };
+            head.key = spec(Side::kKey, 2);
+            head.value = spec(Side::kValue, 4);
+        }
+    }
+    return plan;
+}
+
+}  // namespace kvaq

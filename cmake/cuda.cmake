@@ -1,0 +1,46 @@
+# Kernels for CUDA GPUs: optional. The runtime is linked statically, so a build with them runs on machines without a driver as one without does.
+
+# kvaq_find_cuda(): sets KVAQ_WITH_CUDA, and enables the language.
+macro(kvaq_find_cuda)
+  set(KVAQ_WITH_CUDA FALSE)
+  if(NOT KVAQ_CUDA MATCHES "^(AUTO|ON|OFF)$")
+    message(FATAL_ERROR "kvaq: KVAQ_CUDA: wanted AUTO, ON or OFF, found '${KVAQ_CUDA}'")
+  endif()
+  if(NOT KVAQ_CUDA STREQUAL "OFF")
+    if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS /usr/local/cuda/bin/nvcc)
+      set(CMAKE_CUDA_COMPILER /usr/local/cuda/bin/nvcc)  # where NVIDIA's packages put it, often not in PATH
+    endif()
+    include(CheckLanguage)
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+      if(NOT CMAKE_CUDA_ARCHITECTURES)
+        set(CMAKE_CUDA_ARCHITECTURES "80-real;90")  # code for 8.x and 9.x, and PTX for newer ones
+      endif()
+      enable_language(CUDA)
+      find_package(CUDAToolkit REQUIRED)
+      set(KVAQ_WITH_CUDA TRUE)
+      message(STATUS "kvaq: CUDA ${CMAKE_CUDA_COMPILER_VERSION}, architectures ${CMAKE_CUDA_ARCHITECTURES}")
+    elseif(KVAQ_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "kvaq: KVAQ_CUDA=ON: wanted a CUDA compiler, found none. Hint: install nvcc (12 or newer), set "
+        "-DCMAKE_CUDA_COMPILER=/path/to/nvcc, or leave KVAQ_CUDA out.")
+    else()
+      message(STATUS "kvaq: no CUDA compiler: building without kernels for GPUs")
+    endif()
+  endif()
+endmacro()
+
+# kvaq_add_cuda(): makes kvaq_cuda.
+macro(kvaq_add_cuda)
+  kvaq_find_cuda()
+  if(KVAQ_WITH_CUDA)
+    kvaq_sources(cuda_sources kvaq/cuda)
+    list(FILTER cuda_sources EXCLUDE REGEX "/no_cuda\\.cc$")
+    file(GLOB cuda_kernels CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/kvaq/cuda/*.cu")
+    add_library(kvaq_cuda STATIC ${cuda_sources} ${cuda_kernels})
+    set_target_properties(kvaq_cuda PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON)
+    target_link_libraries(kvaq_cuda PUBLIC CUDA::cudart_static)
+  else()
+    add_library(kvaq_cuda STATIC kvaq/cuda/no_cuda.cc)
+  endif()
+  target_link_libraries(kvaq_cuda PUBLIC kvaq_core)
+endmacro()

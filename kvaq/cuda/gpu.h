@@ -1,0 +1,104 @@
+#pragma once
+
+// PRIVATE header of kvaq/cuda: one GPU's part of a cache: arenas with the host's ids, the micro-batch's lists, kernels in order.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "kvaq/base/attention_call.h"
+#include "kvaq/cache/layer_store.h"
+#include "kvaq/cuda/device_memory.h"
+#include "kvaq/cuda/work_lists.h"
+
+namespace kvaq::cuda {
+
+/// A layer on a GPU.
+struct GpuLayer {
+    const LayerStore* store = nullptr;
+    size_t lists = 0;  ///< which of the GPU's work lists
+    LayerView view;
+    DeviceBuffer packed, open, sinks, codecs, tables;
+    DeviceBuffer slopes, sink_logits;  ///< [n_heads], made by the first call that needs them
+    float max_bias = 0;                ///< of slopes
+    size_t n_groups = 0;               ///< of 16 channels, of a query
+    size_t rows_place = 0;             ///< in the GPU's pinned rows: those of kDeferredTokens tokens
+};
+
+/// Micro-batches of up to so many tokens leave their rows in page-locked memory until end(), unless something is sealed or copied.
+inline constexpr size_t kDeferredTokens = 32;
+
+/// Not thread-safe. Functions throw Error.
+class Gpu {
+  public:
+    Gpu(int device, const PageTable& table, size_t max_batch_tokens);
+    Gpu(const Gpu&) = delete;
+    Gpu& operator=(const Gpu&) = delete;
+
+    [[nodiscard]] int device() const noexcept { return device_; }
+    /// Allocates the layer's arenas.
+    GpuLayer& add(const LayerStore& store);
+    /// After the last add(): what all layers share.
+    void finish_layers();
+    [[nodiscard]] size_t allocated_bytes() const noexcept;
+
+    /// The page table has begun a micro-batch: makes and uploads its lists. deferred: rows stay in each layer's own place.
+    void begin(bool deferred);
+    /// K and V of a call into the layer's f16 pages and, if wanted, into page-locked memory; its queries made ready for attend().
+    void begin_call(GpuLayer& layer, const AttentionCall& call, bool to_host);
+    /// Where begin_call() put K and V (valid after wait()): [token][KV head][channel].
+    [[nodiscard]] HeadRows<const float16> keys(const GpuLayer& layer) const noexcept;
+    [[nodiscard]] HeadRows<const float16> values(const GpuLayer& layer) const noexcept;
+    void attend(GpuLayer& layer, const AttentionCall& call);
+    void wait() const { stream_.wait(); }
+    [[nodiscard]] const Stream& stream() const noexcept { return stream_; }
+
+    // Host bytes to the device, in the stream's order. The ids are of the host's arenas.
+    void upload_sealed(GpuLayer& layer, std::span<const int32_t> pages);
+    /// f16 rows of pages, slots that hold no token zeroed.
+    void upload_f16(GpuLayer& layer, std::span<const int32_t> pages, const Arena& scratch);
+
+  private:
+    struct ListView {
+        const RowTile* row_tiles = nullptr;
+        const Run* runs = nullptr;
+        const Visit* visits = nullptr;
+        const RowWrite* writes = nullptr;
+    };
+    struct LayerClass {
+        size_t reach = 0, group = 0;
+        WorkLists lists;
+        ListView view;
+        size_t n_kv_heads = 0, dim_v = 0, n_groups = 0;  ///< largest of its layers
+    };
+    struct RopeTable {
+        RopeRule rule;
+        size_t lists = 0;
+        DeviceBuffer data;  ///< cosines, then sines
+    };
+
+    void upload_lists();
+    void make_room();
+    [[nodiscard]] const RopeTable* turned(const GpuLayer& layer, const AttentionCall& call);
+    /// items of `bytes` bytes are filled by fill(i, to) and put at target + ids[i] * stride.
+    template <typename Fill>
+    void scatter(std::span<const int32_t> ids, size_t bytes, std::byte* target, size_t stride, Fill fill);
+    [[nodiscard]] size_t row_place(const GpuLayer& layer) const noexcept;
+
+    int device_;
+    const PageTable* table_;
+    size_t max_batch_tokens_;
+    Stream stream_;
+    std::vector<std::unique_ptr<GpuLayer>> layers_;
+    std::vector<LayerClass> classes_;
+    bool deferred_ = false;
+    size_t shared_rows_ = 0;  ///< place of the rows of micro-batches that are not deferred
+    DeviceBuffer trellis_, scratch_, lists_, fragments_, row_info_, sums_, norms_;
+    PinnedBuffer host_lists_, rows_, items_;
+    std::vector<RopeTable> ropes_;  ///< of the micro-batch in progress
+};
+
+}  // namespace kvaq::cuda
