@@ -184,10 +184,19 @@ void TileAttention::add_f16(const Keys& keys, size_t tile_tokens, size_t token_b
                          &o_plain_[row0 * dim_v], dim_v);
 }
 
+namespace {
+/// Bytes [begin, end) of a tile, from the cache line that holds the first on.
+void prefetch(const std::byte* tile, size_t begin, size_t end) noexcept {
+    if (tile == nullptr) return;
+    for (size_t i = begin / 64 * 64; i < end; i += 64) __builtin_prefetch(tile + i);
+}
+}  // namespace
+
 void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout,
-                               const std::byte* value_tile, const Keys& keys, size_t token_begin,
-                               size_t token_end) noexcept {
+                               const std::byte* value_tile, const Keys& keys, size_t token_begin, size_t token_end,
+                               const Soon& soon) noexcept {
     const size_t tile = key_layout.tile_tokens;
+    prefetch(soon.keys, 0, key_layout.bytes / 2);
     if (token_begin >= token_end || keys.begin >= keys.end) return;
     const size_t dim_k = shape_.head_dim_k;
     const size_t dim_v = shape_.padded_v();
@@ -200,8 +209,10 @@ void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* ke
                          tile);
     } else {
         read_levels(target_, key_layout, key_tile, levels_);
+        prefetch(soon.keys, key_layout.bytes / 2, key_layout.bytes);
         score_levels(key_layout, row0, n_rows);
     }
+    prefetch(soon.values, 0, value_layout.bytes / 2);
     const Range seen = weigh(keys, tile, tile, token_begin, token_end);
     if (seen.begin >= seen.end) return;
     if (exact_ || value_layout.spec.is_float16()) {
@@ -210,6 +221,7 @@ void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* ke
                              &o_packed_[row0 * dim_v], dim_v);
     } else {
         read_levels(target_, value_layout, value_tile, levels_);
+        prefetch(soon.values, value_layout.bytes / 2, value_layout.bytes);
         sum_levels(value_layout, row0, n_rows);
     }
 }

@@ -64,9 +64,15 @@ class TileAttention {
     };
     /// Adds the buffers' tile for the query tokens [token_begin, token_end). Causality and windows are applied here.
     void add_f16(const Keys& keys, size_t tile_tokens, size_t token_begin, size_t token_end) noexcept;
+    /// Tiles of the same layouts that are read soon: asked from memory piece by piece while another one is computed with. Null: none.
+    struct Soon {
+        const std::byte* keys = nullptr;
+        const std::byte* values = nullptr;
+    };
     /// Adds a sealed tile likewise.
     void add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout,
-                    const std::byte* value_tile, const Keys& keys, size_t token_begin, size_t token_end) noexcept;
+                    const std::byte* value_tile, const Keys& keys, size_t token_begin, size_t token_end,
+                    const Soon& soon) noexcept;
     /// First key position that any query token >= token_begin may see under the window rule.
     [[nodiscard]] int32_t first_visible(size_t token_begin) const noexcept;
 

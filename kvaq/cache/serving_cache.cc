@@ -17,10 +17,7 @@ constexpr size_t kBlockRows = 48;   // query rows that share one decoded tile in
 constexpr size_t kSplitTokens = 8;  // blocks up to this many query tokens are split over runs of pages
 constexpr size_t kRunPages = 16;    // fixed, so the result does not depend on the number of threads
 constexpr size_t kMaxKvHeads = 256;
-
-void prefetch(const std::byte* from, size_t n) noexcept {
-    for (size_t i = 0; i < n; i += 64) __builtin_prefetch(from + i);
-}
+constexpr size_t kAhead = 1;  // pages by which tiles are asked from memory before they are read
 
 /// The distinct sliding windows. More than the table has reaches for: the largest ones are then kept whole.
 std::vector<int32_t> sliding_windows(const Plan& plan) {
@@ -336,16 +333,15 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
                              static_cast<size_t>(split), block.n_tokens);
                 keys.begin = sinks;
             }
-            if (i + 1 < run.end_page) {
-                const int32_t next = layer.slots(block.segments[i + 1].page).packed;
-                if (next != kNone) {
-                    prefetch(layer.tile(next, Side::kKey, kv_head), key_layout.bytes);
-                    prefetch(layer.tile(next, Side::kValue, kv_head), value_layout.bytes);
-                }
+            TileAttention::Soon soon;
+            if (i + kAhead < run.end_page) {
+                const int32_t next = layer.slots(block.segments[i + kAhead].page).packed;
+                if (next != kNone)
+                    soon = {layer.tile(next, Side::kKey, kv_head), layer.tile(next, Side::kValue, kv_head)};
             }
             work.add_packed(key_layout, layer.tile(slots.packed, Side::kKey, kv_head), value_layout,
                             layer.tile(slots.packed, Side::kValue, kv_head), keys, static_cast<size_t>(split),
-                            block.n_tokens);
+                            block.n_tokens, soon);
         }
     }
     if (run.n_runs == 1) {
