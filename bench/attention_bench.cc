@@ -33,9 +33,10 @@ class OneThread final : public Team {
 /// A cache filled to a depth, and rows for `n` more tokens.
 class Bench {
   public:
-    Bench(const std::string& plan, const Heads& heads, int32_t depth) : heads_(heads) {
+    Bench(const std::string& plan, const Heads& heads, int32_t depth, size_t n_layers = kLayers)
+        : heads_(heads), n_layers_(n_layers) {
         cache_ =
-            make_kv_cache(bench_plan(plan, heads),
+            make_kv_cache(bench_plan(plan, heads, n_layers),
                           {.n_seq_max = 1, .n_ctx = static_cast<size_t>(depth + kBatch), .max_batch_tokens = kBatch});
         std::mt19937 random(1);
         std::normal_distribution<float> normal;
@@ -56,7 +57,7 @@ class Bench {
         for (int32_t i = 0; i < n; ++i) tokens.push_back({.pos = depth_ + i, .seq_ids = {&seq, 1}});
         if (!cache_->begin(tokens)) std::abort();
         OneThread team;
-        for (size_t layer = 0; layer < kLayers; ++layer) {
+        for (size_t layer = 0; layer < n_layers_; ++layer) {
             AttentionCall call;
             call.layer = static_cast<int32_t>(layer);
             call.n_tokens = static_cast<size_t>(n);
@@ -72,14 +73,16 @@ class Bench {
 
   private:
     Heads heads_;
+    size_t n_layers_;
     int32_t depth_ = 0;
     std::unique_ptr<KvCache> cache_;
     std::vector<float> q_, out_;
     std::vector<float16> k_;
 };
 
-void attend(benchmark::State& state, const std::string& plan, const Heads& heads, int32_t depth, int32_t n) {
-    Bench bench(plan, heads, depth);
+void attend(benchmark::State& state, const std::string& plan, const Heads& heads, int32_t depth, int32_t n,
+            size_t n_layers = kLayers) {
+    Bench bench(plan, heads, depth, n_layers);
     const auto packed = static_cast<double>(bench.cache().use().packed);
     for (auto _ : state) {
         bench.attend(n);
@@ -89,7 +92,7 @@ void attend(benchmark::State& state, const std::string& plan, const Heads& heads
     const double tokens = n == 1 ? depth : n;
     state.counters["packed/s"] = benchmark::Counter(packed * rounds, benchmark::Counter::kIsRate);
     state.counters["tokens/s"] =
-        benchmark::Counter(tokens * static_cast<double>(kLayers) * rounds, benchmark::Counter::kIsRate);
+        benchmark::Counter(tokens * static_cast<double>(n_layers) * rounds, benchmark::Counter::kIsRate);
 }
 
 void encode(benchmark::State& state, const std::string& plan, const Heads& heads, Side side) {
@@ -145,6 +148,10 @@ void register_all() {
                 [=](benchmark::State& state) { encode(state, plan, heads, Side::kKey); });
             add("encode_v/" + shape + "/" + plan,
                 [=](benchmark::State& state) { encode(state, plan, heads, Side::kValue); });
+        }
+        for (const std::string plan : {"f16", "k4v4-rot-s4", "tcq"}) {  // more than fits into L3: memory waits count
+            add("decode_30_layers/" + shape + "/" + plan + "/8192",
+                [=](benchmark::State& state) { attend(state, plan, heads, 8192, 1, 30); });
         }
         add("copy/" + shape, [=](benchmark::State& state) { copy(state, heads); });
     }

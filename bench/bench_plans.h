@@ -20,10 +20,10 @@ inline constexpr Heads kGemma = {4, 1, 256};
 inline constexpr Heads kLlama8b = {32, 8, 128};
 
 /// A preset, or "klt": transform codecs with every width, about 3.5 bits.
-inline Plan bench_plan(const std::string& name, const Heads& heads) {
+inline Plan bench_plan(const std::string& name, const Heads& heads, size_t n_layers = kBenchLayers) {
     ModelShape shape;
     shape.architecture = "bench";
-    for (size_t i = 0; i < kBenchLayers; ++i) {
+    for (size_t i = 0; i < n_layers; ++i) {
         shape.layers.push_back({.layer = static_cast<int32_t>(i),
                                 .n_heads = heads.n_heads,
                                 .n_kv_heads = heads.n_kv_heads,
