@@ -118,7 +118,7 @@ void encode(benchmark::State& state, const std::string& plan, const Heads& heads
 
 /// The bytes that k4v4-rot-s4 keeps for 8192 tokens, copied: what memory allows.
 void copy(benchmark::State& state, const Heads& heads) {
-    const Plan plan = plan_of("k4v4-rot-s4", heads);
+    const Plan plan = bench_plan("k4v4-rot-s4", heads);
     const size_t tile = packed_bytes(plan.layers[0].heads[0].key, Side::kKey, heads.head_dim, kDefaultTileTokens);
     const size_t n = tile * 2 * heads.n_kv_heads * kLayers * 8192 / kDefaultTileTokens;
     std::vector<std::byte> from(n, std::byte{1});
