@@ -10,7 +10,7 @@ and two turns later asks for it. Measures, by blocks of 20 turns:
   surprise   mean negative log-likelihood of the block's text under the plain f16 model (llama-perplexity -c 512: the second half of each piece of 512), nats a token
   repeated   share of the word 4-grams of an answer that one of the five answers before it has as well (a loop surprises little)
   recalled   how many of the told numbers came back
-Exit code 1 if in the first or the second half of the chat a plan's mean surprise is more than --allow (.2) from the first chat's, or its repeated share more than .15
+Exit code 1 if in the first or the second half of the chat a plan's mean surprise is more than --allow (.35) from the first chat's, or its repeated share more than .15
 above; if it recalls less than that by more than a quarter of the questions, if nothing was shifted, or if a request fails."""
 import argparse
 import math
@@ -150,6 +150,11 @@ def write_page(arguments, rows):
     lines += ["", f"Surprise by blocks of {BLOCK} turns:", "", "| cache | " + " | ".join(str(i * BLOCK + 1) + " on" for i in range(len(rows[0]["surprise"]))) + " |",
               "|---" * (1 + len(rows[0]["surprise"])) + "|"]
     lines += [f"| {row['cache']} | " + " | ".join(f"{value:.3f}" for value in row["surprise"]) + " |" for row in rows]
+    same = [row for row in rows if not row["cache"].startswith("k")]  # caches of 16 bits
+    if len(same) > 2:
+        means = [statistics.mean(row["surprise"]) for row in same]
+        lines += ["", f"The {len(same)} chats with 16-bit caches have means from {min(means):.3f} to {max(means):.3f} (standard deviation {statistics.stdev(means):.3f}): one chat says no more than that about a cache. "
+                  "The more a chat repeats itself the less it surprises, so both columns belong together."]
     write_results(arguments.out, "\n".join(lines) + "\n", rows)
 
 
@@ -159,7 +164,7 @@ def main():
     parser.add_argument("--turns", type=int, default=200)
     parser.add_argument("--context", "-c", type=int, default=4096)
     parser.add_argument("--tokens", type=int, default=96, help="of an answer, at most")
-    parser.add_argument("--allow", type=float, default=0.2)
+    parser.add_argument("--allow", type=float, default=0.35, help="nats; chats with one and the same cache differ by this much (results/serving-long-run.md)")
     parser.add_argument("--out")
     arguments = parser.parse_args()
     rows, problems = [], []
