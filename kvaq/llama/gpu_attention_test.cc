@@ -44,6 +44,7 @@ TEST(KvDevice, AGpuThatIsNotThereIsRefusedAndAutoServesOnTheHost) {
     EXPECT_NE(cache_of(ctx.get())->describe().at(0).find("attention cpu-"), std::string::npos);
     EXPECT_EQ(cache_of(ctx.get())->use().device, 0U);
     unsetenv("KVAQ_KV_DEVICE");
+    announce_plans(true);
     attach({});
 }
 
