@@ -87,8 +87,9 @@ class ReferenceHandler final : public AttentionHandler {
 
     void end() noexcept override {
         for (const int32_t s : touched_) {
+            // By the newest token, as sealing: also where other tokens of the tile, shifted, had it sealed earlier.
             for (Token& token : at(s).tokens) {
-                if (at(s).tiles[token.tile].sealed && !wants_f16(token, at(s).next())) token.dropped = true;
+                if (at(s).tiles[token.tile].sealed && !wants_f16(token, at(s).next() - 1)) token.dropped = true;
             }
         }
     }

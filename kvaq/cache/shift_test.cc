@@ -51,6 +51,34 @@ TEST(Shift, EqualsACacheThatHadTheTokensAtTheirNewPositionsAllAlong) {
     }
 }
 
+// Tokens of one sealed page are given up at different times when some of them were shifted: a cut finds f16 rows or decoded ones.
+TEST(Shift, ACutInsideASealedPageThatWasShiftedInPartMatchesTheReference) {
+    const RopeRule rope = rope_of(32);
+    const ModelShape model = small_model();
+    const ForcedMode forced(AttentionMode::kExact);
+    for (const char* preset : {"k4v2-w20", "k3v2-tcq-w20"}) {
+        const Plan plan = plan_of(preset, model);
+        for (int32_t length = 78; length <= 87; ++length) {
+            for (const int32_t cut : {1, 14, 40}) {
+                const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 200, .max_batch_tokens = 100});
+                const auto reference = make_reference_handler(plan, 1, 200);
+                const auto both = [&](const std::vector<TestToken>& tokens) {
+                    return max_difference(step(*cache, model, tokens, kRule, 1, &rope),
+                                          step(*reference, model, tokens, kRule, 1, &rope));
+                };
+                EXPECT_LE(both(text(0, 0, 10, 1)), tolerance());
+                for (AttentionHandler* handler : {static_cast<AttentionHandler*>(cache.get()), reference.get()}) {
+                    ASSERT_TRUE(handler->seq_rm(0, 1, 3));
+                    ASSERT_TRUE(handler->seq_add(0, 3, -1, -2));
+                }
+                EXPECT_LE(both(text(0, 8, length - 8, 2)), tolerance());
+                ASSERT_TRUE(cache->seq_rm(0, cut, -1) && reference->seq_rm(0, cut, -1));
+                EXPECT_LE(both(text(0, cut, 1, 3)), tolerance()) << preset << " " << length << " " << cut;
+            }
+        }
+    }
+}
+
 TEST(Shift, FiftyShiftsMatchTheReferenceAsWellAsNone) {
     const RopeRule rope = rope_of(32);
     const ModelShape model = small_model();
