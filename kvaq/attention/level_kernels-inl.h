@@ -228,5 +228,11 @@ static float dot(const float* a, const float* b, size_t n) {
     return total;
 }
 
-static const BlockKernels kTable = {scores,   accumulate,     softmax_step, scale,      bytes_to_float,
-                                    to_float, quantize_coefs, dot_cells,    add_levels, dot};
+#if defined(__AVX512VNNI__)
+static constexpr bool kByteDigits = true;
+#else
+static constexpr bool kByteDigits = false;
+#endif
+
+static const BlockKernels kTable = {scores,         accumulate, softmax_step, scale, bytes_to_float, to_float,
+                                    quantize_coefs, dot_cells,  add_levels,   dot,   kByteDigits};
