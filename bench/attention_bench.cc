@@ -23,13 +23,6 @@ namespace {
 constexpr size_t kLayers = kBenchLayers;
 constexpr int32_t kBatch = 512;
 
-class OneThread final : public Team {
-  public:
-    [[nodiscard]] size_t index() const noexcept override { return 0; }
-    [[nodiscard]] size_t size() const noexcept override { return 1; }
-    void barrier() noexcept override {}
-};
-
 /// A cache filled to a depth, and rows for `n` more tokens.
 class Bench {
   public:

@@ -1,16 +1,24 @@
 #pragma once
 
-// For benchmarks: plans over a few equal layers.
+// For benchmarks: plans over a few equal layers, and a team of one.
 
 #include <string>
 #include <vector>
 
+#include "kvaq/base/attention_call.h"
 #include "kvaq/plan/plan.h"
 #include "kvaq/quant/transform_samples.h"
 
 namespace kvaq {
 
 inline constexpr size_t kBenchLayers = 4;  // more than one, so that tiles do not all stay in a cache
+
+class OneThread final : public Team {
+  public:
+    [[nodiscard]] size_t index() const noexcept override { return 0; }
+    [[nodiscard]] size_t size() const noexcept override { return 1; }
+    void barrier() noexcept override {}
+};
 
 struct Heads {
     size_t n_heads, n_kv_heads, head_dim;

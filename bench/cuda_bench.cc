@@ -36,13 +36,6 @@ T* on_device(const std::vector<T>& values) {
     return static_cast<T*>(data);
 }
 
-class OneThread final : public Team {
-  public:
-    [[nodiscard]] size_t index() const noexcept override { return 0; }
-    [[nodiscard]] size_t size() const noexcept override { return 1; }
-    void barrier() noexcept override {}
-};
-
 /// A cache on device 0, filled to a depth.
 class Bench {
   public:

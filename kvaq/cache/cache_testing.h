@@ -171,6 +171,24 @@ inline std::vector<TestToken> text(int32_t seq, int32_t first, int32_t n, uint32
     return tokens;
 }
 
+/// Every way to mask and bend scores, for six heads: softcap, ALiBi, learned sinks, sliding and chunked windows, and all at once.
+inline std::vector<ScoreRule> bent_rules() {
+    static const std::vector<float> sink_logits = {0.5F, -1.0F, 2.0F, 0.0F, 1.0F, -3.0F};
+    std::vector<ScoreRule> rules(6, ScoreRule{.scale = 0.2F});
+    rules[0].softcap = 5.0F;
+    rules[1].alibi_max_bias = 8.0F;
+    rules[2].sink_logits = sink_logits.data();
+    rules[3].sliding_window = 40;
+    rules[4].sliding_window = 100;
+    rules[4].chunked_window = true;
+    rules[5] = {.scale = 0.3F,
+                .softcap = 3.0F,
+                .alibi_max_bias = 4.0F,
+                .sliding_window = 77,
+                .sink_logits = sink_logits.data()};
+    return rules;
+}
+
 /// Which tokens sequences have, as cells of llama.cpp's unified cache: the plain model of CacheUse::n_tokens.
 class TokenLedger {
   public:

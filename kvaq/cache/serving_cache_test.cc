@@ -102,19 +102,7 @@ INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
                                          "k4v3-lm-s4", "k3v2-tcq-s4", "klt", "klt-w40-s4"));
 
 TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
-    const std::vector<float> sink_logits = {0.5F, -1.0F, 2.0F, 0.0F, 1.0F, -3.0F};
-    std::vector<ScoreRule> rules(6, ScoreRule{.scale = 0.2F});
-    rules[0].softcap = 5.0F;
-    rules[1].alibi_max_bias = 8.0F;
-    rules[2].sink_logits = sink_logits.data();
-    rules[3].sliding_window = 40;
-    rules[4].sliding_window = 100;
-    rules[4].chunked_window = true;
-    rules[5] = {.scale = 0.3F,
-                .softcap = 3.0F,
-                .alibi_max_bias = 4.0F,
-                .sliding_window = 77,
-                .sink_logits = sink_logits.data()};
+    const std::vector<ScoreRule> rules = bent_rules();
     const ModelShape model = small_model(40, 24, 50);
     const Plan plan = make_uniform_plan(parse_preset("k4v4-rot-w20-s3"), model);
     for (const AttentionMode mode : kModes) {
