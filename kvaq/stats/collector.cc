@@ -1,8 +1,10 @@
 #include "kvaq/stats/collector.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "kvaq/base/error.h"
+#include "kvaq/base/rope.h"
 #include "kvaq/cache/tile.h"
 
 namespace kvaq {
@@ -10,12 +12,22 @@ namespace {
 
 constexpr size_t kTile = kDefaultTileTokens;
 constexpr size_t kQueryStride = 16;
+constexpr double kGoldenRatio = 0.6180339887498949;
+
+/// Rows of one head, turned: [token][dim] in a buffer of the thread's own.
+template <typename T>
+std::span<const T> turned(const RopeTurn& turn, const HeadRows<const T>& x, size_t head, size_t n_tokens, size_t dim) {
+    thread_local std::vector<T> rows;
+    rows.resize(n_tokens * dim);
+    for (size_t t = 0; t < n_tokens; ++t) turn.apply(x.row(t, head), &rows[t * dim], dim);
+    return rows;
+}
 
 }  // namespace
 
 StatsCollector::StatsCollector(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner, size_t n_sample_tiles,
                                const std::vector<OutputGrams>& output)
-    : inner_(std::move(inner)) {
+    : inner_(std::move(inner)), n_positions_(shape.n_ctx_train) {
     sums_.architecture = shape.architecture;
     sums_.model_name = shape.name;
     sums_.fingerprint = shape.fingerprint;
@@ -59,6 +71,10 @@ bool StatsCollector::begin(std::span<const BatchToken> tokens) {
             tile_slot_ = n_batches_;
         }
     }
+    const auto n_batch = static_cast<int32_t>(tokens.size());
+    double whole = 0;
+    const double part = std::modf(static_cast<double>(++n_begun_) * kGoldenRatio, &whole);
+    turn_ = n_positions_ > n_batch ? static_cast<int32_t>(part * (n_positions_ - n_batch)) - tokens[0].pos : 0;
     const auto first_pos = static_cast<size_t>(std::max(0, tokens[0].pos));
     if (first_pos == 0) n_past_ = 0;
     follows_ = first_pos == n_past_;
@@ -112,20 +128,23 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
     const auto index = static_cast<size_t>(layer_index_[static_cast<size_t>(call.layer)]);
     LayerStats& layer = sums_.layers[index];
     const size_t group = layer.shape.heads_per_kv();
+    const size_t dim_k = layer.shape.head_dim_k;
+    RopeTurn turn;  // without a rule it leaves every channel as it is
+    if (call.rope != nullptr) turn.set(*call.rope, turn_);
     for (size_t head = team.index(); head < layer.heads.size(); head += team.size()) {
         HeadSums& sums = head_sums_[index][head];
-        const auto take = [&](const HeadRows<const float16>& x, size_t dim, Moments& moments,
-                              std::vector<float16>& tiles) {
-            moments.add(x.row(0, head), call.n_tokens, x.token_stride);
+        const auto take = [&](const float16* x, size_t stride, size_t dim, Moments& moments, std::vector<float16>& tiles) {
+            moments.add(x, call.n_tokens, stride);
             if (tile_slot_ >= sums_.n_sample_tiles) return;
             for (size_t t = 0; t < kTile; ++t) {
-                std::copy_n(x.row(tile_first_ + t, head), dim, tiles.data() + (tile_slot_ * kTile + t) * dim);
+                std::copy_n(x + (tile_first_ + t) * stride, dim, tiles.data() + (tile_slot_ * kTile + t) * dim);
             }
         };
-        take(call.k, layer.shape.head_dim_k, sums.keys, layer.heads[head].key_tiles);
-        take(call.v, layer.shape.head_dim_v, sums.values, layer.heads[head].value_tiles);
+        HeadStats& stats = layer.heads[head];
+        take(turned(turn, call.k, head, call.n_tokens, dim_k).data(), dim_k, dim_k, sums.keys, stats.key_tiles);
+        take(call.v.row(0, head), call.v.token_stride, layer.shape.head_dim_v, sums.values, stats.value_tiles);
         for (size_t g = 0; g < group; ++g)
-            sums.queries.add(call.q.row(0, head * group + g), call.n_tokens, call.q.token_stride);
+            sums.queries.add(turned(turn, call.q, head * group + g, call.n_tokens, dim_k).data(), call.n_tokens, dim_k);
         if (follows_) follow(call, layer.shape, head, sums);
     }
     team.barrier();

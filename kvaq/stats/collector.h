@@ -13,6 +13,9 @@ namespace kvaq {
 /// team split the KV heads. Keeps the K and V of the text that is running in f16: every 16th query is followed to where
 /// its attention rests (OutputMetric). Only micro-batches of one sequence that begins at position 0 and goes on without
 /// a gap can be followed.
+/// Keys and queries are summed as they would be at positions spread over all that the model was trained for: a micro-batch is turned
+/// by RoPE to another place (golden-ratio steps). Channels that RoPE turns slowly have means that come round only after thousands of
+/// positions; a text of 2048 tokens would take where they stand for where they stay.
 class StatsCollector final : public AttentionHandler {
   public:
     /// n_sample_tiles whole tiles of 64 tokens are kept per head, one per micro-batch of at least 64 tokens, never a
@@ -55,6 +58,9 @@ class StatsCollector final : public AttentionHandler {
     size_t tile_first_ = 0;  ///< its first token in the micro-batch
     size_t n_batches_ = 0;   ///< sample tiles taken so far
     size_t batch_tokens_ = 0;
+    size_t n_begun_ = 0;   ///< micro-batches
+    int32_t turn_ = 0;     ///< positions by which this micro-batch's keys and queries are turned
+    int32_t n_positions_;  ///< that the model was trained for; 0: not known, nothing is turned
     size_t n_past_ = 0;     ///< of the running text before this micro-batch
     bool follows_ = false;  ///< this micro-batch goes on with the running text
 };

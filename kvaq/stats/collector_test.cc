@@ -71,7 +71,7 @@ struct Text {
     std::vector<float> out;
 };
 
-void feed(StatsCollector& collector, Text& text, size_t batch, size_t n_threads) {
+void feed(StatsCollector& collector, Text& text, size_t batch, size_t n_threads, const RopeRule* rope = nullptr) {
     for (size_t first = 0; first < text.n_tokens; first += batch) {
         const size_t n = std::min(batch, text.n_tokens - first);
         std::vector<BatchToken> tokens(n);
@@ -81,6 +81,7 @@ void feed(StatsCollector& collector, Text& text, size_t batch, size_t n_threads)
             AttentionCall call;
             call.layer = layer;
             call.n_tokens = n;
+            call.rope = rope;
             call.q = {text.q.data() + first * kHeads * kDimK, kHeads * kDimK, kDimK};
             call.k = {text.k.data() + first * kKvHeads * kDimK, kKvHeads * kDimK, kDimK};
             call.v = {text.v.data() + first * kKvHeads * kDimV, kKvHeads * kDimV, kDimV};
@@ -169,6 +170,41 @@ TEST(StatsCollector, FollowsQueriesIntoEarlierMicroBatches) {
         for (size_t i = 0; i < a.value_metric.size(); ++i)
             EXPECT_NEAR(a.value_metric[i], b.value_metric[i], 1e-4 * a.value_metric[0]);
     }
+}
+
+TEST(StatsCollector, SpreadsKeysAndQueriesOverAllPositionsThatTheModelKnows) {
+    // Every key and query is the same but for its turn by RoPE. The text sees a sixteenth of the slow pair's turn.
+    constexpr double kPi = 3.14159265358979;
+    const RopeRule rope{.n_dims = 4, .frequencies = {2 * kPi / 32, 2 * kPi / 16384}};  // pairs (0, 2) and (1, 3)
+    Text text(1024);
+    RopeTurn turn;
+    for (size_t t = 0; t < text.n_tokens; ++t) {
+        turn.set(rope, static_cast<int32_t>(t));
+        const std::vector<float> x(kDimK, 2.0F);
+        for (size_t h = 0; h < kHeads; ++h) turn.apply(x.data(), &text.q[(t * kHeads + h) * kDimK], kDimK);
+        const std::vector<float16> y(kDimK, static_cast<float16>(2.0F));
+        for (size_t h = 0; h < kKvHeads; ++h) turn.apply(y.data(), &text.k[(t * kKvHeads + h) * kDimK], kDimK);
+    }
+    ModelShape shape = two_layers();
+    const auto slow_mean = [&](int32_t n_ctx_train) {
+        shape.n_ctx_train = n_ctx_train;
+        StatsCollector collector(shape, std::make_unique<CountingHandler>(), 4);
+        feed(collector, text, 64, 2, &rope);
+        const HeadStats h = collector.stats().layers[1].heads[1];
+        EXPECT_NEAR(h.key_mean[4], 2.0, 1e-3) << "no RoPE there";
+        EXPECT_NEAR(h.key_second[1 * kDimK + 1] + h.key_second[3 * kDimK + 3], 8.0, 1e-2) << "turns keep lengths";
+        EXPECT_NEAR(h.query_second[1 * kDimK + 1] + h.query_second[3 * kDimK + 3], 3 * 8.0, 1e-2);
+        for (size_t t = 0; t + 1 < 64; ++t) {  // a sample tile stays one run of positions
+            const auto angle = [&](size_t i) {
+                return std::atan2(static_cast<double>(h.key_tiles[i * kDimK + 2]),
+                                  static_cast<double>(h.key_tiles[i * kDimK]));
+            };
+            EXPECT_NEAR(std::remainder(angle(t + 1) - angle(t) - 2 * kPi / 32, 2 * kPi), 0.0, 1e-2);
+        }
+        return std::hypot(h.key_mean[1], h.key_mean[3]);
+    };
+    EXPECT_NEAR(slow_mean(0), std::sqrt(8.0), 0.05) << "as the text has it";
+    EXPECT_LT(slow_mean(16384), 0.5);
 }
 
 }  // namespace

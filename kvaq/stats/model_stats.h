@@ -11,7 +11,7 @@
 namespace kvaq {
 
 /// What was summed over a calibration text for one KV head. Matrices are row-major, in the model's basis; keys and queries
-/// after RoPE, queries unscaled.
+/// after RoPE at positions spread over those that the model was trained for (kvaq/stats/collector.h), queries unscaled.
 struct HeadStats {
     std::vector<double> key_second;    ///< [dk, dk] mean over tokens of k k^T
     std::vector<double> value_second;  ///< [dv, dv] mean of v v^T
@@ -63,7 +63,7 @@ struct LayerStats {
 
 /// What `kvaq calibrate` measures and `kvaq plan` reads; also a *.stats.gguf file.
 struct ModelStats {
-    static constexpr uint32_t kSchemaVersion = 6;
+    static constexpr uint32_t kSchemaVersion = 7;
     std::string architecture;
     std::string model_name;
     std::string fingerprint;
