@@ -41,6 +41,8 @@ struct Token {
 struct Sequence {
     std::vector<Tile> tiles;
     std::vector<Token> tokens;
+    size_t n_written = 0;    // tokens of the latest micro-batch
+    bool unsettled = false;  // may hold f16 rows that the newest token reads packed
     [[nodiscard]] int32_t next() const noexcept { return tokens.empty() ? 0 : tokens.back().pos + 1; }
 };
 
@@ -56,6 +58,10 @@ class ReferenceHandler final : public AttentionHandler {
         for (const Sequence& s : sequences_) stored += s.tokens.size();
         if (stored + tokens.size() > n_ctx_) return false;
         saved_ = sequences_;
+        for (Sequence& s : sequences_) {
+            if (s.unsettled) settle(s);
+            s.n_written = 0;
+        }
         seq_ids_.clear();
         positions_.clear();
         touched_.clear();
@@ -87,10 +93,9 @@ class ReferenceHandler final : public AttentionHandler {
 
     void end() noexcept override {
         for (const int32_t s : touched_) {
-            // By the newest token, as sealing: also where other tokens of the tile, shifted, had it sealed earlier.
-            for (Token& token : at(s).tokens) {
-                if (at(s).tiles[token.tile].sealed && !wants_f16(token, at(s).next() - 1)) token.dropped = true;
-            }
+            // What brought less than a tile may be cut off again before the next micro-batch.
+            at(s).unsettled = at(s).n_written < plan_.tile_tokens;
+            if (!at(s).unsettled) settle(at(s));
         }
     }
     void rollback() noexcept override { sequences_ = saved_; }
@@ -149,7 +154,16 @@ class ReferenceHandler final : public AttentionHandler {
         return tile.frame == 0 && static_cast<int32_t>(slot) < plan_.sinks;
     }
 
+    // By the newest token, as sealing: also where other tokens of the tile, shifted, had it sealed earlier.
+    void settle(Sequence& s) const noexcept {
+        for (Token& token : s.tokens) {
+            if (s.tiles[token.tile].sealed && !wants_f16(token, s.next() - 1)) token.dropped = true;
+        }
+        s.unsettled = false;
+    }
+
     void append(Sequence& s, int32_t pos) {
+        ++s.n_written;
         if (s.tokens.empty() || s.tokens.back().slot + 1 == plan_.tile_tokens) {
             s.tiles.push_back({.frame = pos, .layers = std::vector<LayerTile>(plan_.layers.size())});
             s.tokens.push_back({.pos = pos, .tile = s.tiles.size() - 1});

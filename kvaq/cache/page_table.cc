@@ -32,6 +32,8 @@ PageTable::PageTable(const PageTableOptions& options) : options_(options) {
     }
     state_.sequences.resize(n_seq);
     state_.tokens.resize(n_seq);
+    state_.unsettled.resize(n_seq);
+    n_written_.resize(n_seq);
 }
 
 void PageTable::clear() noexcept {
@@ -44,6 +46,7 @@ void PageTable::clear() noexcept {
     }
     for (Sequence& sequence : state_.sequences) sequence.clear();
     for (TokenRuns& tokens : state_.tokens) tokens.clear();
+    std::fill(state_.unsettled.begin(), state_.unsettled.end(), 0);
     state_.both.clear();
     state_.n_tokens = 0;
     deferred_.clear();
@@ -65,6 +68,20 @@ int32_t PageTable::pos_min(int32_t seq_id) const noexcept {
         first = std::max(first, kept != all.end() ? kept->first() : all.back().last() + 1);
     }
     return first;
+}
+
+size_t PageTable::used_open(size_t reach) const noexcept {
+    const auto stays = [&](int32_t id) {
+        for (const Sequence& sequence : state_.sequences) {
+            for (const Segment& s : sequence) {
+                if (s.page == id && !s.dropped && wants_f16(s, next_of(sequence) - 1)) return true;
+            }
+        }
+        return false;
+    };
+    size_t n = n_open_ - state_.free[reach].open.size();
+    for (const int32_t id : state_.both) n -= slots(id, reach).open != kNone && !stays(id) ? 1 : 0;
+    return n;
 }
 
 size_t PageTable::n_sequences() const noexcept {
@@ -172,17 +189,37 @@ bool PageTable::someone_wants_f16(int32_t id) const noexcept {
     });
 }
 
+void PageTable::settle(int32_t seq_id) noexcept {
+    const int32_t newest = next_pos(seq_id) - 1;
+    for (Segment& segment : seq(seq_id)) {
+        if (at(segment.page).sealed && !wants_f16(segment, newest)) segment.dropped = true;
+    }
+    state_.unsettled[static_cast<size_t>(seq_id)] = 0;
+}
+
+void PageTable::free_unwanted_f16() noexcept {
+    std::erase_if(state_.both, [this](int32_t id) {
+        if (someone_wants_f16(id)) return false;
+        free_f16(id);
+        return true;
+    });
+}
+
 bool PageTable::begin(std::span<const BatchToken> tokens, size_t block_tokens) {
     KVAQ_CHECK(!open_batch_);
     saved_ = state_;
     work_ = Work{};
     touched_.clear();
     fresh_.clear();
-    if (state_.n_tokens + tokens.size() > options_.n_ctx) return false;
-    bool fits = false;
+    std::fill(n_written_.begin(), n_written_.end(), 0);
+    for (size_t s = 0; s < state_.unsettled.size(); ++s) {
+        if (state_.unsettled[s] != 0) settle(static_cast<int32_t>(s));
+    }
+    free_unwanted_f16();
+    bool fits = state_.n_tokens + tokens.size() <= options_.n_ctx;
     try {
-        place(tokens);
-        fits = seal_and_house();
+        if (fits) place(tokens);
+        fits = fits && seal_and_house();
         if (fits) make_blocks(tokens, block_tokens);
     } catch (...) {
         std::swap(state_, saved_);
@@ -325,6 +362,7 @@ void PageTable::place(std::span<const BatchToken> tokens) {
         const uint64_t number = next_number(token.seq_ids[0]);
         for (const int32_t s : token.seq_ids) {
             seq(s).back().end = slot + 1;
+            ++n_written_[static_cast<size_t>(s)];
             state_.tokens[static_cast<size_t>(s)].append(token.pos, number);
             if (std::find(touched_.begin(), touched_.end(), s) == touched_.end()) touched_.push_back(s);
         }
@@ -349,7 +387,7 @@ bool PageTable::seal_and_house() {
         if (page.refs == 0) continue;
         const bool lasts = !page.sealed || std::any_of(touched_.begin(), touched_.end(), [&](int32_t s) {
             return std::any_of(seq(s).rbegin(), seq(s).rend(),
-                               [&](const Segment& g) { return g.page == id && wants_f16(g, next_pos(s)); });
+                               [&](const Segment& g) { return g.page == id && (may_be_cut(s) || wants_f16(g, next_pos(s))); });
         });
         if (!lasts) {
             page.scratch = state_.free_scratch.take();
@@ -390,17 +428,13 @@ void PageTable::end() noexcept {
     KVAQ_CHECK(open_batch_);
     open_batch_ = false;
     for (const int32_t s : touched_) {
-        // By the newest query, as sealing: also where a page that others share has been sealed earlier, so that a rewind finds what it would find alone.
-        const int32_t newest = next_pos(s) - 1;
-        for (Segment& segment : seq(s)) {
-            if (at(segment.page).sealed && !wants_f16(segment, newest)) segment.dropped = true;
+        if (may_be_cut(s)) {
+            state_.unsettled[static_cast<size_t>(s)] = 1;
+        } else {
+            settle(s);
         }
     }
-    std::erase_if(state_.both, [this](int32_t id) {
-        if (someone_wants_f16(id)) return false;
-        free_f16(id);
-        return true;
-    });
+    free_unwanted_f16();
     for (const int32_t s : touched_) {
         for (size_t r = 1; r < n_reaches(); ++r) {
             const int32_t needed = needed_from(r, next_pos(s));

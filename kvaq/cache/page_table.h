@@ -89,8 +89,9 @@ struct PageTableOptions {
 
 /// Bookkeeping of sequences, pages and positions; no K/V. Every layer of a cache follows the same table.
 /// Sealing rule (docs/architecture.md): a full page is sealed in the micro-batch whose newest query is the first to be at least
-/// `window` positions past the page's last slot; its f16 page is dropped at the end of the micro-batch after which no
-/// owning sequence can need it. Not thread-safe.
+/// `window` positions past the page's last slot. A sequence gives up a sealed page's f16 rows when its newest token reads it packed:
+/// at the end of the micro-batch if that brought it a whole tile or more, else before the next one, so that what is cut off in
+/// between (rejected drafts) leaves everything as if it had never been added. Not thread-safe.
 class PageTable {
   public:
     explicit PageTable(const PageTableOptions& options);
@@ -191,7 +192,8 @@ class PageTable {
     [[nodiscard]] size_t used_packed(size_t reach) const noexcept {
         return n_packed_[reach] - state_.free[reach].packed.size();
     }
-    [[nodiscard]] size_t used_open(size_t reach) const noexcept { return n_open_ - state_.free[reach].open.size(); }
+    /// Without those that are given up before the next token is written.
+    [[nodiscard]] size_t used_open(size_t reach) const noexcept;
     [[nodiscard]] size_t used_sink(size_t reach) const noexcept { return n_sink() - state_.free[reach].sink.size(); }
     /// Tokens over all sequences, shared ones once, wherever copies of them lie: what llama.cpp's unified cache counts as cells. At most n_ctx.
     [[nodiscard]] size_t used_tokens() const noexcept { return state_.n_tokens; }
@@ -229,6 +231,7 @@ class PageTable {
         std::vector<TokenRuns> tokens;  ///< of each sequence
         uint64_t n_lines = 0;           ///< lines of token numbers begun (next_number)
         std::vector<int32_t> both;      ///< sealed pages that still hold f16
+        std::vector<uint8_t> unsettled;  ///< [sequence] may hold f16 rows that its newest token reads packed
         size_t n_tokens = 0;            ///< over all sequences, shared ones once
         std::array<uint64_t, kMaxReaches> n_sealed = {}, n_evicted = {};
     };
@@ -250,6 +253,14 @@ class PageTable {
     [[nodiscard]] bool take_open(int32_t id) noexcept;
     [[nodiscard]] bool take_packed(int32_t id) noexcept;
     [[nodiscard]] bool someone_wants_f16(int32_t id) const noexcept;
+    /// Gives up the f16 rows that the sequence's newest token reads packed. By the newest query, as sealing: also where a page that others share has been
+    /// sealed earlier, so that a rewind finds what it would find alone.
+    void settle(int32_t seq_id) noexcept;
+    void free_unwanted_f16() noexcept;
+    /// Whether this micro-batch brought the sequence so few tokens that it may be cut back before the next one.
+    [[nodiscard]] bool may_be_cut(int32_t seq_id) const noexcept {
+        return n_written_[static_cast<size_t>(seq_id)] < options_.tile_tokens;
+    }
     void place(std::span<const BatchToken> tokens);
     [[nodiscard]] int32_t writable_page(const BatchToken& token);
     /// A number that no sequence has for a token, where possible the one after the sequence's last.
@@ -287,6 +298,7 @@ class PageTable {
     State state_, saved_;
     Work work_;
     std::vector<int32_t> touched_;          ///< sequences of this micro-batch
+    std::vector<size_t> n_written_;         ///< [sequence] tokens of this micro-batch
     std::vector<int32_t> fresh_;            ///< pages created in this micro-batch
     std::vector<Segment> deferred_;         ///< references to drop in release()
     mutable std::vector<int32_t> holders_;  ///< scratch of shared()

@@ -146,6 +146,7 @@ bool PageTable::seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1, std::ve
         tokens = state_.tokens[static_cast<size_t>(src)];
         tokens.remove(0, from);
         tokens.remove(to, kInfinity);
+        state_.unsettled[static_cast<size_t>(dst)] = state_.unsettled[static_cast<size_t>(src)];
         return true;
     });
 }

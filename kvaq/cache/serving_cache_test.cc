@@ -96,6 +96,40 @@ TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
     }
 }
 
+TEST_P(ServingCachePreset, ARejectedDraftLeavesTheBitsAsIfItHadNeverBeenAdded) {
+    // Drafts of 15 tokens of which k are kept, wherever that is in a tile; another cache never sees the rejected ones. A neighbour
+    // holds the same prompt.
+    const ModelShape model = small_model();
+    const Plan plan = plan_of(GetParam(), model);
+    const auto drafted = make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 1024, .max_batch_tokens = 256});
+    const auto plain = make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 1024, .max_batch_tokens = 256});
+    for (const auto& cache : {&drafted, &plain}) {
+        step(**cache, model, text(0, 0, 100));
+        ASSERT_TRUE((*cache)->seq_cp(0, 1, 0, -1));
+    }
+    int32_t next = 100;
+    for (int32_t round = 0; round < 40; ++round) {
+        const int32_t keep = 1 + round * 5 % 15;
+        const auto batch = text(0, next, 16);
+        std::vector<TestToken> draft = batch;
+        for (size_t i = static_cast<size_t>(keep); i < draft.size(); ++i) draft[i].content += 999;
+        const std::vector<float> out = step(*drafted, model, draft);
+        ASSERT_TRUE(drafted->seq_rm(0, next + keep, -1));
+        const std::vector<float> expected =
+            step(*plain, model, {batch.begin(), batch.begin() + static_cast<ptrdiff_t>(keep)});
+        ASSERT_FALSE(out.empty() || expected.empty());
+        const size_t row = model.layers[0].n_heads * model.layers[0].head_dim_v;
+        const auto kept = static_cast<size_t>(keep) * row;
+        for (size_t layer = 0; layer < model.layers.size(); ++layer) {
+            for (size_t i = 0; i < kept; ++i)
+                ASSERT_EQ(out[layer * 16 * row + i], expected[layer * kept + i]) << "round " << round << " at " << next;
+        }
+        next += keep;
+        ASSERT_EQ(drafted->save_sequence(0), plain->save_sequence(0)) << "round " << round << " at " << next;
+    }
+    EXPECT_EQ(drafted->save_sequence(1), plain->save_sequence(1));
+}
+
 INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
                          testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70",
                                          "k5v6-rotk-s8", "k2v1.58-g32", "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0",

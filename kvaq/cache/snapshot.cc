@@ -75,7 +75,7 @@ std::array<uint8_t, 32> plan_digest(const Plan& plan) {
 }
 
 /// What of a sequence is to be written: f16 rows only where the sequence itself still reads them, and of its last page only its own tokens
-/// (others that share the page may have gone on, and sealed it).
+/// (others that share the page, or drafts cut off since, may have sealed it).
 Contents contents_of(const PageTable& table, int32_t seq) {
     Contents out;
     const auto all = table.segments(seq);
@@ -91,17 +91,18 @@ Contents contents_of(const PageTable& table, int32_t seq) {
             out.ids.push_back(segment.page);
             out.pages.push_back({.frame = page.frame, .n_filled = last ? all.back().end : page.n_filled});
         }
-        const bool sealed = page.sealed && !last;
+        const bool dropped = segment.dropped || !table.wants_f16(segment, all.back().last());
+        const bool sealed = page.sealed && !last && dropped;
         SnapshotPage& saved = out.pages[index];
         if (sealed) saved.flags |= kSealed;
-        if (!sealed || !segment.dropped) saved.flags |= kF16;
+        if (!sealed) saved.flags |= kF16;
         saved.kept = static_cast<uint8_t>(saved.kept | (segment.kept & mask));
         out.segments.push_back({.page = static_cast<uint32_t>(index),
                                 .base = segment.base,
                                 .begin = static_cast<int16_t>(segment.begin),
                                 .end = static_cast<int16_t>(segment.end),
                                 .kept = static_cast<uint8_t>(segment.kept & mask),
-                                .dropped = static_cast<uint8_t>(segment.dropped && sealed ? 1 : 0)});
+                                .dropped = static_cast<uint8_t>(sealed ? 1 : 0)});
     }
     return out;
 }
