@@ -56,6 +56,7 @@ void run_compare(const EvalFlags& flags) {
     if (!request.plans.empty()) command += fmt::format(" --plan {}", fmt::join(request.plans, ","));
     if (!request.types.empty()) command += fmt::format(" --types {}", fmt::join(request.types, ","));
     if (flags.no_control) command += " --no-control";
+    if (request.perturbed) command += " --perturbed";
     const std::string head =
         fmt::format("{} on {}, {} chunks of {} tokens, second halves scored ({} tokens). `{}`\n\n", result.shape.name,
                     request.text, request.n_chunks, request.n_ctx, result.rows[0].summary.n_tokens, command);
@@ -122,7 +123,7 @@ TaskRequest task_request(const EvalFlags& flags, const std::string& task) {
 }
 
 void run_tasks(const EvalFlags& flags) {
-    for (const char* name : {"--ctx-size", "--chunks", "--no-control"}) {
+    for (const char* name : {"--ctx-size", "--chunks", "--no-control", "--perturbed"}) {
         if (flags.verb->count(name) > 0) {
             throw Error(ErrorCode::kInvalidArgument, fmt::format("{} does not go with --task", name),
                         "--lengths for contexts, --items for how many", name);
@@ -232,6 +233,8 @@ void add_eval(CLI::App& app) {
     verb->add_option("--json", flags->json, kJsonHelp);
     verb->add_option("--md", flags->markdown, "write the table here");
     verb->add_flag("--no-control", flags->no_control, "leave out the floor row (f16 against itself in batches of 3)");
+    verb->add_flag("--perturbed", request.perturbed,
+                   "another row of the floor: f16 with every key and value off by 2^-12 of itself");
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");
     verb->callback([flags] { run_eval(*flags); });
 }

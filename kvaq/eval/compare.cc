@@ -8,6 +8,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
 #include "kvaq/base/sha256.h"
+#include "kvaq/eval/perturbed_cache.h"
 #include "kvaq/eval/prober.h"
 #include "kvaq/eval/session.h"
 #include "kvaq/plan/budget.h"
@@ -53,6 +54,10 @@ class Comparison {
         if (request_.control) {
             add(fmt::format("f16, batches of {}", kControlBatch), "control", runners_[0].row.bytes, kControlBatch,
                 GGML_TYPE_F16, {});
+        }
+        if (request_.perturbed) {
+            add("f16, K and V off by 2^-12", "control", runners_[0].row.bytes, request_.n_batch, GGML_TYPE_F16,
+                serve_perturbed_f16());
         }
         for (const std::string& type : request_.types) {
             add(type + " (llama.cpp)", "llama.cpp", llama_cache_bytes(result_.shape, type, request_.n_ctx),

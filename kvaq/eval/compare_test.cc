@@ -26,6 +26,20 @@ CompareRequest small_request() {
 
 const auto kSilent = [](size_t, size_t, const std::string&) {};
 
+TEST(Compare, NumbersOffByLessThanTheirTypeResolvesAreAtTheFloor) {
+    CompareRequest request = small_request();
+    request.n_chunks = 1;
+    request.perturbed = true;
+    request.plans = {"f16", "k4v4-rot"};
+    const CompareResult result = compare(request, kSilent);
+    ASSERT_EQ(result.rows.size(), 5U);  // reference, batches of 3, perturbed, f16, k4v4-rot
+    EXPECT_EQ(result.rows[2].kind, "control");
+    const auto kl = [&](size_t row) { return result.rows[row].summary.mean_kl.value; };
+    EXPECT_NE(kl(2), kl(3)) << "nothing was disturbed";
+    EXPECT_LT(kl(2), 3 * kl(1) + 1e-4);
+    EXPECT_LT(kl(2), kl(4));
+}
+
 TEST(Compare, RowsAgainstOneReferenceAreOrderedByTheirPrecision) {
     CompareRequest request = small_request();
     request.plans = {"f16", "k2v2"};
