@@ -52,6 +52,7 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     const size_t padded = std::max(padded_k, largest.padded_v());
     const size_t blocks = dim / 32 + 1;
     grow(matrix_, dim * dim);
+    grow(turned_, rows * dim);
     grow(rows_, rows * padded);
     levels_.reserve(dim, tile_tokens);
     grow(coefs_, rows * std::max(dim, tile_tokens));
@@ -71,7 +72,7 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
 }
 
 void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head,
-                          const Shape& shape, const TileLayout& key_layout) noexcept {
+                          const Shape& shape, const TileLayout& key_layout, const TurnTable* key_turns) noexcept {
     std::fill_n(o_plain_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
     std::fill_n(o_packed_.data(), shape.n_rows() * shape.padded_v(), 0.0F);
     std::fill_n(p_packed_.data(), shape.n_rows(), 0.0F);
@@ -80,6 +81,7 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
     packed_used_ = false;
     call_ = &call;
     key_layout_ = &key_layout;
+    key_turns_ = key_turns;
     if (first_token_ != first_token || kv_head_ != kv_head || shape_.n_tokens != shape.n_tokens) forget_queries();
     exact_ = attention_mode() == AttentionMode::kExact;
     shape_ = shape;
@@ -95,28 +97,36 @@ void TileAttention::forget_queries() noexcept {
     for (Queries& q : queries_) q.made = false;
 }
 
-void TileAttention::turn(int32_t delta) noexcept {
+void TileAttention::turn(int32_t delta, int32_t steps_back) noexcept {
     if (call_->rope != nullptr && call_->rope->n_dims == 0) delta = 0;  // nothing is rotated
-    if (q_->made && q_->delta == delta) return;
+    const auto fits = [&](const Queries& q) { return q.made && q.delta == delta && q.steps_back == steps_back; };
+    if (fits(*q_)) return;
     q_ = &queries_[0];
     for (Queries& q : queries_) {
-        if (q.made && q.delta == delta) {
+        if (fits(q)) {
             q_ = &q;
             break;
         }
         if (!q.made ? q_->made : q_->made && q.used < q_->used) q_ = &q;
     }
     q_->used = ++clock_;
-    if (!q_->made || q_->delta != delta) make_queries(delta);
+    if (!fits(*q_)) make_queries(delta, steps_back);
 }
 
-void TileAttention::make_queries(int32_t delta) noexcept {
+void TileAttention::load_matrix(const TransformFit& fit) noexcept {
+    if (matrix_of_ == &fit) return;
+    kernels_->bytes_to_float(fit.matrix.data(), fit.dim * fit.dim, matrix_.data());
+    matrix_of_ = &fit;
+}
+
+void TileAttention::make_queries(int32_t delta, int32_t steps_back) noexcept {
     const Shape& shape = shape_;
     const CodecSpec& key_codec = key_layout_->spec;
     std::vector<float>& plain = q_->plain;
     std::vector<float>& packed = q_->packed;
     q_->made = true;
     q_->delta = delta;
+    q_->steps_back = steps_back;
     RopeTurn& rope = turns_[static_cast<size_t>(q_ - queries_.data())];
     if (delta != 0) {
         KVAQ_CHECK(call_->rope != nullptr);
@@ -138,19 +148,26 @@ void TileAttention::make_queries(int32_t delta) noexcept {
     }
     const size_t n_rows = shape.n_rows();
     const bool hadamard = is_hadamard(key_codec);
+    const float* turned = plain.data();
+    if (steps_back != 0) {
+        KVAQ_CHECK(key_turns_ != nullptr);
+        std::copy_n(plain.data(), n_rows * dim, turned_.data());
+        key_turns_->back(steps_back, turned_.data(), n_rows, dim);
+        turned = turned_.data();
+    }
     if (key_codec.transform == nullptr || hadamard) {
-        std::copy_n(plain.data(), n_rows * dim, packed.data());
+        std::copy_n(turned, n_rows * dim, packed.data());
         for (size_t row = 0; row < n_rows && hadamard; ++row) hadamard_transform(&packed[row * dim], dim);
     } else {
         const TransformFit& fit = *key_codec.transform->fit;  // q^T x^ = (U q)^T z^
         if (dim % 16 == 0) {
-            kernels_->bytes_to_float(fit.matrix.data(), dim * dim, matrix_.data());
-            kernels_->scores(plain.data(), dim, n_rows, dim, matrix_.data(), dim, dim, packed.data(), dim);
+            load_matrix(fit);
+            kernels_->scores(turned, dim, n_rows, dim, matrix_.data(), dim, dim, packed.data(), dim);
         } else {
             for (size_t row = 0; row < n_rows; ++row) {
                 for (size_t i = 0; i < dim; ++i) {
                     float sum = 0;
-                    for (size_t j = 0; j < dim; ++j) sum += plain[row * dim + j] * static_cast<float>(fit.at(i, j));
+                    for (size_t j = 0; j < dim; ++j) sum += turned[row * dim + j] * static_cast<float>(fit.at(i, j));
                     packed[row * dim + i] = sum;
                 }
             }
@@ -289,7 +306,7 @@ void TileAttention::finish(const TileLayout& value_layout) noexcept {
             for (size_t i = 0; i < shape_.head_dim_v; ++i) o_packed_[row * dim + i] *= fit.row_scale[i];
         }
         if (shape_.head_dim_v == dim) {
-            kernels_->bytes_to_float(fit.matrix.data(), dim * dim, matrix_.data());
+            load_matrix(fit);
             kernels_->scores(o_packed_.data(), dim, n_rows, dim, matrix_.data(), dim, dim, rows_.data(), dim);
         } else {
             for (size_t row = 0; row < n_rows; ++row) {

@@ -10,6 +10,7 @@
 #include "kvaq/base/rope.h"
 #include "kvaq/cache/tile_levels.h"
 #include "kvaq/quant/codec_spec.h"
+#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 
@@ -43,15 +44,22 @@ class TileAttention {
     void reserve(const Shape& largest, size_t tile_tokens);
 
     /// A new call begins: q of earlier runs means nothing any more.
-    void begin_call() noexcept { forget_queries(); }
+    void begin_call() noexcept {
+        forget_queries();
+        matrix_of_ = nullptr;
+    }
     /// Starts a run over q of `call` for tokens first_token.. and KV head kv_head. call and key_layout must outlive the run.
+    /// key_turns: how packed keys are turned back, or null.
     void start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head, const Shape& shape,
-               const TileLayout& key_layout) noexcept;
+               const TileLayout& key_layout, const TurnTable* key_turns = nullptr) noexcept;
     /// Before tiles are added: their keys are rotated for positions `delta` past the ones they are used at, so scores take R(delta) q
     /// instead of q: <R(p) q, R(j) k> = <R(p + delta) q, R(j + delta) k>. Exact but for rounding q in f32. Makes the queries, scaled:
     /// as they are, in the key codec's basis, and rounded to integers. The last kTurns deltas stay made, also for a thread's
     /// next run of the same tokens and KV head. delta != 0 needs AttentionCall::rope.
-    void turn(int32_t delta) noexcept;
+    /// steps_back: packed keys are turned back by so many steps of key_turns besides; so is q in the codec's basis. f16 keys are not.
+    void turn(int32_t delta, int32_t steps_back) noexcept;
+    /// For f16 keys alone.
+    void turn(int32_t delta) noexcept { turn(delta, q_->made && q_->delta == delta ? q_->steps_back : 0); }
 
     /// Buffers the caller fills before add_f16: keys [channel][tile_tokens], values [token][padded_v].
     [[nodiscard]] float* keys() noexcept { return keys_.data(); }
@@ -96,6 +104,7 @@ class TileAttention {
     struct Queries {
         bool made = false;
         int32_t delta = 0;
+        int32_t steps_back = 0;
         uint64_t used = 0;                 ///< when last: the oldest ones are made anew
         std::vector<float> plain, packed;  ///< [row][channel] scaled; in the model's basis, in the key codec's
         std::vector<int16_t> coefs;        ///< [row][channel] packed, rounded
@@ -106,7 +115,8 @@ class TileAttention {
     static constexpr size_t kTurns = 4;
 
     void forget_queries() noexcept;
-    void make_queries(int32_t delta) noexcept;
+    void load_matrix(const TransformFit& fit) noexcept;
+    void make_queries(int32_t delta, int32_t steps_back) noexcept;
     void make_coefs(const TileLayout& key_layout) noexcept;
     void score_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
     void sum_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
@@ -120,6 +130,7 @@ class TileAttention {
     int32_t first_pos_ = 0;
     const AttentionCall* call_ = nullptr;     ///< of the run in progress
     const TileLayout* key_layout_ = nullptr;  ///< likewise
+    const TurnTable* key_turns_ = nullptr;    ///< likewise
     bool packed_used_ = false, exact_ = false;
     SimdTarget target_ = SimdTarget::kScalar;
     const BlockKernels* kernels_ = nullptr;
@@ -127,7 +138,8 @@ class TileAttention {
     std::array<RopeTurn, kTurns> turns_;
     Queries* q_ = &queries_[0];  ///< those of the tiles being added
     uint64_t clock_ = 0;
-    std::vector<float> keys_, values_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_;
+    std::vector<float> keys_, values_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_, turned_;
+    const TransformFit* matrix_of_ = nullptr;  ///< whose basis matrix_ holds
     TileLevels levels_;
     std::vector<int16_t> coefs_;
     std::vector<float> steps_;

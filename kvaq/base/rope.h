@@ -61,4 +61,64 @@ class RopeTurn {
     std::array<double, kMaxRopePairs> frequencies_ = {}, cos_ = {}, sin_ = {};
 };
 
+/// Turns back by multiples of a number of positions, made beforehand: y = R(-multiple * step) x, and the way back. Beyond n_ready multiples cosines and
+/// sines are computed at every use. Rounded to f32, so a number turned there and back differs by 2^-23 of the pair's length.
+class TurnTable {
+  public:
+    TurnTable(const RopeRule& rule, int32_t step, size_t n_ready) : rule_(rule), step_(step) {
+        const size_t half = rule.n_dims / 2;
+        for (size_t m = 0; m < n_ready; ++m) {
+            for (size_t i = 0; i < half; ++i) cosines_.push_back(cosine(static_cast<int32_t>(m), i));
+            for (size_t i = 0; i < half; ++i) sines_.push_back(sine(static_cast<int32_t>(m), i));
+        }
+    }
+    [[nodiscard]] const RopeRule& rule() const noexcept { return rule_; }
+    [[nodiscard]] int32_t step() const noexcept { return step_; }
+    /// In place, for n vectors of head_dim numbers that lie one after the other; n = 1: one vector.
+    void back(int32_t multiple, float* x, size_t n, size_t head_dim) const noexcept { turn(multiple, -1, x, n, head_dim); }
+    void forward(int32_t multiple, double* x, size_t n, size_t head_dim) const noexcept {
+        turn(multiple, 1, x, n, head_dim);
+    }
+
+  private:
+    [[nodiscard]] float cosine(int32_t multiple, size_t i) const noexcept {
+        return static_cast<float>(std::cos(rule_.frequencies[i] * step_ * multiple));
+    }
+    [[nodiscard]] float sine(int32_t multiple, size_t i) const noexcept {
+        return static_cast<float>(std::sin(rule_.frequencies[i] * step_ * multiple));
+    }
+    template <typename T>
+    void turn(int32_t multiple, int sign, T* x, size_t n, size_t head_dim) const noexcept {
+        if (multiple == 0) return;
+        const size_t half = rule_.n_dims / 2;
+        std::array<float, kMaxRopePairs> made_cosines, made_sines;
+        const float* c = cosines_.data() + static_cast<size_t>(multiple) * half;
+        const float* s = sines_.data() + static_cast<size_t>(multiple) * half;
+        if (static_cast<size_t>(multiple) * half >= cosines_.size()) {
+            for (size_t i = 0; i < half; ++i) {
+                made_cosines[i] = cosine(multiple, i);
+                made_sines[i] = sine(multiple, i);
+            }
+            c = made_cosines.data();
+            s = made_sines.data();
+        }
+        for (size_t row = 0; row < n; ++row) {
+            T* from = x + row * head_dim + rule_.first_channel;
+            for (size_t i = 0; i < half; ++i) {
+                T& a = from[rule_.interleaved ? 2 * i : i];
+                T& b = from[rule_.interleaved ? 2 * i + 1 : i + half];
+                const T cosine = static_cast<T>(c[i]);
+                const T sine = static_cast<T>(sign < 0 ? -s[i] : s[i]);
+                const T turned = a * cosine - b * sine;
+                b = a * sine + b * cosine;
+                a = turned;
+            }
+        }
+    }
+
+    RopeRule rule_;
+    int32_t step_ = 0;
+    std::vector<float> cosines_, sines_;  ///< [multiple][pair]
+};
+
 }  // namespace kvaq

@@ -47,8 +47,9 @@ OpenPageShape LayerStore::open_shape(const LayerPlan& plan, size_t tile_tokens) 
             .head_dim_v = plan.shape.head_dim_v};
 }
 
-LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach)
-    : plan_(&plan), table_(&table), reach_(reach) {
+LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach,
+                       std::shared_ptr<const TurnTable> key_turns)
+    : plan_(&plan), table_(&table), reach_(reach), key_turns_(std::move(key_turns)) {
     const size_t tile = table.options().tile_tokens;
     open_shape_ = open_shape(plan, tile);
     KVAQ_CHECK(plan.shape.head_dim_k <= kMaxTurnedDim);
@@ -95,7 +96,7 @@ void LayerStore::copy_slots(const std::byte* from, std::byte* to, size_t n) cons
     }
 }
 
-void LayerStore::seal(const std::byte* f16, int32_t packed, Side side, size_t head, float* scratch) const noexcept {
+void LayerStore::seal(int32_t page, const std::byte* f16, Side side, size_t head, float* scratch) const noexcept {
     const OpenPageShape& shape = open_shape_;
     auto* source = const_cast<std::byte*>(f16);
     const BlockKernels& kernels = block_kernels(best_simd_target());
@@ -106,10 +107,11 @@ void LayerStore::seal(const std::byte* f16, int32_t packed, Side side, size_t he
             kernels.to_float(keys + c * shape.tile_tokens, shape.tile_tokens, row);
             for (size_t t = 0; t < shape.tile_tokens; ++t) scratch[t * shape.head_dim_k + c] = row[t];
         }
+        if (key_turns_ != nullptr) key_turns_->back(steps_back(page), scratch, shape.tile_tokens, shape.head_dim_k);
     } else {
         kernels.to_float(shape.values(source, head), shape.tile_tokens * shape.head_dim_v, scratch);
     }
-    encode_tile(layout(side, head), scratch, tile(packed, side, head));
+    encode_tile(layout(side, head), scratch, tile(slots(page).packed, side, head));
 }
 
 void LayerStore::keep_sinks(const std::byte* f16, int32_t sink) const noexcept {
@@ -125,13 +127,16 @@ void LayerStore::keep_sinks(const std::byte* f16, int32_t sink) const noexcept {
     }
 }
 
-void LayerStore::unseal(int32_t packed, int32_t sink, std::byte* f16, size_t n, double* scratch) const {
+void LayerStore::unseal(int32_t page, std::byte* f16, size_t n, double* scratch) const {
     const OpenPageShape& shape = open_shape_;
+    const int32_t packed = slots(page).packed;
+    const int32_t sink = slots(page).sink;
     const size_t n_sinks = sink == kNone ? 0 : std::min(n, sink_shape_.tile_tokens);
     for (size_t head = 0; head < shape.n_kv_heads; ++head) {
         for (const Side side : {Side::kKey, Side::kValue}) {
             decode_tile_reference(layout(side, head), tile(packed, side, head), scratch, true);
             const size_t dim = side == Side::kKey ? shape.head_dim_k : shape.head_dim_v;
+            if (side == Side::kKey && key_turns_ != nullptr) key_turns_->forward(steps_back(page), scratch, n, dim);
             for (size_t t = 0; t < n; ++t) {
                 for (size_t c = 0; c < dim; ++c) {
                     float16 value = to_float16(static_cast<float>(scratch[t * dim + c]));

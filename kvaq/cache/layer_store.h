@@ -54,8 +54,8 @@ struct OpenPageShape {
 /// K and V of one layer: packed tiles, f16 pages and sink rows in arenas indexed by the page table's ids. Plan and table must outlive it.
 class LayerStore {
   public:
-    /// reach: which of the table's slots the layer uses.
-    LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach);
+    /// reach: which of the table's slots the layer uses. key_turns: how packed keys are turned back (Plan::key_period), or null.
+    LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach, std::shared_ptr<const TurnTable> key_turns);
 
     /// What a layer holds per sealed page: the sum of packed_bytes over sides and heads.
     [[nodiscard]] static size_t packed_page_bytes(const LayerPlan& plan, size_t tile_tokens);
@@ -68,6 +68,12 @@ class LayerStore {
         return side == Side::kKey ? key_layouts_[head] : value_layouts_[head];
     }
     [[nodiscard]] const OpenPageShape& open_shape() const noexcept { return open_shape_; }
+    [[nodiscard]] const TurnTable* key_turns() const noexcept { return key_turns_.get(); }
+    [[nodiscard]] const std::shared_ptr<const TurnTable>& shared_key_turns() const noexcept { return key_turns_; }
+    /// By how many steps of key_turns() the packed keys of a page are turned back.
+    [[nodiscard]] int32_t steps_back(int32_t page) const noexcept {
+        return key_turns_ != nullptr ? table_->page(page).frame / key_turns_->step() : 0;
+    }
     [[nodiscard]] std::byte* tile(int32_t packed, Side side, size_t head) const noexcept {
         return packed_.item(packed) + (side == Side::kKey ? key_offsets_[head] : value_offsets_[head]);
     }
@@ -90,12 +96,12 @@ class LayerStore {
     /// Copies the first n slots of every head.
     void copy_slots(const std::byte* from, std::byte* to, size_t n) const noexcept;
     /// Quantizes one head and side of a full f16 page. scratch: tile_tokens * head_dim floats.
-    void seal(const std::byte* f16, int32_t packed, Side side, size_t head, float* scratch) const noexcept;
+    void seal(int32_t page, const std::byte* f16, Side side, size_t head, float* scratch) const noexcept;
     /// Copies the sink slots of a full f16 page 0.
     void keep_sinks(const std::byte* f16, int32_t sink) const noexcept;
-    /// Decodes the first n tokens of a sealed page into an f16 page; sink slots come from their f16 copy. scratch: tile_tokens * the larger
-    /// head_dim.
-    void unseal(int32_t packed, int32_t sink, std::byte* f16, size_t n, double* scratch) const;
+    /// Decodes the first n tokens of a sealed page into an f16 page of the same frame; sink slots come from their f16 copy. scratch: tile_tokens * the
+    /// larger head_dim.
+    void unseal(int32_t page, std::byte* f16, size_t n, double* scratch) const;
 
   private:
     const LayerPlan* plan_;
@@ -105,6 +111,7 @@ class LayerStore {
     OpenPageShape sink_shape_;
     std::vector<TileLayout> key_layouts_, value_layouts_;
     std::vector<size_t> key_offsets_, value_offsets_;
+    std::shared_ptr<const TurnTable> key_turns_;
     Arena packed_, open_, sinks_;
 };
 

@@ -102,7 +102,7 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
         if (layer_index_.size() <= static_cast<size_t>(shape.layer))
             layer_index_.resize(static_cast<size_t>(shape.layer) + 1, -1);
         layer_index_[static_cast<size_t>(shape.layer)] = static_cast<int32_t>(layers_.size());
-        layers_.emplace_back(layer, table_, reach_of(layer, windows));
+        layers_.emplace_back(layer, table_, reach_of(layer, windows), turns_of(layer));
         largest_open = std::max(largest_open, layers_.back().open_shape().bytes());
         largest_.head_dim_k = std::max(largest_.head_dim_k, shape.head_dim_k);
         largest_.head_dim_v = std::max(largest_.head_dim_v, shape.head_dim_v);
@@ -134,6 +134,16 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
     state_stride_ = (TileAttention::state_floats(split) + 15) / 16 * 16;
     decoded_.resize(plan_.tile_tokens * std::max(largest_.head_dim_k, largest_.head_dim_v));
     make_works(std::max<size_t>(1, options.n_threads));
+}
+
+/// One table for all layers that turn alike.
+std::shared_ptr<const TurnTable> ServingCache::turns_of(const LayerPlan& layer) const {
+    if (plan_.key_period == 0 || layer.key_turn.n_dims == 0) return nullptr;
+    for (const LayerStore& other : layers_) {
+        if (other.key_turns() != nullptr && other.key_turns()->rule() == layer.key_turn) return other.shared_key_turns();
+    }
+    return std::make_shared<const TurnTable>(layer.key_turn, plan_.key_period,
+                                             table_.options().n_ctx / static_cast<size_t>(plan_.key_period) + 1);
 }
 
 void ServingCache::make_works(size_t n_threads) {
@@ -260,7 +270,7 @@ void ServingCache::seal(const LayerStore& layer, Team& team, float* scratch) noe
         const std::byte* f16 = layer.f16_page(page, scratch_);
         const Side side = unit % 2 == 0 ? Side::kKey : Side::kValue;
         const size_t head = unit / 2 % n_heads;
-        layer.seal(f16, slots.packed, side, head, scratch);
+        layer.seal(page, f16, side, head, scratch);
         if (head == 0 && side == Side::kKey && slots.sink != kNone) layer.keep_sinks(f16, slots.sink);
     }
     team.barrier();
@@ -297,7 +307,7 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
             if (&runs_[run_of_write_[i]] == &run) write(call, layer, table_.work().writes[i], kv_head, kv_head + 1);
         }
     }
-    work.start(call, block.first_token, block.first_pos, kv_head, rows, key_layout);
+    work.start(call, block.first_token, block.first_pos, kv_head, rows, key_layout, layer.key_turns());
     const auto tile = static_cast<int32_t>(plan_.tile_tokens);
     const auto n_tokens = static_cast<int32_t>(block.n_tokens);
     for (size_t i = run.first_page; i < run.end_page; ++i) {
@@ -306,7 +316,6 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
         const Page& page = table_.page(segment.page);
         const PageSlots& slots = layer.slots(segment.page);
         KVAQ_CHECK(slots.live > 0);  // else a query would see what its layer has given up
-        work.turn(page.frame - segment.base);
         // Query tokens [begin, split) read the page in f16, [split, n_tokens) packed; those before begin do not see it.
         const int32_t begin = std::clamp(segment.first() - block.first_pos, 0, n_tokens);
         int32_t split =
@@ -314,6 +323,7 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
         if (segment.dropped) split = begin;
         if (!page.sealed) split = n_tokens;
         if (split > begin) {
+            work.turn(page.frame - segment.base);
             const int32_t newest = block.first_pos + split - 1;
             const TileAttention::Keys keys{
                 .first_pos = segment.base,
@@ -328,11 +338,13 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
                                      .end = static_cast<size_t>(segment.end)};
             const size_t sinks = slots.sink != kNone ? std::min(layer.sink_shape().tile_tokens, keys.end) : 0;
             if (sinks > keys.begin) {
+                work.turn(page.frame - segment.base);
                 load_f16(layer.sink_shape(), layer.sink_page(slots.sink), kv_head, sinks, work);
                 work.add_f16({.first_pos = segment.base, .begin = keys.begin, .end = sinks}, plan_.tile_tokens,
                              static_cast<size_t>(split), block.n_tokens);
                 keys.begin = sinks;
             }
+            work.turn(page.frame - segment.base, layer.steps_back(segment.page));
             TileAttention::Soon soon;
             if (i + kAhead < run.end_page) {
                 const int32_t next = layer.slots(block.segments[i + kAhead].page).packed;
@@ -400,10 +412,9 @@ int32_t ServingCache::seq_pos_max(int32_t seq) const noexcept {
 void ServingCache::unseal(const std::vector<PageTable::Unseal>& unseals) noexcept {
     for (const PageTable::Unseal& unseal : unseals) {
         for (const LayerStore& layer : layers_) {
-            const PageSlots& from = layer.slots(unseal.from);
             if (layer.slots(unseal.to).open == kNone) continue;  // given up: no later token sees it
-            layer.unseal(from.packed, from.sink, layer.f16_page(unseal.to, scratch_),
-                         static_cast<size_t>(unseal.n_tokens), decoded_.data());
+            layer.unseal(unseal.from, layer.f16_page(unseal.to, scratch_), static_cast<size_t>(unseal.n_tokens),
+                         decoded_.data());
         }
     }
     table_.release();

@@ -80,6 +80,7 @@ class ServingCache : public KvCache {
     virtual void unseal(const std::vector<PageTable::Unseal>& unseals) noexcept;
     /// Where a layer's attention runs, for describe().
     [[nodiscard]] virtual std::string path_of(int32_t layer) const;
+    [[nodiscard]] std::shared_ptr<const TurnTable> turns_of(const LayerPlan& layer) const;
     void plan_runs();
     void make_works(size_t n_threads);
 

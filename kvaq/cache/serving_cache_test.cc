@@ -133,7 +133,8 @@ TEST_P(ServingCachePreset, ARejectedDraftLeavesTheBitsAsIfItHadNeverBeenAdded) {
 INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
                          testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70",
                                          "k5v6-rotk-s8", "k2v1.58-g32", "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0",
-                                         "k4v3-lm-s4", "k3v2-tcq-s4", "klt", "klt-w40-s4"));
+                                         "k4v3-lm-s4", "k3v2-tcq-s4", "klt", "klt-w40-s4",
+                                         "turned:klt-w40-s4", "turned:k4v2", "turned:k3v2-tcq"));
 
 TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
     const std::vector<ScoreRule> rules = bent_rules();
@@ -201,7 +202,7 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
     for (const AttentionMode mode : kModes) {
         const ForcedMode forced(mode);
         for (const std::string preset :
-             {"f16", "k4v2-w20-s4", "k4v4-rot", "k2v2-kchan-g32-w64", "klt-w20-s4", "k4v4-w150"}) {
+             {"f16", "k4v2-w20-s4", "k4v4-rot", "k2v2-kchan-g32-w64", "klt-w20-s4", "k4v4-w150", "turned:klt-w20-s4"}) {
             for (const int32_t sliding : {0, 50}) {
                 std::mt19937 random(seed);
                 const ModelShape model = small_model(16, 16, sliding);

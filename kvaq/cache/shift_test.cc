@@ -84,7 +84,7 @@ TEST(Shift, FiftyShiftsMatchTheReferenceAsWellAsNone) {
     const ModelShape model = small_model();
     for (const AttentionMode mode : kModes) {
         const ForcedMode forced(mode);
-        for (const char* preset : {"k4v4-rot", "k4v2-w30-s4", "k3v3-kchan-g32", "klt-w20"}) {
+        for (const char* preset : {"k4v4-rot", "k4v2-w30-s4", "k3v3-kchan-g32", "klt-w20", "turned:klt-w20"}) {
             const Plan plan = plan_of(preset, model);
             const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 320, .max_batch_tokens = 256});
             const auto reference = make_reference_handler(plan, 1, 5000);

@@ -3,6 +3,7 @@
 //   sha256 of all before
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <string>
 
@@ -69,6 +70,11 @@ std::array<uint8_t, 32> plan_digest(const Plan& plan) {
     for (const LayerPlan& layer : plan.layers) {
         text += "|" + std::to_string(layer.shape.layer) + ":" + std::to_string(layer.shape.head_dim_k) + ":" +
                 std::to_string(layer.shape.head_dim_v);
+        if (plan.key_period > 0) {
+            text += ":" + std::to_string(plan.key_period) + (layer.key_turn.interleaved ? "i" : "n") +
+                    std::to_string(layer.key_turn.first_channel);
+            for (const double f : layer.key_turn.frequencies) text += ":" + std::to_string(std::bit_cast<uint64_t>(f));
+        }
         for (const HeadPlan& head : layer.heads) text += "," + to_string(head.key) + "/" + to_string(head.value);
     }
     return digest_of(std::as_bytes(std::span(text)));

@@ -49,7 +49,7 @@ TEST(Threads, GiveTheSameBitsThroughCopiesShiftsAndWindows) {
         const ForcedMode forced(mode);
         for (const int32_t sliding : {0, 100}) {
             const ModelShape model = small_model(16, 16, sliding);
-            for (const char* name : {"k4v2-rot-w20-s4", "klt"}) {
+            for (const char* name : {"k4v2-rot-w20-s4", "klt", "turned:klt"}) {
                 const Plan plan = plan_of(name, model);
                 const std::vector<float> one = life(plan, model, 1, 1);
                 EXPECT_TRUE(life(plan, model, 3, 3) == one) << name << sliding;

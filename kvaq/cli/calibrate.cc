@@ -124,6 +124,11 @@ void add_calibrate(CLI::App& app) {
     verb->add_option("--long-ctx", flags->long_ctx,
                      "context of the length probe, which tells what longer contexts cost; 0: none (normal: 4096)")
         ->check(CLI::Range(0, 1 << 20));
+    verb->add_option("--key-period", request.key_period,
+                     "plans store keys turned back (RoPE) by multiples of this many positions, so that those of all "
+                     "positions resemble each other; 0: as they are")
+        ->check(CLI::Range(0, 1 << 20))
+        ->capture_default_str();
     verb->add_option("-t,--threads", request.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_flag("--no-probes", flags->no_probes, "statistics only: quicker, but no measured plan can be made");
     verb->add_flag("--verbose", flags->verbose, "show llama.cpp's log");

@@ -138,7 +138,7 @@ INSTANTIATE_TEST_SUITE_P(Plans, CudaCachePreset,
                          testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70",
                                          "k5v6-rotk-s8", "k2v1.58-g32", "k1.58v1-g32", "k6v3-sym-w5",
                                          "k4v4-kchan-g128-w32", "q4_0", "k4v3-lm-s4", "k3v2-tcq-s4", "k1v6-tcq",
-                                         "k5v4-tcq", "klt", "klt-w40-s4"));
+                                         "k5v4-tcq", "klt", "klt-w40-s4", "turned:klt-w40-s4"));
 
 TEST_F(CudaCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
     const std::vector<ScoreRule> rules = bent_rules();

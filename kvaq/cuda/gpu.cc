@@ -114,6 +114,7 @@ GpuLayer& Gpu::add(const LayerStore& store) {
         found->group = shape.heads_per_kv();
     }
     layer->lists = static_cast<size_t>(found - classes_.begin());
+    if (store.key_turns() != nullptr) found->key_period = store.key_turns()->step();
     found->n_kv_heads = std::max(found->n_kv_heads, shape.n_kv_heads);
     found->dim_v = std::max(found->dim_v, shape.head_dim_v);
     found->n_groups = std::max(found->n_groups, layer->n_groups);
@@ -151,7 +152,7 @@ size_t Gpu::allocated_bytes() const noexcept {
 void Gpu::begin(bool deferred) {
     deferred_ = deferred;
     ropes_.clear();
-    for (LayerClass& c : classes_) make_work_lists(*table_, c.reach, c.group, c.lists);
+    for (LayerClass& c : classes_) make_work_lists(*table_, c.reach, c.group, c.key_period, c.lists);
     make_room();
     upload_lists();
 }
@@ -217,22 +218,34 @@ HeadRows<const float16> Gpu::values(const GpuLayer& layer) const noexcept {
 }
 
 const Gpu::RopeTable* Gpu::turned(const GpuLayer& layer, const AttentionCall& call) {
-    const std::vector<int32_t>& turns = classes_[layer.lists].lists.turns;
-    if (turns.size() == 1 || (call.rope != nullptr && call.rope->n_dims == 0)) return nullptr;
-    KVAQ_CHECK(call.rope != nullptr);
+    const std::vector<QueryTurn>& turns = classes_[layer.lists].lists.turns;
+    const bool shifted = std::any_of(turns.begin(), turns.end(), [](const QueryTurn& turn) { return turn.delta != 0; });
+    KVAQ_CHECK(!shifted || call.rope != nullptr);
+    const RopeRule none;
+    const RopeRule& rule = shifted ? *call.rope : none;
+    const RopeRule& key_turn = layer.store->key_turns() != nullptr ? layer.store->key_turns()->rule() : none;
+    if (turns.size() == 1 || (rule.n_dims == 0 && key_turn.n_dims == 0)) return nullptr;
     for (const RopeTable& table : ropes_) {
-        if (table.lists == layer.lists && table.rule == *call.rope) return &table;
+        if (table.lists == layer.lists && table.rule == rule && table.key_turn == key_turn) return &table;
     }
-    const size_t n = call.rope->n_dims / 2;
+    const RopeRule& layout = rule.n_dims > 0 ? rule : key_turn;
+    const size_t n = layout.n_dims / 2;
+    for (const RopeRule* one : {&rule, &key_turn}) {  // both are the model's own RoPE
+        KVAQ_CHECK(one->n_dims == 0 || (one->n_dims == layout.n_dims && one->interleaved == layout.interleaved &&
+                                        one->first_channel == layout.first_channel));
+    }
     std::vector<double> values(2 * turns.size() * n);
     for (size_t turn = 0; turn < turns.size(); ++turn) {
         for (size_t i = 0; i < n; ++i) {
-            const double angle = call.rope->frequencies[i] * turns[turn];
+            const double angle = (rule.n_dims > 0 ? rule.frequencies[i] * turns[turn].delta : 0.0) -
+                                 (key_turn.n_dims > 0 ? key_turn.frequencies[i] * turns[turn].back : 0.0);
             values[turn * n + i] = std::cos(angle);
             values[(turns.size() + turn) * n + i] = std::sin(angle);
         }
     }
-    RopeTable table{.rule = *call.rope,
+    RopeTable table{.rule = rule,
+                    .key_turn = key_turn,
+                    .layout = layout,
                     .lists = layer.lists,
                     .data = DeviceBuffer(device_, values.size() * sizeof(double), "turns")};
     copy_to_device(table.data.as(), values.data(), values.size() * sizeof(double));
@@ -263,12 +276,12 @@ void Gpu::begin_call(GpuLayer& layer, const AttentionCall& call, bool to_host) {
                         .row_info = row_info_.as<float2>(),
                         .n_groups = static_cast<int32_t>(layer.n_groups)};
     if (const RopeTable* table = turned(layer, call); table != nullptr) {
-        const size_t n = call.rope->n_dims / 2;
+        const size_t n = table->layout.n_dims / 2;
         prepare.cosines = table->data.as<const double>();
         prepare.sines = prepare.cosines + c.lists.turns.size() * n;
         prepare.n_pairs = static_cast<int32_t>(n);
-        prepare.first_channel = static_cast<int32_t>(call.rope->first_channel);
-        prepare.interleaved = call.rope->interleaved;
+        prepare.first_channel = static_cast<int32_t>(table->layout.first_channel);
+        prepare.interleaved = table->layout.interleaved;
     }
     check(begin_layer(append, prepare, stream_.get()), "cannot start a kernel");
 }

@@ -70,12 +70,15 @@ class Gpu {
     };
     struct LayerClass {
         size_t reach = 0, group = 0;
+        int32_t key_period = 0;
         WorkLists lists;
         ListView view;
         size_t n_kv_heads = 0, dim_v = 0, n_groups = 0;  ///< largest of its layers
     };
     struct RopeTable {
-        RopeRule rule;
+        RopeRule rule;      ///< of the call, and below of the layer's packed keys
+        RopeRule key_turn;
+        RopeRule layout;    ///< whichever of them turns anything: which channels are pairs
         size_t lists = 0;
         DeviceBuffer data;  ///< cosines, then sines
     };

@@ -11,9 +11,9 @@ namespace {
 constexpr size_t kDecodeTokens = 8;   // blocks up to this many query tokens are cut as finely as it helps
 constexpr size_t kPrefillVisits = 8;  // larger ones have rows enough to keep a GPU busy
 
-int16_t turn_of(std::vector<int32_t>& turns, int32_t delta) {
-    auto found = std::find(turns.begin(), turns.end(), delta);
-    if (found == turns.end()) found = turns.insert(found, delta);
+int16_t turn_of(std::vector<QueryTurn>& turns, const QueryTurn& turn) {
+    auto found = std::find(turns.begin(), turns.end(), turn);
+    if (found == turns.end()) found = turns.insert(found, turn);
     KVAQ_CHECK(found - turns.begin() < INT16_MAX);
     return static_cast<int16_t>(found - turns.begin());
 }
@@ -23,7 +23,7 @@ struct BlockVisits {
 };
 
 void visit(const PageTable& table, const PageTable::QueryBlock& block, const Segment& segment, size_t reach,
-           std::vector<int32_t>& turns, BlockVisits& visits) {
+           int32_t key_period, std::vector<QueryTurn>& turns, BlockVisits& visits) {
     const PageSlots& slots = table.slots(segment.page, reach);
     if (!segment.keeps(reach) || slots.live == 0) return;  // behind the window of these layers
     const Page& page = table.page(segment.page);
@@ -34,12 +34,12 @@ void visit(const PageTable& table, const PageTable::QueryBlock& block, const Seg
     int32_t split = std::clamp(segment.base + tile - 1 + table.options().window - block.first_pos, begin, n_tokens);
     if (segment.dropped) split = begin;
     if (!page.sealed) split = n_tokens;
-    Visit common{.first_pos = segment.base,
-                 .begin = static_cast<int16_t>(segment.begin),
-                 .turn = turn_of(turns, page.frame - segment.base)};
+    const int32_t delta = page.frame - segment.base;
+    Visit common{.first_pos = segment.base, .begin = static_cast<int16_t>(segment.begin)};
     if (split > begin) {
         Visit f16 = common;
         const int32_t newest = block.first_pos + split - 1;
+        f16.turn = turn_of(turns, {.delta = delta});
         f16.end = static_cast<int16_t>(std::min(segment.end, newest - segment.base + 1));
         f16.token_begin = static_cast<int16_t>(begin);
         f16.token_end = static_cast<int16_t>(split);
@@ -53,12 +53,15 @@ void visit(const PageTable& table, const PageTable::QueryBlock& block, const Seg
         const int32_t sinks = slots.sink != kNone ? std::min(table.options().sinks, segment.end) : 0;
         if (sinks > segment.begin) {
             Visit sink = common;
+            sink.turn = turn_of(turns, {.delta = delta});
             sink.end = static_cast<int16_t>(sinks);
             sink.source = Source::kSink;
             sink.item = slots.sink;
             visits.float16.push_back(sink);
             common.begin = static_cast<int16_t>(sinks);
         }
+        const int32_t back = key_period > 0 ? page.frame / key_period * key_period : 0;
+        common.turn = turn_of(turns, {.delta = delta, .back = back});
         common.end = static_cast<int16_t>(segment.end);
         common.item = slots.packed;
         if (common.begin < common.end) visits.packed.push_back(common);
@@ -99,18 +102,18 @@ void list_writes(const PageTable& table, size_t reach, std::vector<RowWrite>& wr
 
 }  // namespace
 
-void make_work_lists(const PageTable& table, size_t reach, size_t group, WorkLists& lists) {
+void make_work_lists(const PageTable& table, size_t reach, size_t group, int32_t key_period, WorkLists& lists) {
     lists.row_tiles.clear();
     lists.runs.clear();
     lists.visits.clear();
     lists.writes.clear();
-    lists.turns.assign(1, 0);
+    lists.turns.assign(1, {});
     list_writes(table, reach, lists.writes);
     BlockVisits visits;
     for (const PageTable::QueryBlock& block : table.work().blocks) {
         visits.packed.clear();
         visits.float16.clear();
-        for (const Segment& segment : block.segments) visit(table, block, segment, reach, lists.turns, visits);
+        for (const Segment& segment : block.segments) visit(table, block, segment, reach, key_period, lists.turns, visits);
         const size_t first = lists.visits.size();
         lists.visits.insert(lists.visits.end(), visits.packed.begin(), visits.packed.end());
         lists.visits.insert(lists.visits.end(), visits.float16.begin(), visits.float16.end());

@@ -123,7 +123,8 @@ class Calibration {
         const HandlerFactory collecting = [&](const ModelShape& s,
                                               const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
             auto made = std::make_unique<StatsCollector>(
-                s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options), request_.n_sample_tiles, output);
+                s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options), request_.n_sample_tiles, output,
+                request_.key_period);
             collector = made.get();
             return made;
         };
@@ -276,7 +277,9 @@ void CalibrateRequest::set(Effort effort) noexcept {
 std::string CalibrateRequest::settings() const {
     const auto product = [](size_t a, size_t b) { return std::to_string(a) + "x" + std::to_string(b); };
     std::string words =
-        "statistics " + product(n_chunks, n_ctx) + " tokens, " + std::to_string(n_sample_tiles) + " sample tiles";
+        "statistics " + product(n_chunks, n_ctx) + " tokens, " + std::to_string(n_sample_tiles) + " sample tiles" +
+        (key_period > 0 ? ", keys turned back by multiples of " + std::to_string(key_period) + " positions"
+                        : std::string());
     if (probes)
         words += ", layer probes " + product(probe_chunks, probe_ctx) + ", joint probes " +
                  product(joint_chunks, joint_ctx) + ", length probe up to " + std::to_string(long_ctx);

@@ -25,6 +25,7 @@ struct CalibrateRequest {
     size_t joint_chunks = 1;  ///< 0: no joint probes
     size_t long_ctx = 4096;   ///< of the length probe, if the text and the model go that far; 0: none
     bool probes = true;
+    int32_t key_period = 256;  ///< Plan::key_period of the plans that come of it; 0: keys stay as they are
     int32_t n_threads = 2;
 
     /// The numbers of an effort: quick halves the text and the probes, thorough doubles the probes and takes four joint chunks.

@@ -11,6 +11,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/base/sha256.h"
 #include "kvaq/llama/gguf_file.h"
+#include "kvaq/llama/rope_bytes.h"
 #include "kvaq/plan/budget.h"
 #include "kvaq/plan/plan_json.h"
 #include "kvaq/quant/transform.h"
@@ -39,6 +40,11 @@ Plan with_plain_strings(Plan plan) {
 }
 
 constexpr uint64_t kMaxFitBytes = 1 << 20;
+
+constexpr int64_t kMaxKeyPeriod = 1 << 20;
+constexpr uint64_t kMaxTurnBytes = 1 << 12;
+
+std::string turn_tensor(int32_t layer) { return "key_turn" + std::to_string(layer); }
 
 std::string fit_tensor(size_t index) { return "fit" + std::to_string(index); }
 
@@ -165,7 +171,7 @@ void write_plan(const Plan& original, const std::string& path) {
     GgufWriter file;
     file.set("general.type", std::string(kType));
     file.set("general.name", plan.name);
-    file.set(key("schema_version"), Plan::kSchemaVersion);
+    file.set(key("schema_version"), schema_version(plan));
     file.set(key("name"), plan.name);
     file.set(key("architecture"), plan.architecture);
     file.set(key("model_name"), plan.model_name);
@@ -173,6 +179,7 @@ void write_plan(const Plan& original, const std::string& path) {
     file.set(key("tile_tokens"), static_cast<uint32_t>(plan.tile_tokens));
     file.set(key("window"), plan.window);
     file.set(key("sinks"), plan.sinks);
+    if (plan.key_period > 0) file.set(key("key_period"), plan.key_period);
     file.set(key("predicted_kl"), plan.predicted_kl);
     file.set(key("measured_how"), plan.measured_how);
     file.set(key("bytes_per_token"), bytes_per_token(plan));
@@ -186,6 +193,10 @@ void write_plan(const Plan& original, const std::string& path) {
     file.set(key("key_codec"), key_codec);
     file.set(key("value_codec"), value_codec);
     file.set(key("sha256"), sha256_hex(canonical_text(plan)));
+    std::vector<std::vector<std::byte>> turn_data;
+    for (const LayerPlan& one : plan.layers) turn_data.push_back(rope_rule_bytes(one.key_turn));
+    for (size_t i = 0; i < turn_data.size() && plan.key_period > 0; ++i)
+        file.add_tensor_bytes(turn_tensor(plan.layers[i].shape.layer), turn_data[i]);
     std::vector<std::vector<std::byte>> fit_data;
     for (const TransformFit* fit : fits) fit_data.push_back(transform_fit_bytes(*fit));
     for (size_t i = 0; i < fit_data.size(); ++i) file.add_tensor_bytes(fit_tensor(i), fit_data[i]);
@@ -211,8 +222,9 @@ Plan read_plan(const std::string& path) {
                     "--budget 3.25bits -o MODEL.plan.gguf");
     }
     const int64_t version = file.get_int(key("schema_version"), 0, UINT32_MAX);
-    if (version != Plan::kSchemaVersion) {
-        throw Error(ErrorCode::kMismatch, "plan '" + path + "': schema version", std::to_string(Plan::kSchemaVersion),
+    if (version < 1 || version > Plan::kSchemaVersion) {
+        throw Error(ErrorCode::kMismatch, "plan '" + path + "': schema version",
+                    "1 to " + std::to_string(Plan::kSchemaVersion),
                     std::to_string(version), "Make the plan again with this version's kvaq plan");
     }
     const auto text = [&](const char* name) {
@@ -236,6 +248,13 @@ Plan read_plan(const std::string& path) {
     plan.predicted_kl = file.get_float(key("predicted_kl"));
     plan.measured_how = text("measured_how");
     plan.layers = read_layers(file);
+    if (version > 1) {
+        plan.key_period = static_cast<int32_t>(file.get_int(key("key_period"), 1, kMaxKeyPeriod));
+        for (LayerPlan& layer : plan.layers) {
+            layer.key_turn = parse_rope_rule(file.read_bytes(turn_tensor(layer.shape.layer), kMaxTurnBytes),
+                                             layer.shape.head_dim_k);
+        }
+    }
     const std::string digest = file.get_string(key("sha256"));
 #ifndef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION  // fuzzers look behind the checksum
     if (sha256_hex(canonical_text(plan)) != digest)

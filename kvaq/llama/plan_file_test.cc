@@ -50,6 +50,8 @@ class PlanFile : public testing::Test {
         plan.layers[2].heads[0].value = sample_transform(Side::kValue, 96, 2, 3);
         plan.name = "measured 3.25 bits";
         plan.fingerprint = std::string(64, 'f');
+        plan.key_period = 256;
+        plan.layers[0].key_turn = {.interleaved = true, .first_channel = 8, .n_dims = 4, .frequencies = {1.0, 0.0125}};
         plan.predicted_kl = 0.0123456789012345;
         plan.measured_how = "moby.txt, 4096 tokens";
         return plan;
@@ -72,6 +74,13 @@ TEST_F(PlanFile, GivesBackThePlanThatWasWritten) {
     const Plan plan = mixed_plan();
     write_plan(plan, path("p.plan.gguf"));
     EXPECT_EQ(read_plan(path("p.plan.gguf")), plan);
+    Plan still = mixed_plan();
+    still.key_period = 0;
+    still.layers[0].key_turn = {};
+    write_plan(still, path("s.plan.gguf"));
+    EXPECT_EQ(read_plan(path("s.plan.gguf")), still);
+    EXPECT_EQ(GgufReader(path("s.plan.gguf"), "plan").get_int("kvaq.plan.schema_version", 0, 9), 1)
+        << "older versions read it";
     Plan empty;
     empty.name = "nothing";
     write_plan(empty, path("e.plan.gguf"));

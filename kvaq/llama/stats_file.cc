@@ -6,6 +6,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/llama/gguf_file.h"
+#include "kvaq/llama/rope_bytes.h"
 
 namespace kvaq {
 namespace {
@@ -17,6 +18,8 @@ constexpr int64_t kMaxDim = 512;
 constexpr int64_t kMaxTiles = 4096;
 constexpr int64_t kMaxJoint = 1024;
 constexpr double kMaxWindow = 1 << 20;
+constexpr int64_t kMaxKeyPeriod = 1 << 20;
+constexpr uint64_t kMaxRopeBytes = 1 << 12;
 constexpr size_t kTile = 64;
 
 std::string key(const char* name) { return std::string("kvaq.stats.") + name; }
@@ -24,6 +27,8 @@ std::string key(const char* name) { return std::string("kvaq.stats.") + name; }
 std::string tensor(const LayerShape& layer, size_t head, const char* what) {
     return "l" + std::to_string(layer.layer) + ".h" + std::to_string(head) + "." + what;
 }
+
+std::string rope_tensor(const LayerShape& layer) { return "l" + std::to_string(layer.layer) + ".rope"; }
 
 std::span<const uint16_t> bits_of(const std::vector<float16>& values) {
     return {reinterpret_cast<const uint16_t*>(values.data()), values.size()};
@@ -42,6 +47,7 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     file.set(key("settings"), stats.settings);
     file.set(key("n_tokens"), stats.n_tokens);
     file.set(key("n_sample_tiles"), static_cast<uint32_t>(stats.n_sample_tiles));
+    file.set(key("key_period"), stats.key_period);
     file.set(key("probe_bits"), stats.probe_bits);
     file.set(key("base_bits"), stats.base_bits);
     file.set(key("base_kl"), stats.base_kl);
@@ -71,6 +77,9 @@ void write_stats(const ModelStats& stats, const std::string& path) {
                                        probe.short_kl});
     }
     if (!lengths.empty()) file.add_tensor("length_probes", std::span<const double>(lengths));
+    std::vector<std::vector<std::byte>> ropes;
+    for (const LayerStats& layer : stats.layers) ropes.push_back(rope_rule_bytes(layer.rope));
+    for (size_t i = 0; i < ropes.size(); ++i) file.add_tensor_bytes(rope_tensor(stats.layers[i].shape), ropes[i]);
     for (const LayerStats& layer : stats.layers) {
         for (size_t h = 0; h < layer.heads.size(); ++h) {
             const HeadStats& head = layer.heads[h];
@@ -112,6 +121,7 @@ ModelStats read_stats(const std::string& path) {
     stats.settings = file.get_string(key("settings"));
     stats.n_tokens = static_cast<uint64_t>(file.get_int(key("n_tokens"), 0, INT64_MAX));
     stats.n_sample_tiles = static_cast<size_t>(file.get_int(key("n_sample_tiles"), 0, kMaxTiles));
+    stats.key_period = static_cast<int32_t>(file.get_int(key("key_period"), 0, kMaxKeyPeriod));
     stats.probe_bits = file.get_float(key("probe_bits"));
     stats.base_bits = file.get_float(key("base_bits"));
     stats.base_kl = file.get_float(key("base_kl"));
@@ -170,6 +180,7 @@ ModelStats read_stats(const std::string& path) {
                        .head_dim_v = static_cast<size_t>(field[4]),
                        .sliding_window = static_cast<int32_t>(field[5])};
         layer.probe = {.key_kl = probes[2 * i], .value_kl = probes[2 * i + 1]};
+        layer.rope = parse_rope_rule(file.read_bytes(rope_tensor(layer.shape), kMaxRopeBytes), layer.shape.head_dim_k);
         const size_t dk = layer.shape.head_dim_k;
         const size_t dv = layer.shape.head_dim_v;
         for (size_t h = 0; h < layer.shape.n_kv_heads; ++h) {

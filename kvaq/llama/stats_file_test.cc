@@ -40,6 +40,8 @@ ModelStats sample_stats() {
         .layer = 2, .n_heads = 4, .n_kv_heads = 2, .head_dim_k = kDim, .head_dim_v = kDim, .sliding_window = 512};
     layer.heads = {correlated_head(kDim, 1), correlated_head(kDim, 2)};
     layer.probe = {.key_kl = 0.2, .value_kl = -0.001};
+    layer.rope = {.interleaved = true, .first_channel = 4, .n_dims = 4, .frequencies = {1.0, 0.0125}};
+    stats.key_period = 256;
     stats.layers.push_back(std::move(layer));
     return stats;
 }
@@ -65,6 +67,8 @@ TEST(StatsFile, ComesBackAsItWas) {
     ASSERT_EQ(back.layers.size(), 1U);
     EXPECT_EQ(back.layers[0].shape, stats.layers[0].shape);
     EXPECT_EQ(back.layers[0].probe.value_kl, -0.001);
+    EXPECT_EQ(back.layers[0].rope, stats.layers[0].rope);
+    EXPECT_EQ(back.key_period, 256);
     for (size_t h = 0; h < 2; ++h) {
         const HeadStats& a = stats.layers[0].heads[h];
         const HeadStats& b = back.layers[0].heads[h];
@@ -98,6 +102,12 @@ TEST(StatsFile, RefusesNonsenseByName) {
     stats = sample_stats();
     stats.lengths[0].n_ctx = 1024;
     EXPECT_NE(refusal(stats).find("length probe 0"), std::string::npos);
+    stats = sample_stats();
+    stats.layers[0].rope.first_channel = kDim - 2;
+    EXPECT_NE(refusal(stats).find("channels of a head of 32"), std::string::npos);
+    stats = sample_stats();
+    stats.layers[0].rope.frequencies[1] = std::numeric_limits<double>::infinity();
+    EXPECT_NE(refusal(stats).find("finite frequencies"), std::string::npos);
     stats = sample_stats();
     stats.layers[0].heads[1].key_metric.pop_back();
     EXPECT_NE(refusal(stats).find("k_metric"), std::string::npos);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kvaq/base/model_shape.h"
+#include "kvaq/base/rope.h"
 #include "kvaq/cache/tile.h"
 #include "kvaq/quant/codec_spec.h"
 
@@ -21,6 +22,9 @@ struct HeadPlan {
 struct LayerPlan {
     LayerShape shape;
     std::vector<HeadPlan> heads;  ///< [n_kv_heads]
+    /// How packed keys are turned back by Plan::key_period; n_dims 0: not at all. The model's own RoPE where that is known: then keys of
+    /// all positions resemble those of the first ones. What attention computes does not depend on it: <R q, R k> = <q, k> for any rotation.
+    RopeRule key_turn = {};
     bool operator==(const LayerPlan&) const = default;
 };
 
@@ -29,7 +33,7 @@ struct LayerPlan {
 
 /// What every layer, side and KV head costs and how it is stored. A value; also a *.plan.gguf file.
 struct Plan {
-    static constexpr uint32_t kSchemaVersion = 1;
+    static constexpr uint32_t kSchemaVersion = 2;  ///< of plans with a key_period; those without have 1
     std::string name;  ///< preset text or policy and budget, for logs
     std::string architecture;
     std::string model_name;
@@ -37,6 +41,8 @@ struct Plan {
     size_t tile_tokens = kDefaultTileTokens;
     int32_t window = 0;             ///< positions by which a whole tile must be older than a query to be read packed
     int32_t sinks = 0;              ///< first tokens of a sequence kept in f16; 0 <= sinks <= tile_tokens
+    /// > 0: the packed keys of a page whose slot 0 is rotated for position f are turned back by the largest multiple of it up to f.
+    int32_t key_period = 0;
     std::vector<LayerPlan> layers;  ///< those that own a cache, ascending
     double predicted_kl = -1;       ///< nats per token; negative = not predicted
     std::string measured_how;       ///< one sentence: text, tokens, method of the prediction

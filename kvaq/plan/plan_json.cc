@@ -6,11 +6,13 @@
 
 namespace kvaq {
 
+uint32_t schema_version(const Plan& plan) noexcept { return plan.key_period > 0 ? Plan::kSchemaVersion : 1; }
+
 namespace {
 
 nlohmann::ordered_json plan_fields(const Plan& plan) {
     nlohmann::ordered_json out;
-    out["schema_version"] = Plan::kSchemaVersion;
+    out["schema_version"] = schema_version(plan);
     out["name"] = plan.name;
     out["architecture"] = plan.architecture;
     out["model_name"] = plan.model_name;
@@ -18,6 +20,7 @@ nlohmann::ordered_json plan_fields(const Plan& plan) {
     out["tile_tokens"] = plan.tile_tokens;
     out["window"] = plan.window;
     out["sinks"] = plan.sinks;
+    if (plan.key_period > 0) out["key_period"] = plan.key_period;
     out["predicted_kl"] = plan.predicted_kl;
     out["measured_how"] = plan.measured_how;
     out["layers"] = nlohmann::ordered_json::array();
@@ -32,6 +35,10 @@ nlohmann::ordered_json plan_fields(const Plan& plan) {
                                  {"head_dim_v", layer.shape.head_dim_v},
                                  {"sliding_window", layer.shape.sliding_window},
                                  {"heads", std::move(heads)}});
+        if (plan.key_period == 0 || layer.key_turn.n_dims == 0) continue;
+        out["layers"].back()["key_turn"] = {{"interleaved", layer.key_turn.interleaved},
+                                            {"first_channel", layer.key_turn.first_channel},
+                                            {"frequencies", layer.key_turn.frequencies}};
     }
     return out;
 }

@@ -14,24 +14,30 @@ constexpr size_t kTile = kDefaultTileTokens;
 constexpr size_t kQueryStride = 16;
 constexpr double kGoldenRatio = 0.6180339887498949;
 
-/// Rows of one head, turned: [token][dim] in a buffer of the thread's own.
-template <typename T>
-std::span<const T> turned(const RopeTurn& turn, const HeadRows<const T>& x, size_t head, size_t n_tokens, size_t dim) {
+/// Rows of one head, token t turned by turn_of(t) positions: [token][dim] in a buffer of the thread's own.
+template <typename T, typename TurnOf>
+std::span<const T> turned(const RopeRule* rule, const HeadRows<const T>& x, size_t head, size_t n_tokens, size_t dim,
+                          TurnOf turn_of) {
     thread_local std::vector<T> rows;
     rows.resize(n_tokens * dim);
-    for (size_t t = 0; t < n_tokens; ++t) turn.apply(x.row(t, head), &rows[t * dim], dim);
+    RopeTurn turn;  // without a rule it leaves every channel as it is
+    for (size_t t = 0; t < n_tokens; ++t) {
+        if (rule != nullptr) turn.set(*rule, turn_of(t));
+        turn.apply(x.row(t, head), &rows[t * dim], dim);
+    }
     return rows;
 }
 
 }  // namespace
 
 StatsCollector::StatsCollector(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner, size_t n_sample_tiles,
-                               const std::vector<OutputGrams>& output)
+                               const std::vector<OutputGrams>& output, int32_t key_period)
     : inner_(std::move(inner)), n_positions_(shape.n_ctx_train) {
     sums_.architecture = shape.architecture;
     sums_.model_name = shape.name;
     sums_.fingerprint = shape.fingerprint;
     sums_.n_sample_tiles = n_sample_tiles;
+    sums_.key_period = key_period;
     for (const LayerShape& layer : shape.layers) {
         const auto number = static_cast<size_t>(layer.layer);
         if (layer_index_.size() <= number) layer_index_.resize(number + 1, -1);
@@ -71,10 +77,9 @@ bool StatsCollector::begin(std::span<const BatchToken> tokens) {
             tile_slot_ = n_batches_;
         }
     }
-    const auto n_batch = static_cast<int32_t>(tokens.size());
     double whole = 0;
-    const double part = std::modf(static_cast<double>(++n_begun_) * kGoldenRatio, &whole);
-    turn_ = n_positions_ > n_batch ? static_cast<int32_t>(part * (n_positions_ - n_batch)) - tokens[0].pos : 0;
+    place_ = std::modf(static_cast<double>(++n_begun_) * kGoldenRatio, &whole);
+    first_pos_ = tokens[0].pos;
     const auto first_pos = static_cast<size_t>(std::max(0, tokens[0].pos));
     if (first_pos == 0) n_past_ = 0;
     follows_ = first_pos == n_past_;
@@ -122,6 +127,14 @@ void StatsCollector::end() noexcept {
     if (follows_) n_past_ += batch_tokens_;
 }
 
+int32_t StatsCollector::spread(const LayerShape& shape) const noexcept {
+    int32_t positions = n_positions_;
+    if (shape.sliding_window > 0 && sums_.key_period > 0)
+        positions = std::min(positions, shape.sliding_window + sums_.key_period);
+    const int32_t last = positions - static_cast<int32_t>(batch_tokens_);
+    return last > 0 ? static_cast<int32_t>(place_ * last) - first_pos_ : 0;
+}
+
 void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
     inner_->attend(call, team);
     if (!call.append) return;
@@ -129,8 +142,13 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
     LayerStats& layer = sums_.layers[index];
     const size_t group = layer.shape.heads_per_kv();
     const size_t dim_k = layer.shape.head_dim_k;
-    RopeTurn turn;  // without a rule it leaves every channel as it is
-    if (call.rope != nullptr) turn.set(*call.rope, turn_);
+    if (team.index() == 0 && call.rope != nullptr && layer.rope.n_dims == 0) layer.rope = *call.rope;
+    const int32_t away = spread(layer.shape);
+    const int32_t period = sums_.key_period;
+    const auto of_query = [away](size_t) { return away; };
+    const auto of_key = [&](size_t t) {
+        return period > 0 ? -((first_pos_ + static_cast<int32_t>(t)) / period * period) : away;
+    };
     for (size_t head = team.index(); head < layer.heads.size(); head += team.size()) {
         HeadSums& sums = head_sums_[index][head];
         const auto take = [&](const float16* x, size_t stride, size_t dim, Moments& moments, std::vector<float16>& tiles) {
@@ -141,10 +159,11 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
             }
         };
         HeadStats& stats = layer.heads[head];
-        take(turned(turn, call.k, head, call.n_tokens, dim_k).data(), dim_k, dim_k, sums.keys, stats.key_tiles);
+        take(turned(call.rope, call.k, head, call.n_tokens, dim_k, of_key).data(), dim_k, dim_k, sums.keys, stats.key_tiles);
         take(call.v.row(0, head), call.v.token_stride, layer.shape.head_dim_v, sums.values, stats.value_tiles);
         for (size_t g = 0; g < group; ++g)
-            sums.queries.add(turned(turn, call.q, head * group + g, call.n_tokens, dim_k).data(), call.n_tokens, dim_k);
+            sums.queries.add(turned(call.rope, call.q, head * group + g, call.n_tokens, dim_k, of_query).data(),
+                             call.n_tokens, dim_k);
         if (follows_) follow(call, layer.shape, head, sums);
     }
     team.barrier();

@@ -13,16 +13,17 @@ namespace kvaq {
 /// team split the KV heads. Keeps the K and V of the text that is running in f16: every 16th query is followed to where
 /// its attention rests (OutputMetric). Only micro-batches of one sequence that begins at position 0 and goes on without
 /// a gap can be followed.
-/// Keys and queries are summed as they would be at positions spread over all that the model was trained for: a micro-batch is turned
-/// by RoPE to another place (golden-ratio steps). Channels that RoPE turns slowly have means that come round only after thousands of
-/// positions; a text of 2048 tokens would take where they stand for where they stay.
+/// Channels that RoPE turns slowly have means that come round only after thousands of positions; a text of 2048 tokens would take where they
+/// stand for where they stay. So queries are summed as they would be at positions spread over all that the layer's queries can be from the keys'
+/// frame (each micro-batch is turned to another place, in golden-ratio steps), and keys as packed tiles hold them: turned back by multiples of
+/// key_period (Plan::key_period), or, where that is 0, spread likewise.
 class StatsCollector final : public AttentionHandler {
   public:
     /// n_sample_tiles whole tiles of 64 tokens are kept per head, one per micro-batch of at least 64 tokens, never a
     /// sequence's first tile (its first tokens are attention sinks, which plans keep in f16).
     /// output: W_O's grams by layer; empty: the identity everywhere.
     StatsCollector(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner, size_t n_sample_tiles,
-                   const std::vector<OutputGrams>& output = {});
+                   const std::vector<OutputGrams>& output = {}, int32_t key_period = 0);
 
     /// Means so far.
     [[nodiscard]] ModelStats stats() const;
@@ -48,6 +49,9 @@ class StatsCollector final : public AttentionHandler {
         std::vector<float16> past_keys, past_values;  ///< [positions, dim] of the running text
     };
 
+    /// Positions by which this micro-batch's queries are turned.
+    [[nodiscard]] int32_t spread(const LayerShape& shape) const noexcept;
+
     void follow(const AttentionCall& call, const LayerShape& shape, size_t head, HeadSums& sums);
 
     std::unique_ptr<AttentionHandler> inner_;
@@ -59,8 +63,9 @@ class StatsCollector final : public AttentionHandler {
     size_t n_batches_ = 0;   ///< sample tiles taken so far
     size_t batch_tokens_ = 0;
     size_t n_begun_ = 0;   ///< micro-batches
-    int32_t turn_ = 0;     ///< positions by which this micro-batch's keys and queries are turned
-    int32_t n_positions_;  ///< that the model was trained for; 0: not known, nothing is turned
+    double place_ = 0;     ///< of this micro-batch in all positions, [0, 1)
+    int32_t first_pos_ = 0;
+    int32_t n_positions_;  ///< that the model was trained for; 0: not known, nothing is spread
     size_t n_past_ = 0;     ///< of the running text before this micro-batch
     bool follows_ = false;  ///< this micro-batch goes on with the running text
 };

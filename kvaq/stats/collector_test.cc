@@ -207,5 +207,27 @@ TEST(StatsCollector, SpreadsKeysAndQueriesOverAllPositionsThatTheModelKnows) {
     EXPECT_LT(slow_mean(16384), 0.5);
 }
 
+TEST(StatsCollector, KeysAreThoseOfPackedTilesTurnedBackByMultiplesOfThePeriod) {
+    const RopeRule rope{.n_dims = 4, .frequencies = {0.2, 1e-3}};  // pairs (0, 2) and (1, 3)
+    Text text(512);
+    ModelShape shape = two_layers();
+    shape.n_ctx_train = 100000;
+    StatsCollector collector(shape, std::make_unique<CountingHandler>(), 4, {}, 96);
+    feed(collector, text, 128, 2, &rope);
+    const ModelStats stats = collector.stats();
+    EXPECT_EQ(stats.key_period, 96);
+    EXPECT_EQ(stats.layers[0].rope, rope);
+    const HeadStats& h = stats.layers[1].heads[1];
+    double sum = 0;
+    RopeTurn turn;
+    for (size_t t = 0; t < 512; ++t) {
+        std::vector<float16> k(kDimK);
+        turn.set(rope, -static_cast<int32_t>(t / 96 * 96));
+        turn.apply(&text.k[(t * kKvHeads + 1) * kDimK], k.data(), kDimK);
+        sum += static_cast<double>(k[1]) * static_cast<double>(k[3]);
+    }
+    EXPECT_NEAR(h.key_second[1 * kDimK + 3], sum / 512, 1e-3);
+}
+
 }  // namespace
 }  // namespace kvaq

@@ -7,11 +7,12 @@
 
 #include "kvaq/base/float16.h"
 #include "kvaq/base/model_shape.h"
+#include "kvaq/base/rope.h"
 
 namespace kvaq {
 
 /// What was summed over a calibration text for one KV head. Matrices are row-major, in the model's basis; keys and queries
-/// after RoPE at positions spread over those that the model was trained for (kvaq/stats/collector.h), queries unscaled.
+/// after RoPE at the positions that kvaq/stats/collector.h says, queries unscaled.
 struct HeadStats {
     std::vector<double> key_second;    ///< [dk, dk] mean over tokens of k k^T
     std::vector<double> value_second;  ///< [dv, dv] mean of v v^T
@@ -59,11 +60,12 @@ struct LayerStats {
     LayerShape shape;
     std::vector<HeadStats> heads;
     LayerProbe probe;
+    RopeRule rope = {};  ///< of the layer's queries and keys; n_dims 0: none, or not known
 };
 
 /// What `kvaq calibrate` measures and `kvaq plan` reads; also a *.stats.gguf file.
 struct ModelStats {
-    static constexpr uint32_t kSchemaVersion = 7;
+    static constexpr uint32_t kSchemaVersion = 8;
     std::string architecture;
     std::string model_name;
     std::string fingerprint;
@@ -77,6 +79,7 @@ struct ModelStats {
     double base_kl = 0;    ///< (negative: not measured yet) KL of everything at base_bits, on the probes' text
     double joint_floor =
         0;  ///< (likewise) KL of our own f16 plan against plain llama.cpp, on the text of the joint probes
+    int32_t key_period = 0;  ///< Plan::key_period of the plans that these statistics are for
     std::vector<JointProbe> joint;
     std::vector<LengthProbe> lengths;  ///< rising n_ctx
     std::vector<LayerStats> layers;
