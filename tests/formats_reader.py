@@ -89,6 +89,26 @@ def hadamard_matrix(dim):
     return np.kron(np.eye(dim // block), h / np.sqrt(block))
 
 
+def read_rope(raw):
+    data = Bytes(raw.tobytes())
+    interleaved, first_channel, n_dims, zero = data.get("IIII")
+    assert interleaved <= 1 and zero == 0
+    rule = {"interleaved": interleaved == 1, "first_channel": first_channel, "frequencies": data.array("<f8", n_dims // 2)}
+    assert data.at == len(data.data)
+    return rule
+
+
+def turned(x, rule, positions):
+    """[..., channel] turned by so many positions."""
+    n = len(rule["frequencies"])
+    first = rule["first_channel"] + np.arange(n) * (2 if rule["interleaved"] else 1)
+    second = first + (1 if rule["interleaved"] else n)
+    c, s = np.cos(rule["frequencies"] * positions), np.sin(rule["frequencies"] * positions)
+    out = x.copy()
+    out[..., first], out[..., second] = c * x[..., first] - s * x[..., second], s * x[..., first] + c * x[..., second]
+    return out
+
+
 def read_codec(text, fits):
     """A codec of a plan file."""
     if text.startswith(("klt:", "tcq:")):
@@ -110,8 +130,8 @@ def read_plan(path):
     keys, tensors = read_gguf(path)
     assert keys["general.type"] == "kvaq-plan"
     plan = {key.removeprefix("kvaq.plan."): value for key, value in keys.items() if key.startswith("kvaq.plan.")}
-    assert plan["schema_version"] == 1
-    fits = {int(name.removeprefix("fit")): read_fit(tensor) for name, tensor in tensors.items()}
+    assert plan["schema_version"] == (2 if "key_period" in plan else 1)
+    fits = {int(name.removeprefix("fit")): read_fit(tensor) for name, tensor in tensors.items() if name.startswith("fit")}
     codecs = [read_codec(text, fits) for text in plan["codecs"]]
     layers, head, at = [], 0, range(len(plan["layer"]))
     for i in at:
@@ -119,17 +139,23 @@ def read_plan(path):
         shape = {key: plan[key][i] for key in ("layer", "n_heads", "n_kv_heads", "head_dim_k", "head_dim_v", "sliding_window")}
         layers.append({**shape, "heads": [{"key": codecs[plan["key_codec"][h]], "value": codecs[plan["value_codec"][h]]}
                                           for h in range(head, head + n)]})
+        if "key_period" in plan:
+            layers[-1]["key_turn"] = read_rope(tensors[f"key_turn{shape['layer']}"])
         head += n
     plan["layers"] = layers
     return plan
 
 
 def canonical_text(plan):
-    head = ("schema_version", "name", "architecture", "model_name", "fingerprint", "tile_tokens", "window", "sinks", "predicted_kl",
+    head = ("schema_version", "name", "architecture", "model_name", "fingerprint", "tile_tokens", "window", "sinks", "key_period", "predicted_kl",
             "measured_how")
     layers = [{**layer, "heads": [{side: codec[side]["text"] for side in ("key", "value")} for codec in layer["heads"]]}
               for layer in plan["layers"]]
-    return json.dumps({**{key: plan[key] for key in head}, "layers": layers}, separators=(",", ":"), ensure_ascii=True)
+    for layer in layers:
+        turn = layer.pop("key_turn", None)
+        if turn is not None and len(turn["frequencies"]) > 0:
+            layer["key_turn"] = {**turn, "frequencies": turn["frequencies"].tolist()}
+    return json.dumps({**{key: plan[key] for key in head if key in plan}, "layers": layers}, separators=(",", ":"), ensure_ascii=True)
 
 
 def up(n, to):
@@ -237,6 +263,10 @@ def plan_digest(plan):
     text = f"{plan['fingerprint']}|{plan['tile_tokens']}|{plan['window']}|{plan['sinks']}"
     for layer in plan["layers"]:
         text += f"|{layer['layer']}:{layer['head_dim_k']}:{layer['head_dim_v']}"
+        if "key_period" in plan:
+            rule = layer["key_turn"]
+            text += f":{plan['key_period']}{'i' if rule['interleaved'] else 'n'}{rule['first_channel']}"
+            text += "".join(f":{bits}" for bits in rule["frequencies"].view("<u8"))
         text += "".join(f",{head['key']['text']}/{head['value']['text']}" for head in layer["heads"])
     return hashlib.sha256(text.encode()).digest()
 
@@ -269,6 +299,9 @@ def read_slot(path, plan):
                     content["tiles"] = tuple(
                         np.stack([read_tile(data, head[name], side, plan["tile_tokens"], layer["head_dim_" + side]) for head in layer["heads"]])
                         for name, side in (("key", "k"), ("value", "v")))
+                    if "key_period" in plan:
+                        back = page["frame"] // plan["key_period"] * plan["key_period"]
+                        content["tiles"] = (turned(content["tiles"][0], layer["key_turn"], back), content["tiles"][1])
                     if page["frame"] == 0 and plan["sinks"]:
                         content["sinks"] = read_rows(data, layer, plan["sinks"])
                 if page["flags"] & 2:

@@ -70,7 +70,7 @@ class Formats(unittest.TestCase):
 
     def test_stats(self):
         keys, tensors = reader.read_gguf(self.stats)
-        self.assertEqual((keys["general.type"], keys["kvaq.stats.schema_version"]), ("kvaq-stats", 6))
+        self.assertEqual((keys["general.type"], keys["kvaq.stats.schema_version"]), ("kvaq-stats", 8))
         shapes = np.array(keys["kvaq.stats.layers"]).reshape(-1, 6)
         said = kvaq.read_stats(self.stats)
         self.assertEqual(shapes[:, 0].tolist(), said.layer.tolist())

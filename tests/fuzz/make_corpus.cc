@@ -71,7 +71,7 @@ void huge(const std::string& folder) {
 void plans(const std::string& folder) {
     ModelShape shape = tiny_model(512);
     shape.name = "tiny";
-    for (const char* name : {"klt-s4", "k4v2-w20-s4"}) {
+    for (const char* name : {"klt-s4", "k4v2-w20-s4", "turned:klt-s4"}) {
         Plan plan = plan_of(name, shape);
         plan.fingerprint = std::string(64, 'f');
         plan.measured_how = "corpus";
@@ -92,7 +92,9 @@ void stats(const std::string& folder) {
     stats.n_sample_tiles = 1;
     stats.joint = {{.key_bits = 3, .value_bits = 16, .window = 0, .kl = 0.1}};
     stats.lengths = {{.n_ctx = 4096, .short_ctx = 2048, .kl = 0.2, .short_kl = 0.1}};
+    stats.key_period = 256;
     LayerStats layer;
+    layer.rope = {.n_dims = 4, .frequencies = {1.0, 0.01}};
     layer.shape = {
         .layer = 2, .n_heads = 2, .n_kv_heads = 1, .head_dim_k = kDim, .head_dim_v = kDim, .sliding_window = 512};
     HeadStats head;
