@@ -65,7 +65,7 @@ class RopeTurn {
 /// sines are computed at every use. Rounded to f32, so a number turned there and back differs by 2^-23 of the pair's length.
 class TurnTable {
   public:
-    TurnTable(const RopeRule& rule, int32_t step, size_t n_ready) : rule_(rule), step_(step) {
+    TurnTable(const RopeRule& rule, int32_t step, size_t n_ready) : rule_(rule), step_(step), n_ready_(n_ready) {
         const size_t half = rule.n_dims / 2;
         for (size_t m = 0; m < n_ready; ++m) {
             for (size_t i = 0; i < half; ++i) cosines_.push_back(cosine(static_cast<int32_t>(m), i));
@@ -92,15 +92,16 @@ class TurnTable {
         if (multiple == 0) return;
         const size_t half = rule_.n_dims / 2;
         std::array<float, kMaxRopePairs> made_cosines, made_sines;
-        const float* c = cosines_.data() + static_cast<size_t>(multiple) * half;
-        const float* s = sines_.data() + static_cast<size_t>(multiple) * half;
-        if (static_cast<size_t>(multiple) * half >= cosines_.size()) {
+        const float* c = made_cosines.data();
+        const float* s = made_sines.data();
+        if (multiple >= 0 && static_cast<size_t>(multiple) < n_ready_) {
+            c = cosines_.data() + static_cast<size_t>(multiple) * half;
+            s = sines_.data() + static_cast<size_t>(multiple) * half;
+        } else {
             for (size_t i = 0; i < half; ++i) {
                 made_cosines[i] = cosine(multiple, i);
                 made_sines[i] = sine(multiple, i);
             }
-            c = made_cosines.data();
-            s = made_sines.data();
         }
         for (size_t row = 0; row < n; ++row) {
             T* from = x + row * head_dim + rule_.first_channel;
@@ -118,6 +119,7 @@ class TurnTable {
 
     RopeRule rule_;
     int32_t step_ = 0;
+    size_t n_ready_ = 0;
     std::vector<float> cosines_, sines_;  ///< [multiple][pair]
 };
 
