@@ -58,9 +58,11 @@ class ReferenceHandler final : public AttentionHandler {
         for (const Sequence& s : sequences_) stored += s.tokens.size();
         if (stored + tokens.size() > n_ctx_) return false;
         saved_ = sequences_;
-        for (Sequence& s : sequences_) {
-            if (s.unsettled) settle(s);
-            s.n_written = 0;
+        for (Sequence& s : sequences_) s.n_written = 0;
+        for (const BatchToken& token : tokens) {
+            for (const int32_t s : token.seq_ids) {
+                if (at(s).unsettled) settle(at(s));
+            }
         }
         seq_ids_.clear();
         positions_.clear();
@@ -98,7 +100,12 @@ class ReferenceHandler final : public AttentionHandler {
             if (!at(s).unsettled) settle(at(s));
         }
     }
-    void rollback() noexcept override { sequences_ = saved_; }
+    void rollback() noexcept override {
+        sequences_ = saved_;
+        for (Sequence& s : sequences_) {
+            if (s.unsettled) settle(s);
+        }
+    }
     void clear() noexcept override { sequences_.assign(sequences_.size(), Sequence{}); }
 
     bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override {

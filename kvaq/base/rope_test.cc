@@ -26,7 +26,9 @@ TEST(TurnTable, TurnsBackAsRopeTurnDoesAndForwardAgainAlsoBeyondWhatItHasReady) 
             for (size_t i = 0; i < x.size(); ++i) {
                 EXPECT_NEAR(static_cast<double>(y[i]), expected[i], 3e-6) << multiple << " " << i;
                 EXPECT_NEAR(again[i], static_cast<double>(x[i]), 3e-6);
-                if (i % kDim < 2 || i % kDim >= 10) EXPECT_EQ(y[i], x[i]) << "no channel of a pair";
+                if (i % kDim < 2 || i % kDim >= 10) {
+                    EXPECT_EQ(y[i], x[i]) << "no channel of a pair";
+                }
             }
         }
     }

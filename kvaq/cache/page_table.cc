@@ -212,8 +212,12 @@ bool PageTable::begin(std::span<const BatchToken> tokens, size_t block_tokens) {
     touched_.clear();
     fresh_.clear();
     std::fill(n_written_.begin(), n_written_.end(), 0);
-    for (size_t s = 0; s < state_.unsettled.size(); ++s) {
-        if (state_.unsettled[s] != 0) settle(static_cast<int32_t>(s));
+    // Only sequences that go on: another one may still be cut back, and what it reads does not depend on this one.
+    for (const BatchToken& token : tokens) {
+        for (const int32_t s : token.seq_ids) {
+            if (s >= 0 && static_cast<size_t>(s) < options_.n_seq_max && state_.unsettled[static_cast<size_t>(s)] != 0)
+                settle(s);
+        }
     }
     free_unwanted_f16();
     bool fits = state_.n_tokens + tokens.size() <= options_.n_ctx;
@@ -387,7 +391,7 @@ bool PageTable::seal_and_house() {
         if (page.refs == 0) continue;
         const bool lasts = !page.sealed || std::any_of(touched_.begin(), touched_.end(), [&](int32_t s) {
             return std::any_of(seq(s).rbegin(), seq(s).rend(),
-                               [&](const Segment& g) { return g.page == id && (may_be_cut(s) || wants_f16(g, next_pos(s))); });
+                               [&](const Segment& g) { return g.page == id && (may_be_cut(s) || wants_f16(g, next_pos(s) - 1)); });
         });
         if (!lasts) {
             page.scratch = state_.free_scratch.take();
@@ -453,6 +457,11 @@ void PageTable::rollback() noexcept {
     if (!open_batch_) return;
     open_batch_ = false;
     std::swap(state_, saved_);
+    // f16 pages that begin() had freed may have been written since.
+    for (size_t s = 0; s < state_.unsettled.size(); ++s) {
+        if (state_.unsettled[s] != 0) settle(static_cast<int32_t>(s));
+    }
+    free_unwanted_f16();
 }
 
 }  // namespace kvaq

@@ -142,8 +142,9 @@ std::shared_ptr<const TurnTable> ServingCache::turns_of(const LayerPlan& layer) 
     for (const LayerStore& other : layers_) {
         if (other.key_turns() != nullptr && other.key_turns()->rule() == layer.key_turn) return other.shared_key_turns();
     }
-    return std::make_shared<const TurnTable>(layer.key_turn, plan_.key_period,
-                                             table_.options().n_ctx / static_cast<size_t>(plan_.key_period) + 1);
+    constexpr size_t kMostReady = 4096;
+    const size_t n = table_.options().n_ctx / static_cast<size_t>(plan_.key_period) + 1;
+    return std::make_shared<const TurnTable>(layer.key_turn, plan_.key_period, std::min(n, kMostReady));
 }
 
 void ServingCache::make_works(size_t n_threads) {

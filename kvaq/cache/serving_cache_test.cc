@@ -98,7 +98,7 @@ TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
 
 TEST_P(ServingCachePreset, ARejectedDraftLeavesTheBitsAsIfItHadNeverBeenAdded) {
     // Drafts of 15 tokens of which k are kept, wherever that is in a tile; another cache never sees the rejected ones. A neighbour
-    // holds the same prompt.
+    // holds the same prompt and goes on before the draft is rejected.
     const ModelShape model = small_model();
     const Plan plan = plan_of(GetParam(), model);
     const auto drafted = make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 1024, .max_batch_tokens = 256});
@@ -114,9 +114,11 @@ TEST_P(ServingCachePreset, ARejectedDraftLeavesTheBitsAsIfItHadNeverBeenAdded) {
         std::vector<TestToken> draft = batch;
         for (size_t i = static_cast<size_t>(keep); i < draft.size(); ++i) draft[i].content += 999;
         const std::vector<float> out = step(*drafted, model, draft);
-        ASSERT_TRUE(drafted->seq_rm(0, next + keep, -1));
         const std::vector<float> expected =
             step(*plain, model, {batch.begin(), batch.begin() + static_cast<ptrdiff_t>(keep)});
+        for (const auto& cache : {&drafted, &plain})
+            ASSERT_FALSE(step(**cache, model, text(1, 100 + 3 * round, 3, 7)).empty());
+        ASSERT_TRUE(drafted->seq_rm(0, next + keep, -1));
         ASSERT_FALSE(out.empty() || expected.empty());
         const size_t row = model.layers[0].n_heads * model.layers[0].head_dim_v;
         const auto kept = static_cast<size_t>(keep) * row;
@@ -400,6 +402,33 @@ TEST(ServingCache, ReservesWhatItSaysAndNotMoreThanTheLimit) {
             } catch (const Error& error) {
                 EXPECT_EQ(error.code(), ErrorCode::kBudgetTooSmall);
             }
+        }
+    }
+}
+
+// What an aborted batch has written lies where f16 rows were that the batch before had left for a cut.
+TEST(ServingCache, ACutAfterAnAbortedBatchFindsNoRowsOfThatBatch) {
+    const ModelShape model = small_model();
+    const ScoreRule rule{.scale = 0.2F};
+    const ForcedMode forced(AttentionMode::kExact);
+    for (const char* preset : {"k4v2", "klt-w20-s4", "turned:k3v2-tcq"}) {
+        for (const int32_t cut : {70, 100, 120, 130}) {
+            const Plan plan = plan_of(preset, model);
+            const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 512, .max_batch_tokens = 256});
+            const auto reference = make_reference_handler(plan, 1, 512);
+            const auto both = [&](const std::vector<TestToken>& tokens) {
+                return max_difference(step(*cache, model, tokens, rule), step(*reference, model, tokens, rule));
+            };
+            EXPECT_LE(both(text(0, 0, 100)), tolerance());
+            EXPECT_LE(both(text(0, 100, 48)), tolerance());
+            for (AttentionHandler* handler : {static_cast<AttentionHandler*>(cache.get()), reference.get()}) {
+                ASSERT_TRUE(outputs_of(*handler, model, text(0, 148, 60, 9), rule, nullptr,
+                                       [&](const AttentionCall& call) { run_team(*handler, call, 1); })
+                                .has_value());
+                handler->rollback();
+                ASSERT_TRUE(handler->seq_rm(0, cut, -1));
+            }
+            EXPECT_LE(both(text(0, cut, 20, 2)), tolerance()) << preset << " " << cut;
         }
     }
 }

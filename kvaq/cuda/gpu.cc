@@ -151,7 +151,6 @@ size_t Gpu::allocated_bytes() const noexcept {
 
 void Gpu::begin(bool deferred) {
     deferred_ = deferred;
-    ropes_.clear();
     for (LayerClass& c : classes_) make_work_lists(*table_, c.reach, c.group, c.key_period, c.lists);
     make_room();
     upload_lists();
@@ -226,13 +225,18 @@ const Gpu::RopeTable* Gpu::turned(const GpuLayer& layer, const AttentionCall& ca
     const RopeRule& key_turn = layer.store->key_turns() != nullptr ? layer.store->key_turns()->rule() : none;
     if (turns.size() == 1 || (rule.n_dims == 0 && key_turn.n_dims == 0)) return nullptr;
     for (const RopeTable& table : ropes_) {
-        if (table.lists == layer.lists && table.rule == rule && table.key_turn == key_turn) return &table;
+        if (table.lists == layer.lists && table.rule == rule && table.key_turn == key_turn && table.turns == turns)
+            return &table;
     }
+    std::erase_if(ropes_, [&](const RopeTable& table) { return table.lists == layer.lists && table.turns != turns; });
     const RopeRule& layout = rule.n_dims > 0 ? rule : key_turn;
     const size_t n = layout.n_dims / 2;
     for (const RopeRule* one : {&rule, &key_turn}) {  // both are the model's own RoPE
-        KVAQ_CHECK(one->n_dims == 0 || (one->n_dims == layout.n_dims && one->interleaved == layout.interleaved &&
-                                        one->first_channel == layout.first_channel));
+        if (one->n_dims == 0 || (one->n_dims == layout.n_dims && one->interleaved == layout.interleaved &&
+                                 one->first_channel == layout.first_channel))
+            continue;
+        throw Error(ErrorCode::kMismatch, "the plan turns keys by other channels than the model's RoPE", "", "",
+                    "Make the plan for this model, or use --kv-device cpu");
     }
     std::vector<double> values(2 * turns.size() * n);
     for (size_t turn = 0; turn < turns.size(); ++turn) {
@@ -246,6 +250,7 @@ const Gpu::RopeTable* Gpu::turned(const GpuLayer& layer, const AttentionCall& ca
     RopeTable table{.rule = rule,
                     .key_turn = key_turn,
                     .layout = layout,
+                    .turns = turns,
                     .lists = layer.lists,
                     .data = DeviceBuffer(device_, values.size() * sizeof(double), "turns")};
     copy_to_device(table.data.as(), values.data(), values.size() * sizeof(double));

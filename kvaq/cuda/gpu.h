@@ -79,6 +79,7 @@ class Gpu {
         RopeRule rule;      ///< of the call, and below of the layer's packed keys
         RopeRule key_turn;
         RopeRule layout;    ///< whichever of them turns anything: which channels are pairs
+        std::vector<QueryTurn> turns;
         size_t lists = 0;
         DeviceBuffer data;  ///< cosines, then sines
     };
@@ -101,7 +102,7 @@ class Gpu {
     size_t shared_rows_ = 0;  ///< place of the rows of micro-batches that are not deferred
     DeviceBuffer trellis_, scratch_, lists_, fragments_, row_info_, sums_, norms_;
     PinnedBuffer host_lists_, rows_, items_;
-    std::vector<RopeTable> ropes_;  ///< of the micro-batch in progress
+    std::vector<RopeTable> ropes_;  ///< kept while the turns are the same
 };
 
 }  // namespace kvaq::cuda

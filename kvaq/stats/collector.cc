@@ -147,7 +147,8 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
     const int32_t period = sums_.key_period;
     const auto of_query = [away](size_t) { return away; };
     const auto of_key = [&](size_t t) {
-        return period > 0 ? -((first_pos_ + static_cast<int32_t>(t)) / period * period) : away;
+        constexpr auto kPage = static_cast<int32_t>(kTile);  // pages begin at its multiples
+        return period > 0 ? -((first_pos_ + static_cast<int32_t>(t)) / kPage * kPage / period * period) : away;
     };
     for (size_t head = team.index(); head < layer.heads.size(); head += team.size()) {
         HeadSums& sums = head_sums_[index][head];
