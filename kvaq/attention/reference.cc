@@ -102,8 +102,11 @@ class ReferenceHandler final : public AttentionHandler {
     }
     void rollback() noexcept override {
         sequences_ = saved_;
-        for (Sequence& s : sequences_) {
-            if (s.unsettled) settle(s);
+        settle_one_or_all(-1);
+    }
+    void settle_one_or_all(int32_t seq) noexcept {
+        for (size_t s = 0; s < sequences_.size(); ++s) {
+            if ((seq < 0 || static_cast<size_t>(seq) == s) && sequences_[s].unsettled) settle(sequences_[s]);
         }
     }
     void clear() noexcept override { sequences_.assign(sequences_.size(), Sequence{}); }
@@ -371,6 +374,10 @@ class ReferenceHandler final : public AttentionHandler {
 };
 
 }  // namespace
+
+void settle_reference(AttentionHandler& reference, int32_t seq) {
+    static_cast<ReferenceHandler&>(reference).settle_one_or_all(seq);
+}
 
 std::unique_ptr<AttentionHandler> make_reference_handler(const Plan& plan, size_t n_seq_max, size_t n_ctx) {
     return std::make_unique<ReferenceHandler>(plan, n_seq_max, n_ctx);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "kvaq/base/attention_call.h"
@@ -11,5 +12,9 @@ namespace kvaq {
 /// double, tiles through encode_tile and decode_tile_reference. Slow on purpose. Only team member 0 works.
 [[nodiscard]] std::unique_ptr<AttentionHandler> make_reference_handler(const Plan& plan, size_t n_seq_max,
                                                                        size_t n_ctx);
+
+/// What the serving cache does to a sequence that it restores from a snapshot, and to all (seq < 0) when a micro-batch is rolled back: f16 rows that
+/// the newest token reads packed are given up. reference: of make_reference_handler.
+void settle_reference(AttentionHandler& reference, int32_t seq);
 
 }  // namespace kvaq

@@ -274,6 +274,7 @@ TEST_F(CudaCache, RandomOperationsMatchTheReference) {
                         if (bytes.empty()) break;
                         ASSERT_TRUE(cache->seq_rm(seq, below(2) == 0 ? 0 : n - 1, -1)) << where;
                         cache->load_sequence(seq, bytes);
+                        settle_reference(*reference, seq);
                         ASSERT_TRUE(bytes == cache->save_sequence(seq)) << where;
                         break;
                     }

@@ -169,7 +169,8 @@ class Game {
             }
             case 7: {  // a batch that fails
                 const std::vector<std::byte> before = saved(seq);
-                (void)run(*cache_, model_, text(seq, n, 1 + choices_.below(80), salt), false);
+                if (!run(*cache_, model_, text(seq, n, 1 + choices_.below(80), salt), false).empty())
+                    settle_reference(*reference_, -1);
                 FUZZ_CHECK(before == saved(seq));
                 break;
             }
@@ -189,8 +190,9 @@ class Game {
                 }
                 FUZZ_CHECK(bytes == saved(dst));
                 ledger_.load(seq, dst);
-                if (seq == dst) break;
-                FUZZ_CHECK(reference_->seq_rm(dst, -1, -1) && reference_->seq_cp(seq, dst, -1, -1));
+                if (seq != dst)
+                    FUZZ_CHECK(reference_->seq_rm(dst, -1, -1) && reference_->seq_cp(seq, dst, -1, -1));
+                settle_reference(*reference_, dst);
                 break;
             }
             case 9: {  // does it fit
@@ -200,8 +202,10 @@ class Game {
                 const std::vector<std::byte> before = saved(seq);
                 const bool fits = cache_->fits(batch);
                 FUZZ_CHECK(before == saved(seq));
-                if (tokens.size() <= static_cast<size_t>(kBatch)) FUZZ_CHECK(fits == cache_->begin(batch));
+                if (tokens.size() > static_cast<size_t>(kBatch)) break;
+                FUZZ_CHECK(fits == cache_->begin(batch));
                 cache_->rollback();
+                if (fits) settle_reference(*reference_, -1);
                 break;
             }
             default: {
