@@ -75,7 +75,9 @@ class TurnTable {
     [[nodiscard]] const RopeRule& rule() const noexcept { return rule_; }
     [[nodiscard]] int32_t step() const noexcept { return step_; }
     /// In place, for n vectors of head_dim numbers that lie one after the other; n = 1: one vector.
-    void back(int32_t multiple, float* x, size_t n, size_t head_dim) const noexcept { turn(multiple, -1, x, n, head_dim); }
+    void back(int32_t multiple, float* x, size_t n, size_t head_dim) const noexcept {
+        turn(multiple, -1, x, n, head_dim);
+    }
     void forward(int32_t multiple, double* x, size_t n, size_t head_dim) const noexcept {
         turn(multiple, 1, x, n, head_dim);
     }

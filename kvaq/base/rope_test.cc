@@ -9,7 +9,8 @@ namespace {
 
 TEST(TurnTable, TurnsBackAsRopeTurnDoesAndForwardAgainAlsoBeyondWhatItHasReady) {
     for (const bool interleaved : {false, true}) {
-        const RopeRule rule{.interleaved = interleaved, .first_channel = 2, .n_dims = 8, .frequencies = {1, 0.1, 3e-3, 1e-5}};
+        const RopeRule rule{
+            .interleaved = interleaved, .first_channel = 2, .n_dims = 8, .frequencies = {1, 0.1, 3e-3, 1e-5}};
         const TurnTable table(rule, 96, 5);
         for (const int32_t multiple : {0, 1, 4, 5, 100, -1}) {
             constexpr size_t kDim = 12;

@@ -66,7 +66,8 @@ inline Plan plan_of(const std::string& name, const ModelShape& model) {
     if (name.rfind("turned:", 0) == 0) {
         Plan plan = plan_of(name.substr(7), model);
         plan.key_period = 96;
-        plan.layers.back().key_turn = {.interleaved = true, .first_channel = 2, .n_dims = 6, .frequencies = {0.3, 0.01, 2e-4}};
+        plan.layers.back().key_turn = {
+            .interleaved = true, .first_channel = 2, .n_dims = 6, .frequencies = {0.3, 0.01, 2e-4}};
         return plan;
     }
     if (name.rfind("klt", 0) != 0) return make_uniform_plan(parse_preset(name), model);

@@ -390,8 +390,9 @@ bool PageTable::seal_and_house() {
         Page& page = at(id);
         if (page.refs == 0) continue;
         const bool lasts = !page.sealed || std::any_of(touched_.begin(), touched_.end(), [&](int32_t s) {
-            return std::any_of(seq(s).rbegin(), seq(s).rend(),
-                               [&](const Segment& g) { return g.page == id && (may_be_cut(s) || wants_f16(g, next_pos(s) - 1)); });
+            return std::any_of(seq(s).rbegin(), seq(s).rend(), [&](const Segment& g) {
+                return g.page == id && (may_be_cut(s) || wants_f16(g, next_pos(s) - 1));
+            });
         });
         if (!lasts) {
             page.scratch = state_.free_scratch.take();

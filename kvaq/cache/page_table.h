@@ -228,11 +228,11 @@ class PageTable {
         FreeIds free_pages, free_scratch;
         std::array<FreeSlots, kMaxReaches> free;
         std::vector<Sequence> sequences;
-        std::vector<TokenRuns> tokens;  ///< of each sequence
-        uint64_t n_lines = 0;           ///< lines of token numbers begun (next_number)
-        std::vector<int32_t> both;      ///< sealed pages that still hold f16
+        std::vector<TokenRuns> tokens;   ///< of each sequence
+        uint64_t n_lines = 0;            ///< lines of token numbers begun (next_number)
+        std::vector<int32_t> both;       ///< sealed pages that still hold f16
         std::vector<uint8_t> unsettled;  ///< [sequence] may hold f16 rows that its newest token reads packed
-        size_t n_tokens = 0;            ///< over all sequences, shared ones once
+        size_t n_tokens = 0;             ///< over all sequences, shared ones once
         std::array<uint64_t, kMaxReaches> n_sealed = {}, n_evicted = {};
     };
 

@@ -140,7 +140,8 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
 std::shared_ptr<const TurnTable> ServingCache::turns_of(const LayerPlan& layer) const {
     if (plan_.key_period == 0 || layer.key_turn.n_dims == 0) return nullptr;
     for (const LayerStore& other : layers_) {
-        if (other.key_turns() != nullptr && other.key_turns()->rule() == layer.key_turn) return other.shared_key_turns();
+        if (other.key_turns() != nullptr && other.key_turns()->rule() == layer.key_turn)
+            return other.shared_key_turns();
     }
     constexpr size_t kMostReady = 4096;
     const size_t n = table_.options().n_ctx / static_cast<size_t>(plan_.key_period) + 1;

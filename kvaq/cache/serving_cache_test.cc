@@ -135,8 +135,8 @@ TEST_P(ServingCachePreset, ARejectedDraftLeavesTheBitsAsIfItHadNeverBeenAdded) {
 INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
                          testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70",
                                          "k5v6-rotk-s8", "k2v1.58-g32", "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0",
-                                         "k4v3-lm-s4", "k3v2-tcq-s4", "klt", "klt-w40-s4",
-                                         "turned:klt-w40-s4", "turned:k4v2", "turned:k3v2-tcq"));
+                                         "k4v3-lm-s4", "k3v2-tcq-s4", "klt", "klt-w40-s4", "turned:klt-w40-s4",
+                                         "turned:k4v2", "turned:k3v2-tcq"));
 
 TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
     const std::vector<ScoreRule> rules = bent_rules();
@@ -424,9 +424,10 @@ TEST(ServingCache, ACutAfterAnAbortedBatchFindsNoRowsOfThatBatch) {
             EXPECT_LE(both(text(0, 0, 100)), tolerance());
             EXPECT_LE(both(text(0, 100, 48)), tolerance());
             for (AttentionHandler* handler : {static_cast<AttentionHandler*>(cache.get()), reference.get()}) {
-                ASSERT_TRUE(outputs_of(*handler, model, text(0, 148, 60, 9), rule, nullptr,
-                                       [&](const AttentionCall& call) { run_team(*handler, call, 1); })
-                                .has_value());
+                ASSERT_TRUE(
+                    outputs_of(*handler, model, text(0, 148, 60, 9), rule, nullptr, [&](const AttentionCall& call) {
+                        run_team(*handler, call, 1);
+                    }).has_value());
                 handler->rollback();
                 ASSERT_TRUE(handler->seq_rm(0, cut, -1));
             }

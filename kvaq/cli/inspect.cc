@@ -25,8 +25,7 @@ void inspect_plan(const std::string& path) {
     fmt::print("plan {}\nmodel: {} ({}), fingerprint {}\nwindow {}, sinks {}, tiles of {} tokens\n", plan.name,
                plan.model_name, plan.architecture, plan.fingerprint.empty() ? "any" : plan.fingerprint.substr(0, 16),
                plan.window, plan.sinks, plan.tile_tokens);
-    if (plan.key_period > 0)
-        fmt::print("packed keys turned back by multiples of {} positions\n", plan.key_period);
+    if (plan.key_period > 0) fmt::print("packed keys turned back by multiples of {} positions\n", plan.key_period);
     if (plan.predicted_kl >= 0)
         fmt::print("predicted KL {:.5f} nats per token ({})\n", plan.predicted_kl, plan.measured_how);
     fmt::print(

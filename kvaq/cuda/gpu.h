@@ -76,9 +76,9 @@ class Gpu {
         size_t n_kv_heads = 0, dim_v = 0, n_groups = 0;  ///< largest of its layers
     };
     struct RopeTable {
-        RopeRule rule;      ///< of the call, and below of the layer's packed keys
+        RopeRule rule;  ///< of the call, and below of the layer's packed keys
         RopeRule key_turn;
-        RopeRule layout;    ///< whichever of them turns anything: which channels are pairs
+        RopeRule layout;  ///< whichever of them turns anything: which channels are pairs
         std::vector<QueryTurn> turns;
         size_t lists = 0;
         DeviceBuffer data;  ///< cosines, then sines

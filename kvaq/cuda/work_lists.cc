@@ -113,7 +113,8 @@ void make_work_lists(const PageTable& table, size_t reach, size_t group, int32_t
     for (const PageTable::QueryBlock& block : table.work().blocks) {
         visits.packed.clear();
         visits.float16.clear();
-        for (const Segment& segment : block.segments) visit(table, block, segment, reach, key_period, lists.turns, visits);
+        for (const Segment& segment : block.segments)
+            visit(table, block, segment, reach, key_period, lists.turns, visits);
         const size_t first = lists.visits.size();
         lists.visits.insert(lists.visits.end(), visits.packed.begin(), visits.packed.end());
         lists.visits.insert(lists.visits.end(), visits.float16.begin(), visits.float16.end());

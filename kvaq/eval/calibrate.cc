@@ -122,9 +122,9 @@ class Calibration {
         StatsCollector* collector = nullptr;
         const HandlerFactory collecting = [&](const ModelShape& s,
                                               const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
-            auto made = std::make_unique<StatsCollector>(
-                s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options), request_.n_sample_tiles, output,
-                request_.key_period);
+            auto made =
+                std::make_unique<StatsCollector>(s, make_kv_cache(make_uniform_plan(parse_preset("f16"), s), options),
+                                                 request_.n_sample_tiles, output, request_.key_period);
             collector = made.get();
             return made;
         };

@@ -25,7 +25,8 @@ struct CompareRequest {
                                  << 30;  ///< of reference log-probabilities held at a time; a chunk is scored in slices
     int32_t n_threads = 2;
     bool control = true;  ///< also f16 against itself with micro-batches of 3 tokens: the floor of any comparison
-    bool perturbed = false;  ///< also f16 with keys and values off by 2^-12 (kvaq/eval/perturbed_cache.h): another view of the floor
+    bool perturbed =
+        false;  ///< also f16 with keys and values off by 2^-12 (kvaq/eval/perturbed_cache.h): another view of the floor
 };
 
 struct CompareRow {

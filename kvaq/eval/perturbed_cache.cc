@@ -89,8 +89,8 @@ float16 perturbed(float16 x, uint64_t hash) noexcept {
 
 HandlerFactory serve_perturbed_f16() {
     return [](const ModelShape& shape, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
-        return std::make_unique<PerturbedCache>(
-            shape, make_kv_cache(make_uniform_plan(parse_preset("f16"), shape), options));
+        return std::make_unique<PerturbedCache>(shape,
+                                                make_kv_cache(make_uniform_plan(parse_preset("f16"), shape), options));
     };
 }
 

@@ -224,8 +224,8 @@ Plan read_plan(const std::string& path) {
     const int64_t version = file.get_int(key("schema_version"), 0, UINT32_MAX);
     if (version < 1 || version > Plan::kSchemaVersion) {
         throw Error(ErrorCode::kMismatch, "plan '" + path + "': schema version",
-                    "1 to " + std::to_string(Plan::kSchemaVersion),
-                    std::to_string(version), "Make the plan again with this version's kvaq plan");
+                    "1 to " + std::to_string(Plan::kSchemaVersion), std::to_string(version),
+                    "Make the plan again with this version's kvaq plan");
     }
     const auto text = [&](const char* name) {
         std::string value = file.get_string(key(name));
@@ -251,8 +251,8 @@ Plan read_plan(const std::string& path) {
     if (version > 1) {
         plan.key_period = static_cast<int32_t>(file.get_int(key("key_period"), 1, kMaxKeyPeriod));
         for (LayerPlan& layer : plan.layers) {
-            layer.key_turn = parse_rope_rule(file.read_bytes(turn_tensor(layer.shape.layer), kMaxTurnBytes),
-                                             layer.shape.head_dim_k);
+            layer.key_turn =
+                parse_rope_rule(file.read_bytes(turn_tensor(layer.shape.layer), kMaxTurnBytes), layer.shape.head_dim_k);
         }
     }
     const std::string digest = file.get_string(key("sha256"));

@@ -34,13 +34,13 @@ struct LayerPlan {
 /// What every layer, side and KV head costs and how it is stored. A value; also a *.plan.gguf file.
 struct Plan {
     static constexpr uint32_t kSchemaVersion = 2;  ///< of plans with a key_period; those without have 1
-    std::string name;  ///< preset text or policy and budget, for logs
+    std::string name;                              ///< preset text or policy and budget, for logs
     std::string architecture;
     std::string model_name;
     std::string fingerprint;  ///< of the model; empty for presets (they fit any model)
     size_t tile_tokens = kDefaultTileTokens;
-    int32_t window = 0;             ///< positions by which a whole tile must be older than a query to be read packed
-    int32_t sinks = 0;              ///< first tokens of a sequence kept in f16; 0 <= sinks <= tile_tokens
+    int32_t window = 0;  ///< positions by which a whole tile must be older than a query to be read packed
+    int32_t sinks = 0;   ///< first tokens of a sequence kept in f16; 0 <= sinks <= tile_tokens
     /// > 0: the packed keys of a page whose slot 0 is rotated for position f are turned back by the largest multiple of it up to f.
     int32_t key_period = 0;
     std::vector<LayerPlan> layers;  ///< those that own a cache, ascending

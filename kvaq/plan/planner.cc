@@ -60,7 +60,8 @@ Plan empty_plan(const ModelStats& stats, const char* preset, int32_t window, int
     plan.window = window;
     plan.sinks = sinks;
     plan.key_period = stats.key_period;
-    for (size_t i = 0; i < plan.layers.size() && plan.key_period > 0; ++i) plan.layers[i].key_turn = stats.layers[i].rope;
+    for (size_t i = 0; i < plan.layers.size() && plan.key_period > 0; ++i)
+        plan.layers[i].key_turn = stats.layers[i].rope;
     return plan;
 }
 

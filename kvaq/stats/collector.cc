@@ -152,7 +152,8 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
     };
     for (size_t head = team.index(); head < layer.heads.size(); head += team.size()) {
         HeadSums& sums = head_sums_[index][head];
-        const auto take = [&](const float16* x, size_t stride, size_t dim, Moments& moments, std::vector<float16>& tiles) {
+        const auto take = [&](const float16* x, size_t stride, size_t dim, Moments& moments,
+                              std::vector<float16>& tiles) {
             moments.add(x, call.n_tokens, stride);
             if (tile_slot_ >= sums_.n_sample_tiles) return;
             for (size_t t = 0; t < kTile; ++t) {
@@ -160,7 +161,8 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
             }
         };
         HeadStats& stats = layer.heads[head];
-        take(turned(call.rope, call.k, head, call.n_tokens, dim_k, of_key).data(), dim_k, dim_k, sums.keys, stats.key_tiles);
+        take(turned(call.rope, call.k, head, call.n_tokens, dim_k, of_key).data(), dim_k, dim_k, sums.keys,
+             stats.key_tiles);
         take(call.v.row(0, head), call.v.token_stride, layer.shape.head_dim_v, sums.values, stats.value_tiles);
         for (size_t g = 0; g < group; ++g)
             sums.queries.add(turned(call.rope, call.q, head * group + g, call.n_tokens, dim_k, of_query).data(),

@@ -62,10 +62,10 @@ class StatsCollector final : public AttentionHandler {
     size_t tile_first_ = 0;  ///< its first token in the micro-batch
     size_t n_batches_ = 0;   ///< sample tiles taken so far
     size_t batch_tokens_ = 0;
-    size_t n_begun_ = 0;   ///< micro-batches
-    double place_ = 0;     ///< of this micro-batch in all positions, [0, 1)
+    size_t n_begun_ = 0;  ///< micro-batches
+    double place_ = 0;    ///< of this micro-batch in all positions, [0, 1)
     int32_t first_pos_ = 0;
-    int32_t n_positions_;  ///< that the model was trained for; 0: not known, nothing is spread
+    int32_t n_positions_;   ///< that the model was trained for; 0: not known, nothing is spread
     size_t n_past_ = 0;     ///< of the running text before this micro-batch
     bool follows_ = false;  ///< this micro-batch goes on with the running text
 };

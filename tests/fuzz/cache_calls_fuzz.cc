@@ -190,8 +190,7 @@ class Game {
                 }
                 FUZZ_CHECK(bytes == saved(dst));
                 ledger_.load(seq, dst);
-                if (seq != dst)
-                    FUZZ_CHECK(reference_->seq_rm(dst, -1, -1) && reference_->seq_cp(seq, dst, -1, -1));
+                if (seq != dst) FUZZ_CHECK(reference_->seq_rm(dst, -1, -1) && reference_->seq_cp(seq, dst, -1, -1));
                 settle_reference(*reference_, dst);
                 break;
             }

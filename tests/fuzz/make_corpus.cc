@@ -155,9 +155,11 @@ int main(int argc, char** argv) {
     using Make = void (*)(const std::string&);
     const std::vector<std::pair<const char*, Make>> all = {
 #ifdef KVAQ_FUZZ_FILES
-        {"plan_file", plans}, {"stats_file", stats},
+        {"plan_file", plans},
+        {"stats_file", stats},
 #endif
-        {"snapshot", snapshots}, {"cache_calls", calls}};
+        {"snapshot", snapshots},
+        {"cache_calls", calls}};
     for (const auto& [name, make] : all) {
         const std::string folder = std::string(argv[1]) + "/" + name;
         std::filesystem::create_directories(folder);
