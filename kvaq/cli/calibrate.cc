@@ -14,6 +14,7 @@
 #include "kvaq/eval/session.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/file_json.h"
+#include "kvaq/llama/rope_bytes.h"
 #include "kvaq/llama/stats_file.h"
 
 namespace kvaq {
@@ -127,7 +128,7 @@ void add_calibrate(CLI::App& app) {
     verb->add_option("--key-period", request.key_period,
                      "plans store keys turned back (RoPE) by multiples of this many positions, so that those of all "
                      "positions resemble each other; 0: as they are")
-        ->check(CLI::Range(0, 1 << 20))
+        ->check(CLI::Range(0, kMaxKeyPeriod))
         ->capture_default_str();
     verb->add_option("-t,--threads", request.n_threads, "threads")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_flag("--no-probes", flags->no_probes, "statistics only: quicker, but no measured plan can be made");

@@ -41,9 +41,6 @@ Plan with_plain_strings(Plan plan) {
 
 constexpr uint64_t kMaxFitBytes = 1 << 20;
 
-constexpr int64_t kMaxKeyPeriod = 1 << 20;
-constexpr uint64_t kMaxTurnBytes = 1 << 12;
-
 std::string turn_tensor(int32_t layer) { return "key_turn" + std::to_string(layer); }
 
 std::string fit_tensor(size_t index) { return "fit" + std::to_string(index); }
@@ -251,8 +248,8 @@ Plan read_plan(const std::string& path) {
     if (version > 1) {
         plan.key_period = static_cast<int32_t>(file.get_int(key("key_period"), 1, kMaxKeyPeriod));
         for (LayerPlan& layer : plan.layers) {
-            layer.key_turn =
-                parse_rope_rule(file.read_bytes(turn_tensor(layer.shape.layer), kMaxTurnBytes), layer.shape.head_dim_k);
+            layer.key_turn = parse_rope_rule(file.read_bytes(turn_tensor(layer.shape.layer), kMaxRopeRuleBytes),
+                                             layer.shape.head_dim_k);
         }
     }
     const std::string digest = file.get_string(key("sha256"));

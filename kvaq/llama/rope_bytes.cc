@@ -27,8 +27,7 @@ std::vector<std::byte> rope_rule_bytes(const RopeRule& rule) {
                        static_cast<uint32_t>(rule.n_dims), 0};
     std::vector<std::byte> bytes(sizeof head + rule.frequencies.size() * sizeof(double));
     std::memcpy(bytes.data(), head.data(), sizeof head);
-    if (!rule.frequencies.empty())
-        std::memcpy(bytes.data() + sizeof head, rule.frequencies.data(), rule.frequencies.size() * sizeof(double));
+    std::memcpy(bytes.data() + sizeof head, rule.frequencies.data(), rule.frequencies.size() * sizeof(double));
     return bytes;
 }
 

@@ -18,8 +18,6 @@ constexpr int64_t kMaxDim = 512;
 constexpr int64_t kMaxTiles = 4096;
 constexpr int64_t kMaxJoint = 1024;
 constexpr double kMaxWindow = 1 << 20;
-constexpr int64_t kMaxKeyPeriod = 1 << 20;
-constexpr uint64_t kMaxRopeBytes = 1 << 12;
 constexpr size_t kTile = 64;
 
 std::string key(const char* name) { return std::string("kvaq.stats.") + name; }
@@ -180,7 +178,8 @@ ModelStats read_stats(const std::string& path) {
                        .head_dim_v = static_cast<size_t>(field[4]),
                        .sliding_window = static_cast<int32_t>(field[5])};
         layer.probe = {.key_kl = probes[2 * i], .value_kl = probes[2 * i + 1]};
-        layer.rope = parse_rope_rule(file.read_bytes(rope_tensor(layer.shape), kMaxRopeBytes), layer.shape.head_dim_k);
+        layer.rope =
+            parse_rope_rule(file.read_bytes(rope_tensor(layer.shape), kMaxRopeRuleBytes), layer.shape.head_dim_k);
         const size_t dk = layer.shape.head_dim_k;
         const size_t dv = layer.shape.head_dim_v;
         for (size_t h = 0; h < layer.shape.n_kv_heads; ++h) {
