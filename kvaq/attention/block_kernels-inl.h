@@ -11,6 +11,32 @@ static inline void store(float* to, VecF value) { *reinterpret_cast<VecF*>(to) =
 static inline VecF splat(float value) { return value - VecF{}; }
 static inline VecI splat_i(int32_t value) { return value - VecI{}; }
 
+#include "kvaq/base/shuffle-inl.h"
+
+// Lane i from lane i + by, around.
+template <typename V>
+static inline V rotate_lanes(V x, size_t by) {
+    VecI order;
+    for (size_t k = 0; k < KVAQ_LANES; ++k) order[k] = static_cast<int32_t>((k + by) % KVAQ_LANES);
+    return shuffle(x, order);
+}
+// Over all lanes, pairwise.
+template <typename V>
+static inline auto sum_of_lanes(V x) {
+#pragma GCC unroll 4
+    for (size_t by = KVAQ_LANES / 2; by > 0; by /= 2) x = x + rotate_lanes(x, by);
+    return x[0];
+}
+template <typename V>
+static inline auto largest_lane(V x) {
+#pragma GCC unroll 4
+    for (size_t by = KVAQ_LANES / 2; by > 0; by /= 2) {
+        const V other = rotate_lanes(x, by);
+        x = other > x ? other : x;
+    }
+    return x[0];
+}
+
 // a * b + c. The targets' flags contract this to one FMA where the CPU has it (see CMake: -ffp-contract=fast here only).
 static inline VecF mul_add(VecF a, VecF b, VecF c) { return a * b + c; }
 
@@ -120,8 +146,9 @@ static inline VecF exp_nonpositive(VecF x) {
     return tiny ? splat(0.0F) : poly * power;
 }
 
-static float softmax_step(float* s, size_t n_tokens, size_t lo, size_t hi, float* m, float* l) {
+static float softmax_step(float* s, size_t n_tokens, size_t lo, size_t hi, float* m, float* l, float* tile_sum) {
     const float minus_inf = -__builtin_inff();
+    *tile_sum = 0.0F;
     if (lo >= hi) {
         for (size_t t = 0; t < n_tokens; ++t) s[t] = 0.0F;
         return 1.0F;
@@ -133,8 +160,7 @@ static float softmax_step(float* s, size_t n_tokens, size_t lo, size_t hi, float
         const VecF x = load(s + t);
         top = x > top ? x : top;
     }
-    float best = minus_inf;
-    for (size_t i = 0; i < KVAQ_LANES; ++i) best = top[i] > best ? top[i] : best;
+    const float best = largest_lane(top);
     if (!(best > minus_inf)) {
         for (size_t t = 0; t < n_tokens; ++t) s[t] = 0.0F;
         return 1.0F;
@@ -146,8 +172,7 @@ static float softmax_step(float* s, size_t n_tokens, size_t lo, size_t hi, float
         store(s + t, e);
         sum = sum + e;
     }
-    float total = 0.0F;
-    for (size_t i = 0; i < KVAQ_LANES; ++i) total += sum[i];
+    const float total = sum_of_lanes(sum);
     float factor = 1.0F;
     if (m_new > *m) {
         float delta[KVAQ_LANES];
@@ -156,6 +181,7 @@ static float softmax_step(float* s, size_t n_tokens, size_t lo, size_t hi, float
     }
     *l = *l * factor + total;
     *m = m_new;
+    *tile_sum = total;
     return factor;
 }
 
@@ -176,10 +202,12 @@ static void bytes_to_float(const int8_t* from, size_t n, float* to) {
     for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }
 
-static void to_float(const float16* from, size_t n, float* to) {
-    size_t i = 0;
-    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
-        store(to + i, __builtin_convertvector(*reinterpret_cast<const VecH*>(from + i), VecF));
+static void to_float(const float16* from, size_t ld_from, size_t n_rows, size_t n, float* to, size_t ld_to) {
+    for (size_t r = 0; r < n_rows; ++r, from += ld_from, to += ld_to) {
+        size_t i = 0;
+        for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
+            store(to + i, __builtin_convertvector(*reinterpret_cast<const VecH*>(from + i), VecF));
+        }
+        for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
     }
-    for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }

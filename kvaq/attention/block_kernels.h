@@ -19,15 +19,15 @@ struct BlockKernels {
     void (*accumulate)(const float* p, size_t ld_p, size_t n_rows, size_t t_begin, size_t t_end, const float* v,
                        size_t ld_v, size_t dim_v, float* o, size_t ld_o);
     /// Online softmax step of one row: s[0, n_tokens) becomes exp(s - m'), zero outside [lo, hi); m' = max(m, max s).
-    /// Updates *m, *l; returns the factor exp(m - m') by which earlier sums must be multiplied (1 if nothing changes).
+    /// Updates *m, *l; returns the factor exp(m - m') by which earlier sums must be multiplied (1 if nothing changes); *tile_sum: sum of the new s.
     /// A range without any score leaves m, l as they are and returns 1.
-    float (*softmax_step)(float* s, size_t n_tokens, size_t lo, size_t hi, float* m, float* l);
+    float (*softmax_step)(float* s, size_t n_tokens, size_t lo, size_t hi, float* m, float* l, float* tile_sum);
     /// x[i] *= factor
     void (*scale)(float* x, size_t n, float factor);
     /// to[i] = from[i]
     void (*bytes_to_float)(const int8_t* from, size_t n, float* to);
-    /// to[i] = from[i]
-    void (*to_float)(const float16* from, size_t n, float* to);
+    /// to[r * ld_to + i] = from[r * ld_from + i]
+    void (*to_float)(const float16* from, size_t ld_from, size_t n_rows, size_t n, float* to, size_t ld_to);
 
     // Packed tiles as integers (TileLevels): bytes in cells of 16 lanes x 4 quads times 15-bit coefficients. |coefficient| <= 16319.
     /// y = x * weight (weight null: 1), n a multiple of 4; coef = round(y / step), ordered as coef_at() says; *sum = sum of coef. Returns step = max |y| / 16319; NaN, and coef 0, if a y is not finite.
@@ -39,7 +39,7 @@ struct BlockKernels {
     /// out[i] += acc[i] * step * scale[i] + offset_factor * offset[i]; scale null: 1, offset null: 0; n a multiple of 16.
     void (*add_levels)(const int32_t* acc, size_t n, float step, const float* scale, const float* offset,
                        float offset_factor, float* out);
-    /// sum of a[i] * b[i]; b null: 1
+    /// sum of a[i] * b[i]
     float (*dot)(const float* a, const float* b, size_t n);
     bool byte_digits = false;  ///< how coefficients lie, see coef_at
 };

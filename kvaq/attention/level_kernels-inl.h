@@ -6,37 +6,29 @@
 // a 32-bit lane, then odd ones). Digits (VNNI multiplies four bytes at once): c = 256 high + low, both signed bytes; of four neighbours the
 // lows, then the highs. Sums of either are combined at the end: the same numbers.
 
-#include "kvaq/base/shuffle-inl.h"
-
 static constexpr float kCoefMax = 16319.0F;
 
 static float quantize_coefs(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum) {
     const VecI clear_sign = splat_i(0x7FFFFFFF);
     const auto value = [&](size_t i) { return weight != nullptr ? load(x + i) * load(weight + i) : load(x + i); };
-    VecF top = splat(0.0F);
-    VecF poison = splat(0.0F);  // becomes NaN where a value is not finite
+    // Sizes as the integers of their bits: of the same order, and what is not finite comes last.
+    VecI top = splat_i(0);
     size_t i = 0;
     for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
-        poison = mul_add(value(i), splat(0.0F), poison);
-        const VecF size = __builtin_bit_cast(VecF, __builtin_bit_cast(VecI, value(i)) & clear_sign);
+        const VecI size = __builtin_bit_cast(VecI, value(i)) & clear_sign;
         top = size > top ? size : top;
     }
-    float largest = 0.0F;
-    float bad = 0.0F;
-    for (size_t k = 0; k < KVAQ_LANES; ++k) {
-        largest = top[k] > largest ? top[k] : largest;
-        bad += poison[k];
-    }
+    int32_t top_bits = largest_lane(top);
     for (size_t k = i; k < n; ++k) {
-        const float y = weight != nullptr ? x[k] * weight[k] : x[k];
-        largest = y > largest ? y : -y > largest ? -y : largest;
-        bad += y * 0.0F;
+        const int32_t size = __builtin_bit_cast(int32_t, weight != nullptr ? x[k] * weight[k] : x[k]) & 0x7FFFFFFF;
+        top_bits = size > top_bits ? size : top_bits;
     }
-    if (!(bad == 0.0F)) {  // as in f32: what is not a number stays none
+    if (top_bits >= 0x7F800000) {  // as in f32: what is not a number stays none
         for (size_t k = 0; k < n; ++k) coef[k] = 0;
         *sum = 0;
-        return bad;
+        return __builtin_nanf("");
     }
+    const float largest = __builtin_bit_cast(float, top_bits);
     const float inverse = largest > 1e-30F ? kCoefMax / largest : 0.0F;
     const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to the nearest integer
 #if !defined(__AVX512VNNI__)
@@ -64,8 +56,7 @@ static float quantize_coefs(const float* x, const float* weight, size_t n, int16
         *reinterpret_cast<VecS*>(coef + i) = __builtin_convertvector(shuffle(rounded, order), VecS);
 #endif
     }
-    int32_t all = 0;
-    for (size_t k = 0; k < KVAQ_LANES; ++k) all += total[k];
+    int32_t all = sum_of_lanes(total);
     for (; i < n; ++i) {
         const float y = weight != nullptr ? x[i] * weight[i] : x[i];
         const auto rounded = static_cast<int32_t>((y * inverse + magic) - magic);
@@ -220,11 +211,9 @@ static void add_levels(const int32_t* acc, size_t n, float step, const float* sc
 static float dot(const float* a, const float* b, size_t n) {
     VecF sum = splat(0.0F);
     size_t i = 0;
-    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES)
-        sum = b != nullptr ? mul_add(load(a + i), load(b + i), sum) : sum + load(a + i);
-    float total = 0.0F;
-    for (size_t k = 0; k < KVAQ_LANES; ++k) total += sum[k];
-    for (; i < n; ++i) total += b != nullptr ? a[i] * b[i] : a[i];
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) sum = mul_add(load(a + i), load(b + i), sum);
+    float total = sum_of_lanes(sum);
+    for (; i < n; ++i) total += a[i] * b[i];
     return total;
 }
 

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -8,6 +9,7 @@
 #include "kvaq/attention/block_kernels.h"
 #include "kvaq/base/simd_target.h"
 #include "kvaq/cache/tile.h"
+#include "kvaq/cache/tile_decode.h"
 #include "kvaq/cache/tile_levels.h"
 #include "kvaq/quant/transform.h"
 #include "kvaq/quant/transform_samples.h"
@@ -98,6 +100,16 @@ TEST(LevelKernels, DotsAreExactAtTheLargestNumbersOnEveryTarget) {
 }
 
 // Every codec's levels and parameters give back what the reference decodes.
+TEST(LevelKernels, GainsAreTheTablesBitForBitOnEveryTarget) {
+    std::array<uint8_t, 257> bytes;  // not whole registers
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(i * 7);
+    for (const SimdTarget target : supported_simd_targets()) {
+        std::array<float, 257> gains = {};
+        decode_kernels(target).gains(bytes.data(), bytes.size(), gains.data());
+        for (size_t i = 0; i < bytes.size(); ++i) EXPECT_EQ(gains[i], transform_gain(bytes[i])) << to_string(target);
+    }
+}
+
 TEST(LevelKernels, LevelsAreWhatTheReferenceDecodesOnEveryTarget) {
     std::vector<CodecSpec> specs;
     for (const CodeBits bits : {CodeBits::k1, CodeBits::kTernary, CodeBits::k2, CodeBits::k3, CodeBits::k4,

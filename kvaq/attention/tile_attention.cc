@@ -56,9 +56,9 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     grow(rows_, rows * padded);
     levels_.reserve(dim, tile_tokens);
     grow(coefs_, rows * std::max(dim, tile_tokens));
-    for (Queries& q : queries_) {
-        grow(q.plain, rows * largest.head_dim_k);
-        grow(q.packed, rows * largest.head_dim_k);
+    for (PlainQueries& q : plain_queries_) grow(q.rows, rows * largest.head_dim_k);
+    for (PackedQueries& q : packed_queries_) {
+        grow(q.rows, rows * largest.head_dim_k);
         grow(q.coefs, rows * largest.head_dim_k);
         grow(q.steps, rows * blocks);
         grow(q.sums, rows * blocks);
@@ -69,6 +69,7 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     grow(init_, rows);
     grow(acc_, rows * std::max(padded, tile_tokens));
     grow(p_packed_, rows);
+    grow(tile_sums_, rows);
 }
 
 void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head,
@@ -94,23 +95,42 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
 }
 
 void TileAttention::forget_queries() noexcept {
-    for (Queries& q : queries_) q.made = false;
+    for (PlainQueries& q : plain_queries_) q.made = false;
+    for (PackedQueries& q : packed_queries_) q.made = false;
+}
+
+/// The ones that fit, else the ones not used for the longest time, marked as not made.
+template <typename Queries, typename Fits>
+Queries& TileAttention::find_or_oldest(std::array<Queries, kTurns>& made, const Fits& fits) noexcept {
+    Queries* found = &made[0];
+    for (Queries& q : made) {
+        if (q.made && fits(q)) {
+            found = &q;
+            break;
+        }
+        if (!q.made ? found->made : found->made && q.used < found->used) found = &q;
+    }
+    found->made = found->made && fits(*found);
+    found->used = ++clock_;
+    return *found;
+}
+
+void TileAttention::turn(int32_t delta) noexcept {
+    if (call_->rope != nullptr && call_->rope->n_dims == 0) delta = 0;  // nothing is rotated
+    const auto fits = [&](const PlainQueries& q) { return q.delta == delta; };
+    if (plain_->made && fits(*plain_)) return;
+    plain_ = &find_or_oldest(plain_queries_, fits);
+    if (!plain_->made) make_plain(delta, *plain_);
 }
 
 void TileAttention::turn(int32_t delta, int32_t steps_back) noexcept {
-    if (call_->rope != nullptr && call_->rope->n_dims == 0) delta = 0;  // nothing is rotated
-    const auto fits = [&](const Queries& q) { return q.made && q.delta == delta && q.steps_back == steps_back; };
-    if (fits(*q_)) return;
-    q_ = &queries_[0];
-    for (Queries& q : queries_) {
-        if (fits(q)) {
-            q_ = &q;
-            break;
-        }
-        if (!q.made ? q_->made : q_->made && q.used < q_->used) q_ = &q;
-    }
-    q_->used = ++clock_;
-    if (!fits(*q_)) make_queries(delta, steps_back);
+    if (call_->rope != nullptr && call_->rope->n_dims == 0) delta = 0;
+    const auto fits = [&](const PackedQueries& q) { return q.delta == delta && q.steps_back == steps_back; };
+    if (packed_->made && fits(*packed_)) return;
+    packed_ = &find_or_oldest(packed_queries_, fits);
+    if (packed_->made) return;
+    turn(delta);
+    make_packed(delta, steps_back, *packed_);
 }
 
 void TileAttention::load_matrix(const TransformFit& fit) noexcept {
@@ -119,64 +139,62 @@ void TileAttention::load_matrix(const TransformFit& fit) noexcept {
     matrix_of_ = &fit;
 }
 
-void TileAttention::make_queries(int32_t delta, int32_t steps_back) noexcept {
-    const Shape& shape = shape_;
-    const CodecSpec& key_codec = key_layout_->spec;
-    std::vector<float>& plain = q_->plain;
-    std::vector<float>& packed = q_->packed;
-    q_->made = true;
-    q_->delta = delta;
-    q_->steps_back = steps_back;
-    RopeTurn& rope = turns_[static_cast<size_t>(q_ - queries_.data())];
+void TileAttention::make_plain(int32_t delta, PlainQueries& plain) noexcept {
+    plain.made = true;
+    plain.delta = delta;
     if (delta != 0) {
         KVAQ_CHECK(call_->rope != nullptr);
-        rope.set(*call_->rope, delta);
+        plain.rope.set(*call_->rope, delta);
     }
-    const size_t dim = shape.head_dim_k;
+    const size_t dim = shape_.head_dim_k;
     const float scale = rule_.softcap > 0.0F ? rule_.scale / rule_.softcap : rule_.scale;
-    for (size_t t = 0; t < shape.n_tokens; ++t) {
-        for (size_t g = 0; g < shape.group; ++g) {
-            const size_t row = t * shape.group + g;
-            const float* q = call_->q.row(first_token_ + t, kv_head_ * shape.group + g);
-            float* out = &plain[row * dim];
-            if (delta != 0) {
-                rope.apply(q, out, dim);
-                q = out;
-            }
-            for (size_t c = 0; c < dim; ++c) out[c] = q[c] * scale;
+    for (size_t row = 0; row < shape_.n_rows(); ++row) {
+        const float* q = call_->q.row(first_token_ + row / shape_.group, kv_head_ * shape_.group + row % shape_.group);
+        float* out = &plain.rows[row * dim];
+        if (delta != 0) {
+            plain.rope.apply(q, out, dim);
+            q = out;
         }
+        for (size_t c = 0; c < dim; ++c) out[c] = q[c] * scale;
     }
-    const size_t n_rows = shape.n_rows();
-    const bool hadamard = is_hadamard(key_codec);
-    const float* turned = plain.data();
+}
+
+/// From plain_, turned by delta already.
+void TileAttention::make_packed(int32_t delta, int32_t steps_back, PackedQueries& packed) noexcept {
+    packed.made = true;
+    packed.delta = delta;
+    packed.steps_back = steps_back;
+    const CodecSpec& key_codec = key_layout_->spec;
+    const size_t dim = shape_.head_dim_k;
+    const size_t n_rows = shape_.n_rows();
+    const bool in_basis = key_codec.transform != nullptr && !is_hadamard(key_codec);
+    float* turned = in_basis ? turned_.data() : packed.rows.data();
+    std::copy_n(plain_->rows.data(), n_rows * dim, turned);
     if (steps_back != 0) {
         KVAQ_CHECK(key_turns_ != nullptr);
-        std::copy_n(plain.data(), n_rows * dim, turned_.data());
-        key_turns_->back(steps_back, turned_.data(), n_rows, dim);
-        turned = turned_.data();
+        key_turns_->back(steps_back, turned, n_rows, dim);
     }
-    if (key_codec.transform == nullptr || hadamard) {
-        std::copy_n(turned, n_rows * dim, packed.data());
-        for (size_t row = 0; row < n_rows && hadamard; ++row) hadamard_transform(&packed[row * dim], dim);
-    } else {
+    if (in_basis) {
         const TransformFit& fit = *key_codec.transform->fit;  // q^T x^ = (U q)^T z^
         if (dim % 16 == 0) {
             load_matrix(fit);
-            kernels_->scores(turned, dim, n_rows, dim, matrix_.data(), dim, dim, packed.data(), dim);
+            kernels_->scores(turned, dim, n_rows, dim, matrix_.data(), dim, dim, packed.rows.data(), dim);
         } else {
             for (size_t row = 0; row < n_rows; ++row) {
                 for (size_t i = 0; i < dim; ++i) {
                     float sum = 0;
                     for (size_t j = 0; j < dim; ++j) sum += turned[row * dim + j] * static_cast<float>(fit.at(i, j));
-                    packed[row * dim + i] = sum;
+                    packed.rows[row * dim + i] = sum;
                 }
             }
         }
         for (size_t row = 0; row < n_rows; ++row) {
-            for (size_t i = 0; i < dim; ++i) packed[row * dim + i] *= fit.row_scale[i];
+            for (size_t i = 0; i < dim; ++i) packed.rows[row * dim + i] *= fit.row_scale[i];
         }
+    } else if (is_hadamard(key_codec)) {
+        for (size_t row = 0; row < n_rows; ++row) hadamard_transform(&packed.rows[row * dim], dim);
     }
-    make_coefs(*key_layout_);
+    make_coefs(packed);
 }
 
 int32_t TileAttention::first_visible(size_t token_begin) const noexcept {
@@ -193,8 +211,8 @@ void TileAttention::add_f16(const Keys& keys, size_t tile_tokens, size_t token_b
     const size_t row0 = token_begin * shape_.group;
     const size_t n_rows = (token_end - token_begin) * shape_.group;
     const size_t n_keys = std::min((keys.end + 15) / 16 * 16, tile_tokens);
-    kernels_->scores(&q_->plain[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile_tokens, n_keys, scores_.data(),
-                     tile_tokens);
+    kernels_->scores(&plain_->rows[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile_tokens, n_keys,
+                     scores_.data(), tile_tokens);
     const Range seen = weigh(keys, n_keys, tile_tokens, token_begin, token_end);
     if (seen.begin >= seen.end) return;
     kernels_->accumulate(scores_.data(), tile_tokens, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
@@ -222,7 +240,7 @@ void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* ke
     packed_used_ = true;
     if (exact_ || key_layout.spec.is_float16()) {
         decode_tile(key_layout, key_tile, keys_.data());
-        kernels_->scores(&q_->packed[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile, tile, scores_.data(),
+        kernels_->scores(&packed_->rows[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile, tile, scores_.data(),
                          tile);
     } else {
         read_levels(target_, key_layout, key_tile, levels_);
@@ -269,7 +287,8 @@ TileAttention::Range TileAttention::weigh(const Keys& keys, size_t n_keys, size_
                     row_scores[j] += slope * static_cast<float>(keys.first_pos + static_cast<int32_t>(j) - pos);
                 }
             }
-            const float factor = kernels_->softmax_step(row_scores, n_keys, lo, hi, &m_[row], &l_[row]);
+            const float factor =
+                kernels_->softmax_step(row_scores, n_keys, lo, hi, &m_[row], &l_[row], &tile_sums_[row]);
             if (factor != 1.0F) {
                 kernels_->scale(&o_plain_[row * dim_v], dim_v, factor);
                 if (packed_used_) kernels_->scale(&o_packed_[row * dim_v], dim_v, factor);

@@ -38,7 +38,7 @@ class TileAttention {
         [[nodiscard]] size_t padded_v() const noexcept { return (head_dim_v + 15) / 16 * 16; }
     };
     TileAttention() = default;
-    TileAttention(const TileAttention&) = delete;  // q_ points inside
+    TileAttention(const TileAttention&) = delete;  // plain_ and packed_ point inside
     TileAttention& operator=(const TileAttention&) = delete;
     /// Makes room. Not noexcept: call it before the hot path.
     void reserve(const Shape& largest, size_t tile_tokens);
@@ -52,14 +52,13 @@ class TileAttention {
     /// key_turns: how packed keys are turned back, or null.
     void start(const AttentionCall& call, size_t first_token, int32_t first_pos, size_t kv_head, const Shape& shape,
                const TileLayout& key_layout, const TurnTable* key_turns = nullptr) noexcept;
-    /// Before tiles are added: their keys are rotated for positions `delta` past the ones they are used at, so scores take R(delta) q
-    /// instead of q: <R(p) q, R(j) k> = <R(p + delta) q, R(j + delta) k>. Exact but for rounding q in f32. Makes the queries, scaled:
-    /// as they are, in the key codec's basis, and rounded to integers. The last kTurns deltas stay made, also for a thread's
-    /// next run of the same tokens and KV head. delta != 0 needs AttentionCall::rope.
-    /// steps_back: packed keys are turned back by so many steps of key_turns besides; so is q in the codec's basis. f16 keys are not.
+    /// Before f16 tiles are added: their keys are rotated for positions `delta` past the ones they are used at, so scores take R(delta) q
+    /// instead of q: <R(p) q, R(j) k> = <R(p + delta) q, R(j + delta) k>. Exact but for rounding q in f32. Scales the queries too. The last
+    /// kTurns deltas stay made, also for a thread's next run of the same tokens and KV head. delta != 0 needs AttentionCall::rope.
+    void turn(int32_t delta) noexcept;
+    /// Before packed tiles are added: the same, and their keys are turned back by so many steps of key_turns besides. Makes the queries in the key
+    /// codec's basis, and rounds them to integers; the last kTurns pairs stay made.
     void turn(int32_t delta, int32_t steps_back) noexcept;
-    /// For f16 keys alone.
-    void turn(int32_t delta) noexcept { turn(delta, q_->made && q_->delta == delta ? q_->steps_back : 0); }
 
     /// Buffers the caller fills before add_f16: keys [channel][tile_tokens], values [token][padded_v].
     [[nodiscard]] float* keys() noexcept { return keys_.data(); }
@@ -100,24 +99,35 @@ class TileAttention {
     struct Range {
         size_t begin = 0, end = 0;
     };
-    /// Queries of a run, turned by `delta` positions.
-    struct Queries {
+    /// Queries of a run, turned by `delta` positions: in the model's basis, scaled.
+    struct PlainQueries {
+        bool made = false;
+        int32_t delta = 0;
+        uint64_t used = 0;        ///< when last: the oldest ones are made anew
+        std::vector<float> rows;  ///< [row][channel]
+        RopeTurn rope;
+    };
+    /// The same turned back by steps_back, as packed tiles meet them: in the key codec's basis.
+    struct PackedQueries {
         bool made = false;
         int32_t delta = 0;
         int32_t steps_back = 0;
-        uint64_t used = 0;                 ///< when last: the oldest ones are made anew
-        std::vector<float> plain, packed;  ///< [row][channel] scaled; in the model's basis, in the key codec's
-        std::vector<int16_t> coefs;        ///< [row][channel] packed, rounded
-        std::vector<float> steps;          ///< [block][row] of the coefficients
-        std::vector<int32_t> sums;         ///< [block][row] of the coefficients
-        std::vector<float> offsets;        ///< [row] share of a codec's offsets
+        uint64_t used = 0;
+        std::vector<float> rows;     ///< [row][channel]
+        std::vector<int16_t> coefs;  ///< [row][channel] rounded
+        std::vector<float> steps;    ///< [block][row] of the coefficients
+        std::vector<int32_t> sums;   ///< [block][row] of the coefficients
+        std::vector<float> offsets;  ///< [row] share of a codec's offsets
     };
     static constexpr size_t kTurns = 4;
 
     void forget_queries() noexcept;
     void load_matrix(const TransformFit& fit) noexcept;
-    void make_queries(int32_t delta, int32_t steps_back) noexcept;
-    void make_coefs(const TileLayout& key_layout) noexcept;
+    template <typename Queries, typename Fits>
+    Queries& find_or_oldest(std::array<Queries, kTurns>& made, const Fits& fits) noexcept;
+    void make_plain(int32_t delta, PlainQueries& plain) noexcept;
+    void make_packed(int32_t delta, int32_t steps_back, PackedQueries& packed) noexcept;
+    void make_coefs(PackedQueries& packed) noexcept;
     void score_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
     void sum_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
     /// Scores to weights, earlier sums rescaled; the keys that any row sees.
@@ -134,9 +144,10 @@ class TileAttention {
     bool packed_used_ = false, exact_ = false;
     SimdTarget target_ = SimdTarget::kScalar;
     const BlockKernels* kernels_ = nullptr;
-    std::array<Queries, kTurns> queries_;
-    std::array<RopeTurn, kTurns> turns_;
-    Queries* q_ = &queries_[0];  ///< those of the tiles being added
+    std::array<PlainQueries, kTurns> plain_queries_;
+    std::array<PackedQueries, kTurns> packed_queries_;
+    PlainQueries* plain_ = &plain_queries_[0];     ///< those of the f16 tiles being added
+    PackedQueries* packed_ = &packed_queries_[0];  ///< of the packed ones
     uint64_t clock_ = 0;
     std::vector<float> keys_, values_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_, turned_;
     const TransformFit* matrix_of_ = nullptr;  ///< whose basis matrix_ holds
@@ -144,7 +155,8 @@ class TileAttention {
     std::vector<int16_t> coefs_;
     std::vector<float> steps_;
     std::vector<int32_t> sums_, init_, acc_;
-    std::vector<float> p_packed_;  ///< [row] sum of weights of packed tokens, scaled as o
+    std::vector<float> p_packed_;   ///< [row] sum of weights of packed tokens, scaled as o
+    std::vector<float> tile_sums_;  ///< [row] sum of weights of the tile that was weighed last
 };
 
 }  // namespace kvaq

@@ -43,7 +43,8 @@ AttentionMode attention_mode() noexcept { return chosen().load(std::memory_order
 
 void force_attention_mode(AttentionMode mode) noexcept { chosen().store(mode, std::memory_order_relaxed); }
 
-void TileAttention::make_coefs(const TileLayout& key_layout) noexcept {
+void TileAttention::make_coefs(PackedQueries& packed) noexcept {
+    const TileLayout& key_layout = *key_layout_;
     if (exact_ || key_layout.spec.is_float16()) return;
     const LevelShape shape = level_shape(key_layout);
     if (shape.per_channel) return;  // scales differ from tile to tile and go into q there
@@ -51,13 +52,13 @@ void TileAttention::make_coefs(const TileLayout& key_layout) noexcept {
     const size_t n_rows = shape_.n_rows();
     const size_t dim = shape_.head_dim_k;
     for (size_t row = 0; row < n_rows; ++row) {
-        const float* q = &q_->packed[row * dim];
-        q_->offsets[row] = fit != nullptr ? kernels_->dot(q, fit->offset.data(), dim) : 0.0F;
+        const float* q = &packed.rows[row * dim];
+        packed.offsets[row] = fit != nullptr ? kernels_->dot(q, fit->offset.data(), dim) : 0.0F;
         for (size_t block = 0; block < shape.n_blocks; ++block) {
             const size_t first = block * shape.block;
-            q_->steps[block * n_rows + row] = kernels_->quantize_coefs(
+            packed.steps[block * n_rows + row] = kernels_->quantize_coefs(
                 q + first, fit != nullptr ? fit->scale.data() : nullptr, block_channels(shape, block),
-                &q_->coefs[row * dim + first], &q_->sums[block * n_rows + row]);
+                &packed.coefs[row * dim + first], &packed.sums[block * n_rows + row]);
         }
     }
 }
@@ -69,14 +70,14 @@ void TileAttention::score_levels(const TileLayout& layout, size_t row0, size_t n
     const size_t all_rows = shape_.n_rows();
     float* s = scores_.data();
     for (size_t r = 0; r < n_rows; ++r)
-        std::fill_n(s + r * tile, tile, shape.per_channel ? 0.0F : q_->offsets[row0 + r]);
+        std::fill_n(s + r * tile, tile, shape.per_channel ? 0.0F : packed_->offsets[row0 + r]);
     for (size_t block = 0; block < shape.n_blocks; ++block) {
         if (shape.per_channel) {
             const float* scale = &levels_.scale[block * shape.stride];
             const float* offset = &levels_.offset[block * shape.stride];
             const size_t first = block * shape.block;
             for (size_t r = 0; r < n_rows; ++r) {
-                const float* q = &q_->packed[(row0 + r) * dim];
+                const float* q = &packed_->rows[(row0 + r) * dim];
                 steps_[r] = kernels_->quantize_coefs(q, scale, dim, &coefs_[r * dim], &sums_[r]);
                 init_[r] = 0;
                 const float constant = kernels_->dot(q, offset, dim);
@@ -90,12 +91,12 @@ void TileAttention::score_levels(const TileLayout& layout, size_t row0, size_t n
             continue;
         }
         const size_t first = block * shape.block;
-        const float* steps = &q_->steps[block * all_rows + row0];
-        const int32_t* sums = &q_->sums[block * all_rows + row0];
+        const float* steps = &packed_->steps[block * all_rows + row0];
+        const int32_t* sums = &packed_->sums[block * all_rows + row0];
         for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums[r];
         kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, tile / 16,
-                            block_channels(shape, block) / 4, &q_->coefs[row0 * dim + first], dim, n_rows, init_.data(),
-                            acc_.data(), tile);
+                            block_channels(shape, block) / 4, &packed_->coefs[row0 * dim + first], dim, n_rows,
+                            init_.data(), acc_.data(), tile);
         const float* scale = &levels_.scale[block * shape.stride];
         const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
         for (size_t r = 0; r < n_rows; ++r) {
@@ -138,7 +139,7 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t row0, size_t n_r
         kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, tile / 4, coefs_.data(),
                             tile, n_rows, init_.data(), acc_.data(), dim);
         for (size_t r = 0; r < n_rows; ++r) {
-            if (transform) p_packed_[row0 + r] += kernels_->dot(p + r * tile, nullptr, tile);
+            if (transform) p_packed_[row0 + r] += tile_sums_[row0 + r];
             const float constant = shape.has_offset ? kernels_->dot(p + r * tile, offset, tile) : 0.0F;
             kernels_->add_levels(&acc_[r * dim], channels, steps_[r], nullptr,
                                  shape.has_offset ? ones().data() : nullptr, constant, o + r * dim + first);

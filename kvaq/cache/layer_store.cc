@@ -104,12 +104,12 @@ void LayerStore::seal(int32_t page, const std::byte* f16, Side side, size_t head
         const float16* keys = shape.keys(source, head);
         float row[kMaxTile];
         for (size_t c = 0; c < shape.head_dim_k; ++c) {
-            kernels.to_float(keys + c * shape.tile_tokens, shape.tile_tokens, row);
+            kernels.to_float(keys + c * shape.tile_tokens, 0, 1, shape.tile_tokens, row, 0);
             for (size_t t = 0; t < shape.tile_tokens; ++t) scratch[t * shape.head_dim_k + c] = row[t];
         }
         if (key_turns_ != nullptr) key_turns_->back(steps_back(page), scratch, shape.tile_tokens, shape.head_dim_k);
     } else {
-        kernels.to_float(shape.values(source, head), shape.tile_tokens * shape.head_dim_v, scratch);
+        kernels.to_float(shape.values(source, head), 0, 1, shape.tile_tokens * shape.head_dim_v, scratch, 0);
     }
     encode_tile(layout(side, head), scratch, tile(slots(page).packed, side, head));
 }

@@ -281,16 +281,12 @@ void ServingCache::seal(const LayerStore& layer, Team& team, float* scratch) noe
 void ServingCache::load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n,
                             TileAttention& work) const noexcept {
     const BlockKernels& kernels = block_kernels(best_simd_target());
-    const size_t tile = plan_.tile_tokens;
-    const float16* keys = shape.keys(page, head);
-    for (size_t c = 0; c < shape.head_dim_k; ++c)
-        kernels.to_float(keys + c * shape.tile_tokens, n, work.keys() + c * tile);
-    const float16* values = shape.values(page, head);
-    const size_t padded = (shape.head_dim_v + 15) / 16 * 16;
-    for (size_t t = 0; t < n; ++t) {
-        kernels.to_float(values + t * shape.head_dim_v, shape.head_dim_v, work.values() + t * padded);
-        std::fill(work.values() + t * padded + shape.head_dim_v, work.values() + (t + 1) * padded, 0.0F);
-    }
+    kernels.to_float(shape.keys(page, head), shape.tile_tokens, shape.head_dim_k, n, work.keys(), plan_.tile_tokens);
+    const size_t dim = shape.head_dim_v;
+    const size_t padded = (dim + 15) / 16 * 16;
+    kernels.to_float(shape.values(page, head), dim, n, dim, work.values(), padded);
+    for (size_t t = 0; t < n && padded > dim; ++t)
+        std::fill(work.values() + t * padded + dim, work.values() + (t + 1) * padded, 0.0F);
 }
 
 void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,

@@ -151,40 +151,35 @@ static void levels(const CodePlanes& planes, const uint8_t* table, uint8_t* cell
 
 // Windows of a whole cell from its codes, 64 bytes in a register or in memory; then their levels.
 #if defined(__AVX512VBMI__)
-template <unsigned kBy>
-struct RotateIndex {
-    alignas(64) char at[64] = {};
-    constexpr RotateIndex() {
-        for (unsigned i = 0; i < 64; ++i) at[i] = static_cast<char>((i + 64 - kBy) % 64);
+struct TrellisOrder {
+    alignas(64) uint8_t backwards[64] = {};  // byte i from byte 63 - i
+    alignas(64) uint8_t first_bit[64] = {};  // 64 - i: where the history of byte i begins, less the code's bits
+    constexpr TrellisOrder() {
+        for (unsigned i = 0; i < 64; ++i) {
+            backwards[i] = static_cast<uint8_t>(63 - i);
+            first_bit[i] = static_cast<uint8_t>((64 - i) % 64);
+        }
     }
 };
+static constexpr TrellisOrder kTrellisOrder;
 
-// Byte i from byte i - kBy.
-template <unsigned kBy>
-static inline VecU rotate_bytes(VecU bytes) {
-    static constexpr RotateIndex<kBy> kFrom;
-    return (VecU)_mm512_maskz_permutexvar_epi8(~__mmask64{0}, _mm512_load_si512(kFrom.at), (__m512i)bytes);
-}
-
-// Bit j of every byte: the bit of the byte j before; `last` holds bit 0 of every byte, already one byte on.
-template <unsigned kCount>
-static inline VecU history(VecU last) {
-    if constexpr (kCount == 1) {
-        return last;
-    } else {
-        constexpr unsigned kHalf = kCount > 4 ? 4 : kCount > 2 ? 2 : 1;
-        return history<kHalf>(last) | (rotate_bytes<kHalf>(history<kCount - kHalf>(last)) << kHalf);
-    }
-}
-
+// Bit k of `last` is the lowest bit of code 63 - k, so that of code i - 1 - j is bit 64 - i + j, around: the 8 bits from bit 64 - i - kBits on are what
+// comes after the code's own kBits in window i. The multi-shift takes 8 bits from any place of a 64-bit word.
 template <unsigned kBits>
 static inline VecU trellis_cell(const uint8_t* table, VecU codes) {
-    const VecU windows = codes | (history<8 - kBits>(rotate_bytes<1>(codes & 0x01010101U)) << kBits);
-    const __m512i low =
-        _mm512_permutex2var_epi8(_mm512_loadu_si512(table), (__m512i)windows, _mm512_loadu_si512(table + 64));
+    constexpr auto kCodeMask = static_cast<int>(((1U << kBits) - 1U) * 0x01010101U);
+    const __m512i backwards =
+        _mm512_maskz_permutexvar_epi8(~__mmask64{0}, _mm512_load_si512(kTrellisOrder.backwards), (__m512i)codes);
+    const __mmask64 last = _mm512_test_epi8_mask(backwards, _mm512_set1_epi8(1));
+    const __m512i from = _mm512_sub_epi8(_mm512_load_si512(kTrellisOrder.first_bit), _mm512_set1_epi8(kBits));
+    const __m512i history = _mm512_maskz_multishift_epi64_epi8(
+        ~__mmask64{0}, from, _mm512_maskz_set1_epi64(0xFF, static_cast<long long>(last)));
+    // codes where the mask has ones, history elsewhere
+    const __m512i windows = _mm512_ternarylogic_epi32(_mm512_set1_epi32(kCodeMask), (__m512i)codes, history, 0xCA);
+    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), windows, _mm512_loadu_si512(table + 64));
     const __m512i high =
-        _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), (__m512i)windows, _mm512_loadu_si512(table + 192));
-    return (VecU)_mm512_mask_blend_epi8(_mm512_movepi8_mask((__m512i)windows), low, high);
+        _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), windows, _mm512_loadu_si512(table + 192));
+    return (VecU)_mm512_mask_blend_epi8(_mm512_movepi8_mask(windows), low, high);
 }
 #elif defined(__AVX512BW__) || defined(__AVX2__)
 #define KVAQ_TRELLIS_BLOCK 16
@@ -280,4 +275,18 @@ static void to_float(const float16* from, size_t n, float* to) {
     for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }
 
-static const DecodeKernels kTable = {affine, codebook, levels, trellis, to_float};
+// 2^((byte - 128) / 16): 16 steps of an octave, times a power of two.
+static void gains(const uint8_t* from, size_t n, float* to) {
+    typedef uint8_t Bytes __attribute__((vector_size(KVAQ_LANES), aligned(1), may_alias));
+    const float* octave = transform_gains().data() + 128;
+    size_t i = 0;
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
+        const VecU code = __builtin_convertvector(*reinterpret_cast<const Bytes*>(from + i), VecU);
+        const VecF step = look_up<4>(octave, code & 15U);
+        const VecU power = (code >> 4) - 8U + 127U;
+        *reinterpret_cast<VecF*>(to + i) = step * __builtin_bit_cast(VecF, power << 23);
+    }
+    for (; i < n; ++i) to[i] = transform_gains()[from[i]];
+}
+
+static const DecodeKernels kTable = {affine, codebook, levels, trellis, to_float, gains};

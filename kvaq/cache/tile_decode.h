@@ -50,6 +50,8 @@ struct DecodeKernels {
     /// The same for trellis codes: table [256] by window (kvaq/quant/trellis.h).
     void (*trellis)(const CodePlanes& planes, const uint8_t* table, uint8_t* cells, size_t cell_stride);
     void (*to_float)(const float16* from, size_t n, float* to);
+    /// to[i] = transform_gain(from[i])
+    void (*gains)(const uint8_t* from, size_t n, float* to);
 };
 
 /// trellis_outputs + 128, [256].

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kvaq/cache/tile_decode.h"
+#include "kvaq/quant/transform.h"
 
 #define KVAQ_LANES 4
 

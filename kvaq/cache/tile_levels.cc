@@ -17,9 +17,8 @@ size_t padded(size_t channels) noexcept { return (channels + 15) / 16 * 16; }
 void read_codebook(const DecodeKernels& kernels, const TileLayout& layout, const std::byte* packed,
                    TileLevels& levels) noexcept {
     const TransformFit& fit = *layout.spec.transform->fit;
-    const std::array<float, 256>& gains = transform_gains();
-    for (size_t t = 0; t < layout.tile_tokens; ++t)
-        levels.scale[t] = gains[static_cast<size_t>(packed[layout.gain_offset + t])];
+    kernels.gains(reinterpret_cast<const uint8_t*>(packed + layout.gain_offset), layout.tile_tokens,
+                  levels.scale.data());
     for (const Band& band : layout.bands) {
         const auto bits = static_cast<size_t>(band.bits);
         if (bits == 0) continue;

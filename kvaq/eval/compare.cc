@@ -132,24 +132,25 @@ class Comparison {
         const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
         reference_.resize(n_scored * n_vocab);
         reference_top_.resize(n_scored);
-        std::vector<float> own(n_vocab);
         for (size_t r = 0; r < runners_.size(); ++r) {
             Runner& runner = runners_[r];
             std::vector<TokenScore>& scores = runner.row.chunks.back();
-            runner.row.seconds +=
-                decode_part(runner.ctx.get(), chunk, begin, end, runner.n_batch, first,
-                            [&](size_t position, std::span<const float> logits) {
-                                if (position + 1 >= chunk.size()) return;
-                                const size_t i = position - base;
-                                const std::span<float> reference(&reference_[i * n_vocab], n_vocab);
-                                const std::span<float> log_q = r == 0 ? reference : std::span<float>(own);
-                                const size_t top = log_softmax(logits, log_q);
-                                if (r == 0) reference_top_[i] = top;
-                                TokenScore& score = scores[position - first];
-                                score.nll = -static_cast<double>(log_q[static_cast<size_t>(chunk[position + 1])]);
-                                score.kl = r == 0 ? 0.0 : kl_divergence(reference, log_q);
-                                score.same_top = top == reference_top_[i];
-                            });
+            const auto score = [&](size_t position, std::span<const float> logits) {
+                if (position + 1 >= chunk.size()) return;
+                const size_t i = position - base;
+                const std::span<float> reference(&reference_[i * n_vocab], n_vocab);
+                const SoftmaxNorm norm = softmax_norm(logits);
+                if (r == 0) {
+                    reference_top_[i] = norm.arg_max;
+                    for (size_t j = 0; j < n_vocab; ++j) reference[j] = norm.log_of(logits[j]);
+                }
+                scores[position - first] = {
+                    .nll = -static_cast<double>(norm.log_of(logits[static_cast<size_t>(chunk[position + 1])])),
+                    .kl = r == 0 ? 0.0 : kl_divergence(reference, logits, norm),
+                    .same_top = norm.arg_max == reference_top_[i]};
+            };
+            runner.row.seconds += decode_part(runner.ctx.get(), chunk, begin, end, runner.n_batch, first, score,
+                                              static_cast<size_t>(request_.n_threads));
             if (end == request_.n_ctx)
                 progress_(index * runners_.size() + r + 1, request_.n_chunks * runners_.size(), runner.row.name);
         }

@@ -254,6 +254,20 @@ TEST(Session, DecodingInPartsGivesTheLogitsOfAWholeChunk) {
         });
     }
     EXPECT_EQ(positions, (std::vector<size_t>{90, 91, 92, 93, 94, 95}));
+
+    std::vector<int> visits(chunk.size());
+    std::vector<std::vector<float>> shared(chunk.size());
+    (void)decode_chunk(
+        ctx.get(), chunk, 32, 90,
+        [&](size_t position, std::span<const float> logits) {
+            ++visits[position];
+            shared[position].assign(logits.begin(), logits.end());
+        },
+        3);
+    for (size_t i = 0; i < chunk.size(); ++i) {
+        EXPECT_EQ(visits[i], i >= 90 ? 1 : 0);
+        EXPECT_EQ(shared[i], i >= 90 ? whole[i - 90] : std::vector<float>());
+    }
 }
 
 }  // namespace

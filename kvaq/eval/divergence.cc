@@ -1,24 +1,105 @@
 #include "kvaq/eval/divergence.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+#include <limits>
 #include <random>
 
+#include "kvaq/base/clones.h"
 #include "kvaq/base/error.h"
 
 namespace kvaq {
 
-size_t log_softmax(std::span<const float> logits, std::span<float> out) noexcept {
-    const size_t top = static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-    const float shift = logits[top];
-    double sum = 0;
-    for (size_t i = 0; i < logits.size(); ++i) {
-        out[i] = logits[i] - shift;
-        sum += static_cast<double>(std::exp(out[i]));
+namespace {
+
+constexpr size_t kLanes =
+    16;  // partial sums, so that compilers use vectors; every copy of a loop adds in the same order
+constexpr size_t kBlock = 1024;  // numbers at a time, a multiple of kLanes
+
+/// exp(x) for x up to about 0, as the attention kernels make it: 2^n 2^f, |f| <= 1/2, a polynomial of degree 6; under -87 it gives 0.
+inline float exp_nonpositive(float x) noexcept {
+    const float y = x > -87.0F ? x : -87.0F;
+    const float n_biased = y * 1.44269504088896341F + 12582912.0F;  // 1.5 * 2^23: rounds to the nearest integer
+    const float n = n_biased - 12582912.0F;
+    const float f = (y - n * 0.693145751953125F) - n * 1.42860682030941723e-6F;
+    float poly = 1.0F / 720.0F;
+    poly = poly * f + 1.0F / 120.0F;
+    poly = poly * f + 1.0F / 24.0F;
+    poly = poly * f + 1.0F / 6.0F;
+    poly = poly * f + 0.5F;
+    poly = poly * f + 1.0F;
+    poly = poly * f + 1.0F;
+    const float power = std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
+    return x > -87.0F ? poly * power : 0.0F;
+}
+
+KVAQ_CLONES float largest(const float* x, size_t n) noexcept {
+    std::array<float, kLanes> top;
+    top.fill(-std::numeric_limits<float>::infinity());
+    size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        for (size_t j = 0; j < kLanes; ++j) top[j] = x[i + j] > top[j] ? x[i + j] : top[j];
     }
-    const auto log_sum = static_cast<float>(std::log(sum));
-    for (float& x : out) x -= log_sum;
-    return top;
+    for (; i < n; ++i) top[0] = x[i] > top[0] ? x[i] : top[0];
+    return *std::max_element(top.begin(), top.end());
+}
+
+/// out[i] = exp(x[i] - top)
+KVAQ_CLONES void exponentials(const float* __restrict x, size_t n, float top, float* __restrict out) noexcept {
+    for (size_t i = 0; i < n; ++i) out[i] = exp_nonpositive(x[i] - top);
+}
+
+/// out[i] = p_i (log p_i - log q_i), 0 where p_i < exp(-40)
+KVAQ_CLONES void kl_terms(const float* __restrict log_p, const float* __restrict logits, size_t n, float top,
+                          float log_sum, float* __restrict out) noexcept {
+    for (size_t i = 0; i < n; ++i) {
+        const float term = exp_nonpositive(log_p[i]) * (log_p[i] - (logits[i] - top - log_sum));
+        out[i] = log_p[i] > -40.0F ? term : 0.0F;
+    }
+}
+
+KVAQ_CLONES void add_to(const float* __restrict x, size_t n, double* __restrict sums) noexcept {
+    size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        for (size_t j = 0; j < kLanes; ++j) sums[j] += static_cast<double>(x[i + j]);
+    }
+    for (; i < n; ++i) sums[0] += static_cast<double>(x[i]);
+}
+
+/// The sum over i < n of what make(first, n, out) writes, block by block.
+template <typename Make>
+double sum_of(size_t n, const Make& make) noexcept {
+    std::array<float, kBlock> block;
+    std::array<double, kLanes> sums = {};
+    for (size_t first = 0; first < n; first += kBlock) {
+        const size_t here = std::min(kBlock, n - first);
+        make(first, here, block.data());
+        add_to(block.data(), here, sums.data());
+    }
+    double sum = 0;
+    for (const double part : sums) sum += part;
+    return sum;
+}
+
+}  // namespace
+
+SoftmaxNorm softmax_norm(std::span<const float> logits) noexcept {
+    SoftmaxNorm norm;
+    norm.top = largest(logits.data(), logits.size());
+    norm.arg_max = static_cast<size_t>(std::find(logits.begin(), logits.end(), norm.top) - logits.begin());
+    const double sum = sum_of(logits.size(), [&](size_t first, size_t n, float* out) {
+        exponentials(logits.data() + first, n, norm.top, out);
+    });
+    norm.log_sum = static_cast<float>(std::log(sum));
+    return norm;
+}
+
+size_t log_softmax(std::span<const float> logits, std::span<float> out) noexcept {
+    const SoftmaxNorm norm = softmax_norm(logits);
+    for (size_t i = 0; i < logits.size(); ++i) out[i] = norm.log_of(logits[i]);
+    return norm.arg_max;
 }
 
 std::vector<size_t> top_indices(std::span<const float> values, size_t k) {
@@ -38,11 +119,13 @@ std::vector<size_t> top_indices(std::span<const float> values, size_t k) {
 }
 
 double kl_divergence(std::span<const float> log_p, std::span<const float> log_q) noexcept {
-    double sum = 0;
-    for (size_t i = 0; i < log_p.size(); ++i) {
-        if (log_p[i] > -40.0F) sum += static_cast<double>(std::exp(log_p[i]) * (log_p[i] - log_q[i]));
-    }
-    return sum;
+    return kl_divergence(log_p, log_q, {});
+}
+
+double kl_divergence(std::span<const float> log_p, std::span<const float> logits, const SoftmaxNorm& norm) noexcept {
+    return sum_of(log_p.size(), [&](size_t first, size_t n, float* out) {
+        kl_terms(log_p.data() + first, logits.data() + first, n, norm.top, norm.log_sum, out);
+    });
 }
 
 double quantile(std::span<const double> sorted, double q) noexcept {

@@ -7,7 +7,16 @@
 
 namespace kvaq {
 
-/// log p of a softmax over logits: out[i] = x[i] - max - log sum exp(x - max), the sum in double. Returns the arg max.
+/// What turns logits into the logarithm of their softmax: log q_i = (x_i - top) - log sum_j exp(x_j - top).
+struct SoftmaxNorm {
+    float top = 0;      ///< the largest logit
+    float log_sum = 0;  ///< log sum_j exp(x_j - top); exp to 3e-7 of itself, the sum in double
+    size_t arg_max = 0;
+    [[nodiscard]] float log_of(float logit) const noexcept { return logit - top - log_sum; }
+};
+[[nodiscard]] SoftmaxNorm softmax_norm(std::span<const float> logits) noexcept;
+
+/// log p of a softmax over logits: out[i] = softmax_norm(logits).log_of(logits[i]). Returns the arg max.
 size_t log_softmax(std::span<const float> logits, std::span<float> out) noexcept;
 
 /// Indices of the k largest values, ascending by index; of equal values the first ones. k <= values.size().
@@ -16,6 +25,9 @@ size_t log_softmax(std::span<const float> logits, std::span<float> out) noexcept
 /// KL(p || q) = sum_i p_i (log p_i - log q_i) in nats over a whole vocabulary, given the logarithms; the sum in double. Never
 /// negative but for rounding.
 [[nodiscard]] double kl_divergence(std::span<const float> log_p, std::span<const float> log_q) noexcept;
+/// The same with q as logits and their norm: needs no room for log q.
+[[nodiscard]] double kl_divergence(std::span<const float> log_p, std::span<const float> logits,
+                                   const SoftmaxNorm& norm) noexcept;
 
 /// What one row of an evaluation says of one scored token.
 struct TokenScore {

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <random>
 
 namespace kvaq {
 namespace {
@@ -18,6 +21,43 @@ TEST(Divergence, LogSoftmaxAndKlEqualHandComputedValues) {
     EXPECT_NEAR(log_q[2], std::log(0.25), 1e-6);
     EXPECT_NEAR(kl_divergence(log_p, log_q), std::log(2.0) / 4, 1e-6);
     EXPECT_EQ(kl_divergence(log_p, log_p), 0.0);
+}
+
+TEST(Divergence, FastSumsEqualDoublePrecision) {
+    std::mt19937 random(3);
+    for (const size_t n : {1UL, 15UL, 16UL, 1023UL, 1024UL, 1025UL, 49152UL}) {
+        std::normal_distribution<float> normal(-3.0F, 9.0F);
+        std::vector<float> a(n), b(n), log_p(n), log_q(n);
+        for (size_t i = 0; i < n; ++i) {
+            a[i] = normal(random);
+            b[i] = a[i] + 0.02F * normal(random);
+        }
+        if (n > 20) a[7] = b[7] = -std::numeric_limits<float>::infinity();  // a token that a model rules out
+        const auto log_sum = [](const std::vector<float>& x) {
+            const double top = *std::max_element(x.begin(), x.end());
+            double sum = 0;
+            for (const float value : x) sum += std::exp(static_cast<double>(value) - top);
+            return top + std::log(sum);
+        };
+        const double sum_a = log_sum(a);
+        const double sum_b = log_sum(b);
+        double expected = 0;
+        for (size_t i = 0; i < n; ++i) {
+            if (std::isinf(a[i])) continue;
+            const double lp = static_cast<double>(a[i]) - sum_a;
+            expected += std::exp(lp) * (lp - (static_cast<double>(b[i]) - sum_b));
+        }
+        const SoftmaxNorm norm = softmax_norm(b);
+        EXPECT_EQ(norm.arg_max, static_cast<size_t>(std::max_element(b.begin(), b.end()) - b.begin()));
+        EXPECT_NEAR(static_cast<double>(norm.top) + static_cast<double>(norm.log_sum), sum_b,
+                    2e-6 + 1e-6 * std::abs(sum_b));
+        log_softmax(a, log_p);
+        EXPECT_EQ(log_softmax(b, log_q), norm.arg_max);
+        EXPECT_EQ(log_q[n / 2], norm.log_of(b[n / 2]));
+        const double kl = kl_divergence(log_p, b, norm);
+        EXPECT_NEAR(kl, expected, 3e-6 + 1e-5 * expected) << n;  // logarithms are kept in f32
+        EXPECT_EQ(kl_divergence(log_p, log_q), kl) << n;
+    }
 }
 
 TEST(Divergence, SummaryEqualsHandComputedValues) {

@@ -5,7 +5,6 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/cache/kv_cache.h"
-#include "kvaq/eval/session.h"
 
 namespace kvaq {
 namespace {
@@ -33,7 +32,6 @@ Prober::Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks,
     });
 }
 
-template <typename Visit>
 void Prober::decode(HandlerFactory factory, const Visit& visit) {
     const size_t n_ctx = chunks_[0].size();
     const size_t first = n_ctx / 2;
@@ -41,9 +39,12 @@ void Prober::decode(HandlerFactory factory, const Visit& visit) {
         model_, {.n_ctx = static_cast<uint32_t>(n_ctx), .n_batch = kBatch, .n_seq_max = 1, .n_threads = n_threads_},
         std::move(factory));
     for (size_t i = 0; i < chunks_.size(); ++i) {
-        decode_chunk(ctx.get(), chunks_[i], kBatch, first, [&](size_t position, std::span<const float> logits) {
-            visit(i * (n_ctx - first) + position - first, logits);
-        });
+        decode_chunk(
+            ctx.get(), chunks_[i], kBatch, first,
+            [&](size_t position, std::span<const float> logits) {
+                visit(i * (n_ctx - first) + position - first, logits);
+            },
+            static_cast<size_t>(n_threads_));
     }
 }
 
@@ -51,11 +52,11 @@ ProbeResult Prober::measure(const Plan& plan) {
     const size_t n_vocab = reference_.size() / reference_top_.size();
     const size_t n_scored = reference_top_.size() / chunks_.size();
     std::vector<std::vector<TokenScore>> scores(chunks_.size(), std::vector<TokenScore>(n_scored));
-    std::vector<float> own(n_vocab);
     decode(serve_plan(plan), [&](size_t i, std::span<const float> logits) {
         TokenScore& score = scores[i / n_scored][i % n_scored];
-        score.same_top = log_softmax(logits, own) == reference_top_[i];
-        score.kl = kl_divergence({&reference_[i * n_vocab], n_vocab}, own);
+        const SoftmaxNorm norm = softmax_norm(logits);
+        score.same_top = norm.arg_max == reference_top_[i];
+        score.kl = kl_divergence({&reference_[i * n_vocab], n_vocab}, logits, norm);
     });
     const ScoreSummary summary = summarize(scores);
     return {.kl = summary.mean_kl, .same_top = summary.same_top.value, .n_tokens = summary.n_tokens};

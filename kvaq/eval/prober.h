@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvaq/eval/divergence.h"
+#include "kvaq/eval/session.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/plan/plan.h"
 
@@ -32,7 +33,7 @@ class Prober {
     [[nodiscard]] size_t n_ctx() const noexcept { return chunks_[0].size(); }
 
   private:
-    template <typename Visit>
+    /// visit(number of the scored token, its logits), from several threads at once.
     void decode(HandlerFactory factory, const Visit& visit);
 
     llama_model* model_;

@@ -1,10 +1,13 @@
 #include "kvaq/eval/session.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <limits>
+#include <thread>
+#include <utility>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
@@ -102,8 +105,24 @@ std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llam
     return chunk;
 }
 
+namespace {
+
+/// Calls work(i) for i < n on n_threads threads, the caller one of them.
+template <typename Work>
+void share(size_t n, size_t n_threads, const Work& work) {
+    std::atomic<size_t> next{0};
+    const auto take = [&] {
+        for (size_t i = next++; i < n; i = next++) work(i);
+    };
+    std::vector<std::jthread> others;
+    for (size_t i = 1; i < std::min(n_threads, n); ++i) others.emplace_back(take);
+    take();
+}
+
+}  // namespace
+
 double decode_part(llama_context* ctx, std::span<const llama_token> chunk, size_t begin, size_t end, size_t n_batch,
-                   size_t first_scored, const std::function<void(size_t, std::span<const float>)>& visit) {
+                   size_t first_scored, const Visit& visit, size_t n_visitors) {
     KVAQ_CHECK(n_batch > 0 && begin <= end && end <= chunk.size());
     const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(ctx))));
     llama_batch batch = llama_batch_init(static_cast<int32_t>(n_batch), 0, 1);
@@ -127,18 +146,20 @@ double decode_part(llama_context* ctx, std::span<const llama_token> chunk, size_
         if (code != 0) {
             throw Error(ErrorCode::kInvalidArgument, "llama.cpp failed to decode", "0", "code " + std::to_string(code));
         }
+        std::vector<std::pair<size_t, const float*>> scored;  // llama.cpp is asked by one thread alone
         for (size_t i = 0; i < n; ++i) {
-            if (batch.logits[i] == 0) continue;
-            visit(first + i, {llama_get_logits_ith(ctx, static_cast<int32_t>(i)), n_vocab});
+            if (batch.logits[i] != 0)
+                scored.emplace_back(first + i, llama_get_logits_ith(ctx, static_cast<int32_t>(i)));
         }
+        share(scored.size(), n_visitors, [&](size_t i) { visit(scored[i].first, {scored[i].second, n_vocab}); });
     }
     return seconds;
 }
 
 double decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t n_batch, size_t first_scored,
-                    const std::function<void(size_t, std::span<const float>)>& visit) {
+                    const Visit& visit, size_t n_visitors) {
     llama_memory_clear(llama_get_memory(ctx), true);
-    return decode_part(ctx, chunk, 0, chunk.size(), n_batch, first_scored, visit);
+    return decode_part(ctx, chunk, 0, chunk.size(), n_batch, first_scored, visit, n_visitors);
 }
 
 }  // namespace kvaq

@@ -54,14 +54,17 @@ struct ContextOptions {
 [[nodiscard]] std::vector<llama_token> chunk_of(const llama_model* model, std::span<const llama_token> tokens,
                                                 size_t index, size_t n_ctx);
 
-/// Decodes positions [begin, end) of a chunk in batches and calls visit(position, logits) for those >= first_scored; the memory
-/// must hold the positions before `begin` and nothing else. Returns the seconds that llama.cpp took, visits not counted.
-/// Throws Error if llama.cpp fails.
+/// visit(position, logits) of a decoded token.
+using Visit = std::function<void(size_t, std::span<const float>)>;
+
+/// Decodes positions [begin, end) of a chunk in batches and visits those >= first_scored; the memory must hold the positions before
+/// `begin` and nothing else. Visits of a batch are made by n_visitors threads at once, each position by one of them (then no visit may throw);
+/// one visitor is the caller, in order. Returns the seconds that llama.cpp took, visits not counted. Throws Error if llama.cpp fails.
 double decode_part(llama_context* ctx, std::span<const llama_token> chunk, size_t begin, size_t end, size_t n_batch,
-                   size_t first_scored, const std::function<void(size_t, std::span<const float>)>& visit);
+                   size_t first_scored, const Visit& visit, size_t n_visitors = 1);
 
 /// decode_part over a whole chunk, from an empty memory.
 double decode_chunk(llama_context* ctx, std::span<const llama_token> chunk, size_t n_batch, size_t first_scored,
-                    const std::function<void(size_t, std::span<const float>)>& visit);
+                    const Visit& visit, size_t n_visitors = 1);
 
 }  // namespace kvaq
