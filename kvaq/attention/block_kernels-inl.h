@@ -11,30 +11,28 @@ static inline void store(float* to, VecF value) { *reinterpret_cast<VecF*>(to) =
 static inline VecF splat(float value) { return value - VecF{}; }
 static inline VecI splat_i(int32_t value) { return value - VecI{}; }
 
-#include "kvaq/base/shuffle-inl.h"
-
-// Lane i from lane i + by, around.
-template <typename V>
-static inline V rotate_lanes(V x, size_t by) {
-    VecI order;
-    for (size_t k = 0; k < KVAQ_LANES; ++k) order[k] = static_cast<int32_t>((k + by) % KVAQ_LANES);
-    return shuffle(x, order);
+// Lane i from lane i + kBy, around.
+template <size_t kBy, typename V, size_t... k>
+static inline V rotate_lanes(V x, std::index_sequence<k...>) {
+    return __builtin_shufflevector(x, x, ((k + kBy) % KVAQ_LANES)...);
 }
 // Over all lanes, pairwise.
-template <typename V>
+template <size_t kBy = KVAQ_LANES / 2, typename V>
 static inline auto sum_of_lanes(V x) {
-#pragma GCC unroll 4
-    for (size_t by = KVAQ_LANES / 2; by > 0; by /= 2) x = x + rotate_lanes(x, by);
-    return x[0];
-}
-template <typename V>
-static inline auto largest_lane(V x) {
-#pragma GCC unroll 4
-    for (size_t by = KVAQ_LANES / 2; by > 0; by /= 2) {
-        const V other = rotate_lanes(x, by);
-        x = other > x ? other : x;
+    if constexpr (kBy == 0) {
+        return x[0];
+    } else {
+        return sum_of_lanes<kBy / 2>(x + rotate_lanes<kBy>(x, std::make_index_sequence<KVAQ_LANES>()));
     }
-    return x[0];
+}
+template <size_t kBy = KVAQ_LANES / 2, typename V>
+static inline auto largest_lane(V x) {
+    if constexpr (kBy == 0) {
+        return x[0];
+    } else {
+        const V other = rotate_lanes<kBy>(x, std::make_index_sequence<KVAQ_LANES>());
+        return largest_lane<kBy / 2>(other > x ? other : x);
+    }
 }
 
 // a * b + c. The targets' flags contract this to one FMA where the CPU has it (see CMake: -ffp-contract=fast here only).

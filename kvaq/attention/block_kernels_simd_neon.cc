@@ -1,6 +1,7 @@
 // Compiled with the flags of its target (CMakeLists.txt); reached only through block_kernels().
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "kvaq/attention/block_kernels.h"
 

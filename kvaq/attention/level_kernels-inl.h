@@ -6,6 +6,8 @@
 // a 32-bit lane, then odd ones). Digits (VNNI multiplies four bytes at once): c = 256 high + low, both signed bytes; of four neighbours the
 // lows, then the highs. Sums of either are combined at the end: the same numbers.
 
+#include "kvaq/base/shuffle-inl.h"
+
 static constexpr float kCoefMax = 16319.0F;
 
 static float quantize_coefs(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum) {

@@ -13,8 +13,9 @@ static inline VecU load_u(const uint8_t* from) { return *reinterpret_cast<const 
 static inline VecF load_f(const float* from) { return *reinterpret_cast<const VecF*>(from); }
 
 // Hands the 64 codes of every cell to visit(quad, lane of the first, codes as 32-bit words of 4), register by register.
+// By value: what visit writes cannot be the planes then.
 template <unsigned kLow, unsigned kHigh, typename Visit>
-static inline void walk_cells(const CodePlanes& planes, Visit visit) {
+static inline void walk_cells(const CodePlanes planes, Visit visit) {
     constexpr uint32_t kLowMask = ((1U << kLow) - 1U) * 0x01010101U;
     constexpr uint32_t kHighMask = ((1U << kHigh) - 1U) * 0x01010101U;
     size_t cell = 0;
@@ -163,10 +164,15 @@ struct TrellisOrder {
 };
 static constexpr TrellisOrder kTrellisOrder;
 
+/// In registers.
+struct TrellisTable {
+    __m512i part[4];
+};
+
 // Bit k of `last` is the lowest bit of code 63 - k, so that of code i - 1 - j is bit 64 - i + j, around: the 8 bits from bit 64 - i - kBits on are what
 // comes after the code's own kBits in window i. The multi-shift takes 8 bits from any place of a 64-bit word.
 template <unsigned kBits>
-static inline VecU trellis_cell(const uint8_t* table, VecU codes) {
+static inline VecU trellis_cell(const TrellisTable& table, VecU codes) {
     constexpr auto kCodeMask = static_cast<int>(((1U << kBits) - 1U) * 0x01010101U);
     const __m512i backwards =
         _mm512_maskz_permutexvar_epi8(~__mmask64{0}, _mm512_load_si512(kTrellisOrder.backwards), (__m512i)codes);
@@ -176,9 +182,8 @@ static inline VecU trellis_cell(const uint8_t* table, VecU codes) {
         ~__mmask64{0}, from, _mm512_maskz_set1_epi64(0xFF, static_cast<long long>(last)));
     // codes where the mask has ones, history elsewhere
     const __m512i windows = _mm512_ternarylogic_epi32(_mm512_set1_epi32(kCodeMask), (__m512i)codes, history, 0xCA);
-    const __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(table), windows, _mm512_loadu_si512(table + 64));
-    const __m512i high =
-        _mm512_permutex2var_epi8(_mm512_loadu_si512(table + 128), windows, _mm512_loadu_si512(table + 192));
+    const __m512i low = _mm512_permutex2var_epi8(table.part[0], windows, table.part[1]);
+    const __m512i high = _mm512_permutex2var_epi8(table.part[2], windows, table.part[3]);
     return (VecU)_mm512_mask_blend_epi8(_mm512_movepi8_mask(windows), low, high);
 }
 #elif defined(__AVX512BW__) || defined(__AVX2__)
@@ -245,12 +250,15 @@ static void trellis(const CodePlanes& planes, const uint8_t* table, uint8_t* cel
                 if (n == KVAQ_TRELLIS_BLOCK) flush();
             });
             flush();
+#elif defined(__AVX512VBMI__)
+            const TrellisTable parts = {{_mm512_loadu_si512(table), _mm512_loadu_si512(table + 64),
+                                         _mm512_loadu_si512(table + 128), _mm512_loadu_si512(table + 192)}};
+            walk_cells<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU codes) {
+                *reinterpret_cast<VecU*>(cells + quad * cell_stride + lane * 4) = trellis_cell<kBits>(parts, codes);
+            });
 #else
             walk_cells<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU codes) {
                 uint8_t* cell = cells + quad * cell_stride + lane / 16 * 64;
-#if defined(__AVX512VBMI__)
-                *reinterpret_cast<VecU*>(cell) = trellis_cell<kBits>(table, codes);
-#else
                 *reinterpret_cast<VecU*>(cell + lane % 16 * 4) = codes;
                 if (lane % 16 + KVAQ_LANES < 16) return;
                 unsigned state = 0;
@@ -260,7 +268,6 @@ static void trellis(const CodePlanes& planes, const uint8_t* table, uint8_t* cel
                     cell[i] = table[code | (state << kBits & 0xFFU)];
                     state = state << 1 | (code & 1U);
                 }
-#endif
             });
 #endif
         }
