@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What each technique gives, in KL at equal bytes: plans of one budget, each without one of them, in one run on a text that calibration has not seen.
 # usage: scripts/ablation_table.sh MODEL.gguf NAME [TEXT]     writes results/ablation-NAME.md and .json
-# Variables: BITS (3.13), CTX (4096), CHUNKS (4), STATS (out/NAME.stats.gguf, made if it is not there)
+# Variables: BITS (3.13), CTX (4096), CHUNKS (4), STATS (out/NAME.stats.gguf) and UNTURNED_STATS (out/NAME-unturned.stats.gguf, `kvaq calibrate --key-period 0`); both are made if
+# they are not there
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { echo "usage: scripts/ablation_table.sh MODEL.gguf NAME [TEXT]" >&2; exit 1; }
@@ -12,16 +13,19 @@ CTX=${CTX:-4096}
 stats=${STATS:-out/$name.stats.gguf}
 mkdir -p out results
 [ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
+unturned=${UNTURNED_STATS:-out/$name-unturned.stats.gguf}
+[ -e "$unturned" ] || "$KVAQ" calibrate -m "$model" --key-period 0 -o "$unturned"
 plans=
 # make NAME flags...: a plan of the budget
 make_plan() {
-    local title=$1 file
+    local title=$1 file from=${from:-$stats}
     shift
     file=out/$name-ablation-${title// /-}.plan.gguf
-    "$KVAQ" plan -m "$model" --stats "$stats" --budget "${BITS}bits" -c "$CTX" --name "$title" -o "$file" "$@" | grep -E "effective bits"
+    "$KVAQ" plan -m "$model" --stats "$from" --budget "${BITS}bits" -c "$CTX" --name "$title" -o "$file" "$@" | grep -E "effective bits"
     plans+=$file,
 }
 make_plan "all"
+from=$unturned make_plan "without turning keys back"
 make_plan "without trellis codes" --policy measured-codebook
 make_plan "without a window in f16" --window 0
 make_plan "without sinks in f16" --sinks 0

@@ -6,6 +6,8 @@ typedef float VecF __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may_a
 typedef int32_t VecI __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may_alias));
 typedef float16 VecH __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
 
+#include "kvaq/base/widen-inl.h"
+
 static inline VecF load(const float* from) { return *reinterpret_cast<const VecF*>(from); }
 static inline void store(float* to, VecF value) { *reinterpret_cast<VecF*>(to) = value; }
 static inline VecF splat(float value) { return value - VecF{}; }
@@ -189,23 +191,16 @@ static void scale(float* x, size_t n, float factor) {
     for (; i < n; ++i) x[i] *= factor;
 }
 
-typedef int8_t VecB __attribute__((vector_size(KVAQ_LANES), aligned(1), may_alias));
-
 static void bytes_to_float(const int8_t* from, size_t n, float* to) {
     size_t i = 0;
-    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
-        store(to + i,
-              __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const VecB*>(from + i), VecI), VecF));
-    }
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) store(to + i, __builtin_convertvector(widen(from + i), VecF));
     for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }
 
 static void to_float(const float16* from, size_t ld_from, size_t n_rows, size_t n, float* to, size_t ld_to) {
     for (size_t r = 0; r < n_rows; ++r, from += ld_from, to += ld_to) {
         size_t i = 0;
-        for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
-            store(to + i, __builtin_convertvector(*reinterpret_cast<const VecH*>(from + i), VecF));
-        }
+        for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) store(to + i, widen(from + i));
         for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
     }
 }

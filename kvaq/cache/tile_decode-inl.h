@@ -8,6 +8,7 @@ typedef int32_t VecI __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may
 typedef float16 VecH __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
 
 #include "kvaq/base/shuffle-inl.h"
+#include "kvaq/base/widen-inl.h"
 
 static inline VecU load_u(const uint8_t* from) { return *reinterpret_cast<const VecU*>(from); }
 static inline VecF load_f(const float* from) { return *reinterpret_cast<const VecF*>(from); }
@@ -276,19 +277,16 @@ static void trellis(const CodePlanes& planes, const uint8_t* table, uint8_t* cel
 
 static void to_float(const float16* from, size_t n, float* to) {
     size_t i = 0;
-    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
-        *reinterpret_cast<VecF*>(to + i) = __builtin_convertvector(*reinterpret_cast<const VecH*>(from + i), VecF);
-    }
+    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) *reinterpret_cast<VecF*>(to + i) = widen(from + i);
     for (; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }
 
 // 2^((byte - 128) / 16): 16 steps of an octave, times a power of two.
 static void gains(const uint8_t* from, size_t n, float* to) {
-    typedef uint8_t Bytes __attribute__((vector_size(KVAQ_LANES), aligned(1), may_alias));
     const float* octave = transform_gains().data() + 128;
     size_t i = 0;
     for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
-        const VecU code = __builtin_convertvector(*reinterpret_cast<const Bytes*>(from + i), VecU);
+        const auto code = (VecU)widen(from + i);
         const VecF step = look_up<4>(octave, code & 15U);
         const VecU power = (code >> 4) - 8U + 127U;
         *reinterpret_cast<VecF*>(to + i) = step * __builtin_bit_cast(VecF, power << 23);
