@@ -24,6 +24,7 @@ struct CalibrateFlags {
     CalibrateRequest request;
     size_t n_chunks = 0;  ///< 0: the effort's
     size_t probe_chunks = 0;
+    size_t probe_ctx = 0;
     int long_ctx = -1;  ///< negative: the effort's
     std::string out;
     std::string json;
@@ -52,6 +53,7 @@ CalibrateRequest request_of(const CalibrateFlags& flags) {
                                              : Effort::kNormal);
     if (flags.n_chunks > 0) request.n_chunks = flags.n_chunks;
     if (flags.probe_chunks > 0) request.probe_chunks = flags.probe_chunks;
+    if (flags.probe_ctx > 0) request.probe_ctx = flags.probe_ctx;
     if (flags.long_ctx >= 0) request.long_ctx = static_cast<size_t>(flags.long_ctx);
     request.probes = !flags.no_probes;
     return request;
@@ -114,11 +116,10 @@ void add_calibrate(CLI::App& app) {
         ->check(CLI::IsMember({"quick", "normal", "thorough"}))
         ->capture_default_str();
     verb->add_option("--chunks", flags->n_chunks, "chunks at most (normal: 8)")->check(CLI::PositiveNumber);
-    verb->add_option("--probe-chunks", flags->probe_chunks, "chunks of 512 tokens per layer's damage probe (normal: 2)")
+    verb->add_option("--probe-chunks", flags->probe_chunks, "chunks per layer's damage probe (thorough: 4)")
         ->check(CLI::PositiveNumber);
-    verb->add_option("--probe-ctx", request.probe_ctx, "tokens per chunk of a layer's probe")
-        ->check(CLI::Range(16, 1 << 20))
-        ->capture_default_str();
+    verb->add_option("--probe-ctx", flags->probe_ctx, "tokens per chunk of a layer's probe (normal: 768)")
+        ->check(CLI::Range(16, 1 << 20));
     verb->add_option("--joint-ctx", request.joint_ctx, "tokens per chunk of a joint probe")
         ->check(CLI::Range(16, 1 << 20))
         ->capture_default_str();

@@ -147,7 +147,7 @@ std::unique_ptr<Prober> prober_of(const PlanFlags& flags, llama_model* model) {
                                                 : tokenize_file(model, flags.text);
     return std::make_unique<Prober>(model,
                                     probe_chunks(model, tokens, tokens.size(), flags.check_chunks, flags.check_ctx),
-                                    flags.n_threads, HandlerFactory{});
+                                    flags.check_ctx / 2, flags.n_threads, HandlerFactory{});
 }
 
 /// Measures a plan that no damage model stands behind.

@@ -153,7 +153,7 @@ class Calibration {
         Prober prober(
             model_.get(),
             probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.probe_chunks, request_.probe_ctx),
-            request_.n_threads, {});
+            std::min(kProbeFirst, request_.probe_ctx / 2), request_.n_threads, {});
         const Plan base = uniform_transform_plan(stats_, fits_, kBaseBits, kBaseBits, 0, kProbeSinks, kProbeCodes);
         if (stats_.base_kl < 0) stats_.base_kl = std::max(0.0, prober.measure(base).kl.value);
         step("base", true);
@@ -178,7 +178,7 @@ class Calibration {
         Prober prober(
             model_.get(),
             probe_chunks(model_.get(), tokens_, n_chunks_ * request_.n_ctx, request_.joint_chunks, request_.joint_ctx),
-            request_.n_threads, {});
+            request_.joint_ctx / 2, request_.n_threads, {});
         if (stats_.joint_floor < 0) stats_.joint_floor = std::max(0.0, prober.measure(f16_plan()).kl.value);
         step("joint floor", true);
         const std::vector<JointProbe> wanted = joint_probes();
@@ -218,7 +218,8 @@ class Calibration {
             std::span(tokens_).subspan(std::min(n_chunks_ * request_.n_ctx, tokens_.size() - long_ctx), long_ctx);
         // Against our own f16, which has the floor of our kernels in it already.
         const auto added = [&](std::vector<std::vector<llama_token>> chunks) {
-            return Prober(model_.get(), std::move(chunks), request_.n_threads, serve_plan(f16_plan()))
+            const size_t first_scored = chunks[0].size() / 2;
+            return Prober(model_.get(), std::move(chunks), first_scored, request_.n_threads, serve_plan(f16_plan()))
                 .measure(base)
                 .kl.value;
         };
@@ -266,7 +267,7 @@ class Calibration {
 void CalibrateRequest::set(Effort effort) noexcept {
     if (effort == Effort::kQuick) {
         n_chunks = 4;
-        probe_chunks = 1;
+        probe_ctx = 512;
     } else if (effort == Effort::kThorough) {
         n_chunks = 16;
         n_sample_tiles = 48;
@@ -283,7 +284,8 @@ std::string CalibrateRequest::settings() const {
         (key_period > 0 ? ", keys turned back by multiples of " + std::to_string(key_period) + " positions"
                         : std::string());
     if (probes)
-        words += ", layer probes " + product(probe_chunks, probe_ctx) + ", joint probes " +
+        words += ", layer probes " + product(probe_chunks, probe_ctx) + " from " +
+                 std::to_string(std::min(kProbeFirst, probe_ctx / 2)) + ", joint probes " +
                  product(joint_chunks, joint_ctx) + ", length probe up to " + std::to_string(long_ctx);
     return words;
 }

@@ -9,6 +9,9 @@
 
 namespace kvaq {
 
+/// First scored token of a layer's probe: a page of packed tokens is behind it.
+inline constexpr size_t kProbeFirst = 128;
+
 /// How much is measured.
 enum class Effort { kQuick, kNormal, kThorough };
 
@@ -19,16 +22,17 @@ struct CalibrateRequest {
     size_t n_chunks = 8;         ///< at most this many; fewer if the text ends
     size_t n_sample_tiles = 24;  ///< per head
     size_t probe_ctx =
-        512;  ///< tokens per chunk of a layer's probe; its second half is scored; from the text after the statistics' chunks
-    size_t probe_chunks = 2;
-    size_t joint_ctx = 2048;  ///< likewise of a joint probe
+        768;  ///< tokens per chunk of a layer's probe, from the text after the statistics' chunks; all from
+              ///< kProbeFirst on (the second half, if that begins before) are scored
+    size_t probe_chunks = 1;
+    size_t joint_ctx = 2048;  ///< tokens per chunk of a joint probe; its second half is scored
     size_t joint_chunks = 1;  ///< 0: no joint probes
     size_t long_ctx = 4096;   ///< of the length probe, if the text and the model go that far; 0: none
     bool probes = true;
     int32_t key_period = 256;  ///< Plan::key_period of the plans that come of it; 0: keys stay as they are
     int32_t n_threads = 2;
 
-    /// The numbers of an effort: quick halves the text and the probes, thorough doubles the probes and takes four joint chunks.
+    /// The numbers of an effort: quick halves the text and shortens the layers' probes, thorough doubles the text and takes four times the probes.
     void set(Effort effort) noexcept;
     /// Everything that decides the result, as text: a calibration that stopped goes on only with the same.
     [[nodiscard]] std::string settings() const;

@@ -19,12 +19,12 @@ HandlerFactory serve_plan(const Plan& plan) {
     };
 }
 
-Prober::Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks, int32_t n_threads,
+Prober::Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks, size_t first_scored, int32_t n_threads,
                HandlerFactory reference)
-    : model_(model), chunks_(std::move(chunks)), n_threads_(n_threads) {
-    KVAQ_CHECK(!chunks_.empty());
+    : model_(model), chunks_(std::move(chunks)), first_scored_(first_scored), n_threads_(n_threads) {
+    KVAQ_CHECK(!chunks_.empty() && first_scored < chunks_[0].size());
     const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_)));
-    const size_t n_scored = chunks_[0].size() - chunks_[0].size() / 2;
+    const size_t n_scored = chunks_[0].size() - first_scored_;
     reference_.resize(chunks_.size() * n_scored * n_vocab);
     reference_top_.resize(chunks_.size() * n_scored);
     decode(std::move(reference), [&](size_t i, std::span<const float> logits) {
@@ -34,15 +34,14 @@ Prober::Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks,
 
 void Prober::decode(HandlerFactory factory, const Visit& visit) {
     const size_t n_ctx = chunks_[0].size();
-    const size_t first = n_ctx / 2;
     const ContextPtr ctx = make_context(
         model_, {.n_ctx = static_cast<uint32_t>(n_ctx), .n_batch = kBatch, .n_seq_max = 1, .n_threads = n_threads_},
         std::move(factory));
     for (size_t i = 0; i < chunks_.size(); ++i) {
         decode_chunk(
-            ctx.get(), chunks_[i], kBatch, first,
+            ctx.get(), chunks_[i], kBatch, first_scored_,
             [&](size_t position, std::span<const float> logits) {
-                visit(i * (n_ctx - first) + position - first, logits);
+                visit(i * (n_ctx - first_scored_) + position - first_scored_, logits);
             },
             static_cast<size_t>(n_threads_));
     }

@@ -16,7 +16,7 @@ namespace kvaq {
 struct ProbeResult {
     Estimate kl;  ///< nats per token; error: over chunks by bootstrap if there are at least 2, else over tokens
     double same_top = 0;
-    size_t n_tokens = 0;  ///< scored: the second half of every chunk
+    size_t n_tokens = 0;  ///< scored
 };
 
 /// The serving handler of a plan, whatever the model's shape.
@@ -25,8 +25,8 @@ struct ProbeResult {
 /// Measures plans on a few chunks against one reference whose log-probabilities are kept. Memory: scored tokens x vocabulary x 4 bytes.
 class Prober {
   public:
-    /// chunks: of equal length. reference: empty = plain llama.cpp with its f16 cache. Decodes them once.
-    Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks, int32_t n_threads,
+    /// chunks: of equal length; tokens first_scored.. of each are scored. reference: empty = plain llama.cpp with its f16 cache. Decodes them once.
+    Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks, size_t first_scored, int32_t n_threads,
            HandlerFactory reference);
 
     [[nodiscard]] ProbeResult measure(const Plan& plan);
@@ -38,6 +38,7 @@ class Prober {
 
     llama_model* model_;
     std::vector<std::vector<llama_token>> chunks_;
+    size_t first_scored_;
     int32_t n_threads_;
     std::vector<float> reference_;
     std::vector<size_t> reference_top_;
