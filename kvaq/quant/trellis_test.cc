@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kvaq/quant/gaussian_codebook.h"
@@ -96,6 +97,46 @@ TEST(Trellis, IsWorthItsDecibelsOnANormalSource) {
         EXPECT_GT(10 * std::log10(power / error), kDecibels[bits] - 0.15) << bits;
         EXPECT_LT(error, (bits == 1 || bits == 6 ? 0.85 : 0.66) * plain) << bits;
     }
+}
+
+// Codebooks of two dimensions, the other way to go below Lloyd-Max: 16 words for pairs of normal values, by Lloyd's rule.
+TEST(Trellis, BeatsTwoDimensionalCodebooksAtTwoBits) {
+    using Pair = std::array<double, 2>;
+    std::mt19937 random(7);
+    std::normal_distribution<double> normal;
+    std::vector<Pair> train(40000);
+    for (Pair& x : train) x = {normal(random), normal(random)};
+    std::vector<Pair> words(train.begin(), train.begin() + 16);
+    const auto nearest = [&](const Pair& x) {
+        std::array<double, 16> distance = {};
+        for (size_t w = 0; w < 16; ++w) distance[w] = std::pow(x[0] - words[w][0], 2) + std::pow(x[1] - words[w][1], 2);
+        const auto least = std::min_element(distance.begin(), distance.end());
+        return std::pair(static_cast<size_t>(least - distance.begin()), *least);
+    };
+    for (int round = 0; round < 60; ++round) {
+        std::array<std::array<double, 3>, 16> sums = {};
+        for (const Pair& x : train) {
+            std::array<double, 3>& sum = sums[nearest(x).first];
+            for (size_t i = 0; i < 3; ++i) sum[i] += i < 2 ? x[i] : 1.0;
+        }
+        for (size_t w = 0; w < 16; ++w) words[w] = {sums[w][0] / sums[w][2], sums[w][1] / sums[w][2]};
+    }
+    double trellis = 0;
+    double pairs = 0;
+    double power = 0;
+    for (int cell = 0; cell < 400; ++cell) {
+        const Cell x = normal_cell(random, 32);
+        Codes codes;
+        trellis_encode(2, x.data(), codes.data());
+        trellis += squared_error(2, x, codes);
+        for (size_t i = 0; i < x.size(); i += 2) {
+            const Pair pair = {static_cast<double>(x[i]) / 32, static_cast<double>(x[i + 1]) / 32};
+            pairs += 32 * 32 * nearest(pair).second;
+            power += 32 * 32 * (pair[0] * pair[0] + pair[1] * pair[1]);
+        }
+    }
+    EXPECT_NEAR(10 * std::log10(power / pairs), 9.65, 0.15);  // Lloyd-Max 9.30
+    EXPECT_GT(10 * std::log10(pairs / trellis), 1.3);
 }
 
 TEST(Trellis, WhatItDecodesToIsNotTooSmall) {
