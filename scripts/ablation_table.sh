@@ -16,6 +16,7 @@ mkdir -p out results
 unturned=${UNTURNED_STATS:-out/$name-unturned.stats.gguf}
 [ -e "$unturned" ] || "$KVAQ" calibrate -m "$model" --key-period 0 -o "$unturned"
 plans=
+unset from
 # make NAME flags...: a plan of the budget
 make_plan() {
     local title=$1 file from=${from:-$stats}

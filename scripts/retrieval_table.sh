@@ -14,8 +14,10 @@ mkdir -p out results
 [ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
 plans=
 for bits in ${BUDGETS:-2.25 3.25 4.25}; do
-    "$KVAQ" plan -m "$model" --stats "$stats" --budget "${bits}bits" -c "$CTX" -o "out/$name-retrieval-$bits.plan.gguf" | grep -E "^verdict|effective bits"
-    plans+=out/$name-retrieval-$bits.plan.gguf,
+    plan=out/$name-retrieval-$CTX-$bits.plan.gguf
+    [ "$plan" -nt "$stats" ] ||
+        "$KVAQ" plan -m "$model" --stats "$stats" --budget "${bits}bits" -c "$CTX" -o "$plan" | grep -E "^verdict|effective bits"
+    plans+=$plan,
 done
 "$KVAQ" eval -m "$model" --task passkey,needle,copy --items "${ITEMS:-passkey=3,needle=1,copy=2}" --lengths "$CTX" --plan "${plans%,}" --types q4_0 \
     --results "out/retrieval-$name.items.jsonl" --json "results/retrieval-$name.json" --md "results/retrieval-$name.md"

@@ -18,11 +18,12 @@ constexpr size_t kLanes =
     16;  // partial sums, so that compilers use vectors; every copy of a loop adds in the same order
 constexpr size_t kBlock = 1024;  // numbers at a time, a multiple of kLanes
 
-/// exp(x) for x up to about 0, as the attention kernels make it: 2^n 2^f, |f| <= 1/2, a polynomial of degree 6; under -87 it gives 0.
+/// exp(x) for x up to about 0, as the attention kernels make it: 2^n 2^f, |f| <= 1/2, a polynomial of degree 6; under -87 it gives 0, NaN stays NaN.
 inline float exp_nonpositive(float x) noexcept {
-    const float y = x > -87.0F ? x : -87.0F;
-    const float n_biased = y * 1.44269504088896341F + 12582912.0F;  // 1.5 * 2^23: rounds to the nearest integer
-    const float n = n_biased - 12582912.0F;
+    constexpr float kMagic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to the nearest integer
+    const float y = x < -87.0F ? -87.0F : x;
+    const float n_biased = y * 1.44269504088896341F + kMagic;
+    const float n = n_biased - kMagic;
     const float f = (y - n * 0.693145751953125F) - n * 1.42860682030941723e-6F;
     float poly = 1.0F / 720.0F;
     poly = poly * f + 1.0F / 120.0F;
@@ -31,8 +32,8 @@ inline float exp_nonpositive(float x) noexcept {
     poly = poly * f + 0.5F;
     poly = poly * f + 1.0F;
     poly = poly * f + 1.0F;
-    const float power = std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
-    return x > -87.0F ? poly * power : 0.0F;
+    const uint32_t exponent = std::bit_cast<uint32_t>(n_biased) - std::bit_cast<uint32_t>(kMagic) + 127U;
+    return x < -87.0F ? 0.0F : poly * std::bit_cast<float>(exponent << 23);
 }
 
 KVAQ_CLONES float largest(const float* x, size_t n) noexcept {
@@ -56,7 +57,7 @@ KVAQ_CLONES void kl_terms(const float* __restrict log_p, const float* __restrict
                           float log_sum, float* __restrict out) noexcept {
     for (size_t i = 0; i < n; ++i) {
         const float term = exp_nonpositive(log_p[i]) * (log_p[i] - (logits[i] - top - log_sum));
-        out[i] = log_p[i] > -40.0F ? term : 0.0F;
+        out[i] = log_p[i] < -40.0F ? 0.0F : term;
     }
 }
 
@@ -88,7 +89,8 @@ double sum_of(size_t n, const Make& make) noexcept {
 SoftmaxNorm softmax_norm(std::span<const float> logits) noexcept {
     SoftmaxNorm norm;
     norm.top = largest(logits.data(), logits.size());
-    norm.arg_max = static_cast<size_t>(std::find(logits.begin(), logits.end(), norm.top) - logits.begin());
+    const auto at = std::find(logits.begin(), logits.end(), norm.top);
+    norm.arg_max = at == logits.end() ? 0 : static_cast<size_t>(at - logits.begin());  // 0: nothing but NaN
     const double sum = sum_of(logits.size(), [&](size_t first, size_t n, float* out) {
         exponentials(logits.data() + first, n, norm.top, out);
     });

@@ -14,6 +14,7 @@ struct SoftmaxNorm {
     size_t arg_max = 0;
     [[nodiscard]] float log_of(float logit) const noexcept { return logit - top - log_sum; }
 };
+/// A logit that is NaN makes log_sum NaN.
 [[nodiscard]] SoftmaxNorm softmax_norm(std::span<const float> logits) noexcept;
 
 /// log p of a softmax over logits: out[i] = softmax_norm(logits).log_of(logits[i]). Returns the arg max.

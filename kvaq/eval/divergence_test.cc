@@ -60,6 +60,24 @@ TEST(Divergence, FastSumsEqualDoublePrecision) {
     }
 }
 
+TEST(Divergence, WhatIsNotANumberIsNotHidden) {
+    constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+    for (const size_t at : {0UL, 5UL, 999UL}) {
+        std::vector<float> logits(1000, -100.0F);  // one likely token
+        logits[3] = 2.0F;
+        std::vector<float> log_p(1000);
+        log_softmax(logits, log_p);
+        logits[at] = kNan;
+        const SoftmaxNorm norm = softmax_norm(logits);
+        EXPECT_EQ(norm.arg_max, 3U);
+        EXPECT_TRUE(std::isnan(norm.log_of(logits[3])));
+        EXPECT_TRUE(std::isnan(kl_divergence(log_p, logits, norm)));
+    }
+    const std::vector<float> none(20, kNan);
+    EXPECT_EQ(softmax_norm(none).arg_max, 0U);
+    EXPECT_TRUE(std::isnan(softmax_norm(none).log_sum));
+}
+
 TEST(Divergence, SummaryEqualsHandComputedValues) {
     // nll 1, 2, 3, 2: mean 2, PPL e^2; variance of the mean ((1+0+1+0)/4)/3 = 1/6
     const std::vector<std::vector<TokenScore>> chunks = {{{1, 0.1, true}, {2, 0.2, false}},

@@ -52,7 +52,7 @@ struct JointProbe {
 struct LengthProbe {
     int32_t n_ctx = 0;      ///< of the long chunk; its second half is scored
     int32_t short_ctx = 0;  ///< of the short chunks, whose second halves are the same tokens
-    double kl = 0;          ///< everything at ModelStats::base_bits, minus our own f16 plan
+    double kl = 0;          ///< everything at ModelStats::base_bits, against our own f16 plan
     double short_kl = 0;    ///< likewise in the short chunks
 };
 
