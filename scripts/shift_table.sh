@@ -2,6 +2,7 @@
 # What another kind of text costs a calibrated plan: plans of one budget, calibrated on prose alone and on the built-in mix, beside codecs that need no calibration, on five
 # kinds of text that neither has seen.
 # usage: scripts/shift_table.sh MODEL.gguf NAME     writes results/shift-NAME.md and .json
+# Both plans keep the same tokens in f16 (4 sinks, the newest 64), so that only what calibration says of codecs differs.
 # Variables: BITS (2.5), CTX (2048), STATS (of the built-in text, out/NAME.stats.gguf), PROSE_STATS (out/NAME-prose.stats.gguf); both are made if they are not there
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,11 +16,11 @@ prose=${PROSE_STATS:-out/$name-prose.stats.gguf}
 mkdir -p out results
 [ -e "$mix" ] || "$KVAQ" calibrate -m "$model" -o "$mix"
 [ -e "$prose" ] || "$KVAQ" calibrate -m "$model" -f data/moby-excerpt.txt -o "$prose"
-"$KVAQ" plan -m "$model" --stats "$mix" --budget "${BITS}bits" -c "$CTX" --name "calibrated on the built-in mix" -o "out/$name-shift-mix.plan.gguf" | grep verdict
-"$KVAQ" plan -m "$model" --stats "$prose" --budget "${BITS}bits" -c "$CTX" --name "calibrated on a novel" -o "out/$name-shift-prose.plan.gguf" | grep verdict
+"$KVAQ" plan -m "$model" --stats "$mix" --budget "${BITS}bits" -c "$CTX" --window 64 --sinks 4 --name "calibrated on the built-in mix" -o "out/$name-shift-mix.plan.gguf" | grep verdict
+"$KVAQ" plan -m "$model" --stats "$prose" --budget "${BITS}bits" -c "$CTX" --window 64 --sinks 4 --name "calibrated on a novel" -o "out/$name-shift-prose.plan.gguf" | grep verdict
 for text in encyclopedia:data/wiki-excerpt.txt:2 problems:data/gsm8k-excerpt.txt:2 code:data/python-excerpt.txt:2 chat:data/chat-excerpt.txt:1 German:data/german-excerpt.txt:1; do
     IFS=: read -r kind file chunks <<<"$text"
-    "$KVAQ" eval -m "$model" -f "$file" -c "$CTX" --chunks "$chunks" --plan "out/$name-shift-mix.plan.gguf,out/$name-shift-prose.plan.gguf,k${BITS%.*}v${BITS%.*}-tcq-s4,k4v4-rot-s4" --types q4_0 \
+    "$KVAQ" eval -m "$model" -f "$file" -c "$CTX" --chunks "$chunks" --plan "out/$name-shift-mix.plan.gguf,out/$name-shift-prose.plan.gguf,k${BITS%.*}v${BITS%.*}-tcq-s4,k4v4-rot-s4" --types q4_0 --no-control \
         --json "out/$name-shift-$kind.json" >/dev/null
 done
 python3 - "$name" "$BITS" "$CTX" <<'PY'
