@@ -16,22 +16,21 @@ mkdir -p out results
 unturned=${UNTURNED_STATS:-out/$name-unturned.stats.gguf}
 [ -e "$unturned" ] || "$KVAQ" calibrate -m "$model" --key-period 0 -o "$unturned"
 plans=
-unset from
-# make NAME flags...: a plan of the budget
+# make_plan NAME STATS flags...: a plan of the budget
 make_plan() {
-    local title=$1 file from=${from:-$stats}
-    shift
+    local title=$1 from=$2 file
+    shift 2
     file=out/$name-ablation-${title// /-}.plan.gguf
     "$KVAQ" plan -m "$model" --stats "$from" --budget "${BITS}bits" -c "$CTX" --name "$title" -o "$file" "$@" | grep -E "effective bits"
     plans+=$file,
 }
-make_plan "all"
-from=$unturned make_plan "without turning keys back"
-make_plan "without trellis codes" --policy measured-codebook
-make_plan "without a window in f16" --window 0
-make_plan "without sinks in f16" --sinks 0
-make_plan "nothing fitted" --policy measured-affine
+make_plan "all" "$stats"
+make_plan "without turning keys back" "$unturned"
+make_plan "without trellis codes" "$stats" --policy measured-codebook
+make_plan "without a window in f16" "$stats" --window 0
+make_plan "without sinks in f16" "$stats" --sinks 0
+make_plan "nothing fitted" "$stats" --policy measured-affine
 bits=${BITS%.*}
-make_plan "same bits in every layer and head" --policy "transform:k${bits}v${bits}"
+make_plan "same bits in every layer and head" "$stats" --policy "transform:k${bits}v${bits}"
 "$KVAQ" eval -m "$model" -f "$text" -c "$CTX" --chunks "${CHUNKS:-4}" --plan "${plans}k${bits}v${bits}-tcq-s4,k${bits}v${bits}-tcq,k${bits}v${bits}-lm" --types q4_0 \
     --json "results/ablation-$name.json" --md "results/ablation-$name.md"
