@@ -7,14 +7,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { echo "usage: scripts/ablation_table.sh MODEL.gguf NAME [TEXT]" >&2; exit 1; }
 model=$1 name=$2 text=${3:-data/wiki-excerpt.txt}
-KVAQ=${KVAQ:-build/release/bin/kvaq}
+. scripts/table_parts.sh
 BITS=${BITS:-3.13}
 CTX=${CTX:-4096}
 stats=${STATS:-out/$name.stats.gguf}
-mkdir -p out results
-[ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
+calibrated "$model" "$stats"
 unturned=${UNTURNED_STATS:-out/$name-unturned.stats.gguf}
-[ -e "$unturned" ] || "$KVAQ" calibrate -m "$model" --key-period 0 -o "$unturned"
+calibrated "$model" "$unturned" --key-period 0
 plans=
 # make_plan NAME STATS flags...: a plan of the budget
 make_plan() {

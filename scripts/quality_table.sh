@@ -7,11 +7,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { echo "usage: scripts/quality_table.sh MODEL.gguf NAME [TEXT]" >&2; exit 1; }
 model=$1 name=$2 text=${3:-data/wiki-excerpt.txt}
-KVAQ=${KVAQ:-build/release/bin/kvaq}
+. scripts/table_parts.sh
 CTX=${CTX:-4096}
 stats=${STATS:-out/$name.stats.gguf}
-mkdir -p out results
-[ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
+calibrated "$model" "$stats"
 plans=
 for bits in ${BUDGETS:-2.13 2.5 3.13 4.13 5.5}; do
     "$KVAQ" plan -m "$model" --stats "$stats" --budget "${bits}bits" -c "$CTX" -o "out/$name-$bits.plan.gguf" | grep -E "^verdict|^in f16|effective bits"

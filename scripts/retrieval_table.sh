@@ -7,11 +7,10 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -eq 2 ] || { echo "usage: scripts/retrieval_table.sh MODEL.gguf NAME" >&2; exit 1; }
 model=$1 name=$2
-KVAQ=${KVAQ:-build/release/bin/kvaq}
+. scripts/table_parts.sh
 CTX=${CTX:-8192}
 stats=${STATS:-out/$name.stats.gguf}
-mkdir -p out results
-[ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
+calibrated "$model" "$stats"
 plans=
 for bits in ${BUDGETS:-2.25 3.25 4.25}; do
     plan=out/$name-retrieval-$CTX-$bits.plan.gguf

@@ -8,14 +8,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -eq 2 ] || { echo "usage: scripts/shift_table.sh MODEL.gguf NAME" >&2; exit 1; }
 model=$1 name=$2
-KVAQ=${KVAQ:-build/release/bin/kvaq}
+. scripts/table_parts.sh
 BITS=${BITS:-2.5}
 CTX=${CTX:-2048}
 mix=${STATS:-out/$name.stats.gguf}
 prose=${PROSE_STATS:-out/$name-prose.stats.gguf}
-mkdir -p out results
-[ -e "$mix" ] || "$KVAQ" calibrate -m "$model" -o "$mix"
-[ -e "$prose" ] || "$KVAQ" calibrate -m "$model" -f data/moby-excerpt.txt -o "$prose"
+calibrated "$model" "$mix"
+calibrated "$model" "$prose" -f data/moby-excerpt.txt
 "$KVAQ" plan -m "$model" --stats "$mix" --budget "${BITS}bits" -c "$CTX" --window 64 --sinks 4 --name "calibrated on the built-in mix" -o "out/$name-shift-mix.plan.gguf" | grep verdict
 "$KVAQ" plan -m "$model" --stats "$prose" --budget "${BITS}bits" -c "$CTX" --window 64 --sinks 4 --name "calibrated on a novel" -o "out/$name-shift-prose.plan.gguf" | grep verdict
 for text in encyclopedia:data/wiki-excerpt.txt:2 problems:data/gsm8k-excerpt.txt:2 code:data/python-excerpt.txt:2 chat:data/chat-excerpt.txt:1 German:data/german-excerpt.txt:1; do

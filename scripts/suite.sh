@@ -9,13 +9,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 [ $# -ge 2 ] || { echo "usage: scripts/suite.sh MODEL.gguf NAME [full|quick]" >&2; exit 1; }
 model=$1 name=$2 size=${3:-full}
-KVAQ=${KVAQ:-build/release/bin/kvaq}
+. scripts/table_parts.sh
 DATA=${DATA:-data}
 HELLASWAG=${HELLASWAG:-$DATA/hellaswag_val_full.txt.bz2}
 GSM8K=${GSM8K:-$DATA/gsm8k_test.jsonl}
 TEXT=${TEXT:-$DATA/wiki.test.raw}
 stats=${STATS:-out/$name.stats.gguf}
-mkdir -p out results
 for file in "$HELLASWAG" "$GSM8K" "$TEXT"; do
     [ -e "$file" ] || {
         echo "suite.sh: error: a data set is missing: wanted HELLASWAG, GSM8K and TEXT (or DATA, their folder), found no '$file'" >&2
@@ -54,7 +53,7 @@ add --lengths "$(only "${LENGTHS:-$lengths}")"
 add --shots "$(only "${SHOTS:-$shots}")"
 add --max-tokens "$(only "${TOKENS:-$tokens}")"
 add --task-data "$(only "hellaswag=$HELLASWAG,gsm8k=$GSM8K")"
-[ -e "$stats" ] || "$KVAQ" calibrate -m "$model" -o "$stats"
+calibrated "$model" "$stats"
 plans=f16,k4v2,k4v2-rot
 for bits in 2.25 3.25 4.25; do
     plan=out/$name-suite-$bits.plan.gguf
