@@ -2,6 +2,10 @@
 // second in decode, query tokens in prefill, sealed tokens in encode). Run: attention_bench --benchmark_min_time=0.3
 #include <benchmark/benchmark.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -109,11 +113,51 @@ void encode(benchmark::State& state, const std::string& plan, const Heads& heads
         benchmark::Counter(static_cast<double>(kDefaultTileTokens) * rounds, benchmark::Counter::kIsRate);
 }
 
-/// The bytes that k4v4-rot-s4 keeps for 8192 tokens, copied: what memory allows.
-void copy(benchmark::State& state, const Heads& heads) {
+/// Bytes that k4v4-rot-s4 keeps for 8192 tokens.
+size_t packed_size(const Heads& heads, size_t n_layers) {
     const Plan plan = bench_plan("k4v4-rot-s4", heads);
     const size_t tile = packed_bytes(plan.layers[0].heads[0].key, Side::kKey, heads.head_dim, kDefaultTileTokens);
-    const size_t n = tile * 2 * heads.n_kv_heads * kLayers * 8192 / kDefaultTileTokens;
+    return tile * 2 * heads.n_kv_heads * n_layers * 8192 / kDefaultTileTokens;
+}
+
+/// They are read and no more: the roof of memory for decode_30_layers.
+void read(benchmark::State& state, const Heads& heads) {
+    using Vec = uint64_t __attribute__((vector_size(64), aligned(64)));
+    const size_t n = packed_size(heads, 30) / sizeof(Vec) / 8 * 8;
+    std::vector<std::byte> bytes((n + 1) * sizeof(Vec), std::byte{1});
+    const auto* from = reinterpret_cast<const Vec*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) / 64 * 64);
+    for (auto _ : state) {
+        Vec sums[8] = {};
+        for (size_t i = 0; i < n; i += 8) {
+            for (size_t j = 0; j < 8; ++j) sums[j] += from[i + j];
+        }
+        benchmark::DoNotOptimize(sums);
+    }
+    state.counters["packed/s"] =
+        benchmark::Counter(static_cast<double>(n * sizeof(Vec) * state.iterations()), benchmark::Counter::kIsRate);
+}
+
+#if defined(__x86_64__)
+/// Multiplications of bytes by vpdpbusd on registers, 64 an instruction: the roof of arithmetic.
+__attribute__((target("avx512f,avx512vnni"))) void multiply_bytes(benchmark::State& state) {
+    constexpr int kSums = 10;  // as many as hide the latency of one
+    __m512i sums[kSums] = {};
+    __m512i a = _mm512_set1_epi8(1);
+    for (auto _ : state) {
+        for (int i = 0; i < 1000; ++i) {
+            for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, a, a);
+        }
+        benchmark::DoNotOptimize(a);
+    }
+    benchmark::DoNotOptimize(sums);
+    state.counters["products/s"] =
+        benchmark::Counter(64.0 * kSums * 1000 * static_cast<double>(state.iterations()), benchmark::Counter::kIsRate);
+}
+#endif
+
+/// The same bytes of a few layers, copied.
+void copy(benchmark::State& state, const Heads& heads) {
+    const size_t n = packed_size(heads, kLayers);
     std::vector<std::byte> from(n, std::byte{1});
     std::vector<std::byte> to(n);
     for (auto _ : state) {
@@ -146,8 +190,12 @@ void register_all() {
             add("decode_30_layers/" + shape + "/" + plan + "/8192",
                 [=](benchmark::State& state) { attend(state, plan, heads, 8192, 1, 30); });
         }
+        add("read_30_layers/" + shape, [=](benchmark::State& state) { read(state, heads); });
         add("copy/" + shape, [=](benchmark::State& state) { copy(state, heads); });
     }
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512vnni") != 0) add("multiply_bytes/avx512vnni", multiply_bytes);
+#endif
 }
 
 }  // namespace

@@ -92,6 +92,21 @@ void decode_tile(const TileLayout& layout, const std::byte* packed, float* out) 
 /// Encodes for transform codecs: called by encode_tile. x as there, within float16's range.
 void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* packed) noexcept;
 
+/// Other ways to seal transform codecs' tiles, for measuring what they are worth (bench/seal_trials.cc). Readers of tiles need not know.
+struct SealTrial {
+    enum class Gain : uint8_t {
+        kToken,  ///< the one that costs the token least: what the codec is
+        kTile,   ///< one for all tokens of a tile
+        kFixed,  ///< 1 for all
+    };
+    Gain gain = Gain::kToken;
+    /// Trellis codes: this share of the mean error of a cell's tokens (values 4, keys 16) is added to those that follow, as in noise shaping.
+    float key_feedback = 0;
+    float value_feedback = 0;
+};
+/// From the next tile on, in the whole process. Not while a cache is in use.
+void set_seal_trial(const SealTrial& trial) noexcept;
+
 /// Places of codes, shared by both encoders. Codes of a band in code order (channel counts from the band's first).
 [[nodiscard]] size_t band_codes(const TileLayout& layout, const Band& band) noexcept;
 [[nodiscard]] size_t code_index(const TileLayout& layout, const Band& band, size_t token, size_t channel) noexcept;

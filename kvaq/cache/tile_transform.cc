@@ -25,12 +25,33 @@ constexpr size_t kLanes = 16;
 constexpr float kRound = 12582912.0F;  ///< 1.5 * 2^23: adding and taking it away rounds |x| < 2^22 half to even
 using Vec = float __attribute__((vector_size(64), aligned(64)));
 
+SealTrial seal_trial;
+
 struct Scratch {
     alignas(64) std::array<float, kMaxDim * kMaxTile> x;        // [channel][token]
     alignas(64) std::array<float, kMaxDim * kMaxTile> u;        // levels at gain 1, [codec channel][token]
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> codes;  // [codec channel][token]
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> ordered;
 };
+
+/// What a cell's errors leave to the tokens that follow. Mean error of the cell's tokens by channel: of values in steps at gain 1, of keys in steps of the
+/// tokens' own gains.
+void feed_back(const Band& band, bool key, size_t first, const float* x, const float* inverse, const uint8_t* codes,
+               float* carry) noexcept {
+    const auto bits = static_cast<unsigned>(band.bits);
+    const size_t n_channels = key ? 4 : kTrellisCell / 4;
+    const size_t n_tokens = kTrellisCell / n_channels;
+    for (size_t c = 0; c < n_channels && first + c < band.n_channels; ++c) {
+        float sum = 0;
+        for (size_t t = 0; t < n_tokens; ++t) {
+            const size_t i = key ? 4 * t + c : 4 * c + t;
+            const auto level = static_cast<float>(trellis_outputs(bits)[trellis_window(bits, codes, i)]);
+            sum += (x[i] - level) / (key ? 1.0F : inverse[t]);
+        }
+        carry[first + c] =
+            (key ? seal_trial.key_feedback : seal_trial.value_feedback) * sum / static_cast<float>(n_tokens);
+    }
+}
 
 /// Trellis codes of a band's first channels [channel][token] at these gains, in code order: the cells are the trellis's.
 void quantize_cells(const TileLayout& layout, const Band& band, const float* u, const float* inverse,
@@ -40,6 +61,8 @@ void quantize_cells(const TileLayout& layout, const Band& band, const float* u, 
     const size_t lane_blocks = ((key ? n : size_t{band.n_channels}) + 15) / 16;
     const size_t n_quads = (key ? size_t{band.n_channels} : n) / 4;
     std::array<float, kTrellisCell> x;
+    std::array<float, kMaxDim> carry = {};
+    const bool shaped = (key ? seal_trial.key_feedback : seal_trial.value_feedback) != 0;
     for (size_t quad = 0; quad < n_quads; ++quad) {
         for (size_t block = 0; block < lane_blocks; ++block) {
             for (size_t i = 0; i < kTrellisCell; ++i) {
@@ -47,9 +70,13 @@ void quantize_cells(const TileLayout& layout, const Band& band, const float* u, 
                 const size_t t = key ? lane : 4 * quad + i % 4;
                 const size_t c = key ? 4 * quad + i % 4 : lane;
                 x[i] = c < band.n_channels ? u[c * n + t] * inverse[t] : 0.0F;
+                if (shaped && c < band.n_channels) x[i] += carry[c] * (key ? 1.0F : inverse[t]);
             }
-            trellis_encode(static_cast<unsigned>(band.bits), x.data(),
-                           ordered + (quad * lane_blocks + block) * kTrellisCell);
+            uint8_t* codes = ordered + (quad * lane_blocks + block) * kTrellisCell;
+            trellis_encode(static_cast<unsigned>(band.bits), x.data(), codes);
+            if (shaped) {
+                feed_back(band, key, key ? 4 * quad : 16 * block, x.data(), inverse + 4 * quad, codes, carry.data());
+            }
         }
     }
 }
@@ -169,7 +196,16 @@ Codebook codebook_of(const TransformFit& fit, int bits) noexcept {
     return book;
 }
 
+/// Sums over a tile where one gain serves all its tokens.
+void share(Row& x, size_t n) noexcept {
+    float sum = 0;
+    for (size_t t = 0; t < n; ++t) sum += x[t];
+    for (size_t t = 0; t < n; ++t) x[t] = sum;
+}
+
 }  // namespace
+
+void set_seal_trial(const SealTrial& trial) noexcept { seal_trial = trial; }
 
 void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* packed) noexcept {
     thread_local Scratch s;
@@ -196,6 +232,11 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     for (size_t i = 0; i < n_coded; ++i) {
         add_squares(&s.u[i * n], n, energy.data());
         expected += kLevelsPerSigma * kLevelsPerSigma;
+    }
+    const bool one_gain = seal_trial.gain == SealTrial::Gain::kTile;
+    if (one_gain) {
+        share(energy, n);
+        expected *= static_cast<float>(n);
     }
     std::array<int, kMaxTile> base = {};
     for (size_t t = 0; t < n; ++t) {
@@ -230,12 +271,14 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
             for (size_t i = band.first_channel; i < size_t{band.first_channel} + band.n_channels; ++i)
                 add_error(&s.u[i * n], n, book, gain, inverse, weight, error);
         }
+        if (one_gain) share(error, n);
         for (size_t t = 0; t < n; ++t) {
             if (!(error[t] < least[t])) continue;
             least[t] = error[t];
             chosen[t] = code[t];
         }
     }
+    if (seal_trial.gain == SealTrial::Gain::kFixed) chosen.fill(128);
     Row inverse;
     for (size_t t = 0; t < n; ++t) {
         packed[layout.gain_offset + t] = static_cast<std::byte>(chosen[t]);

@@ -24,6 +24,7 @@ struct ReportFlags {
     std::string stats;
     std::vector<std::string> evals;
     std::string frontier;
+    std::string suite;
     std::string analysis;
     std::string speed;
     std::string html;
@@ -59,6 +60,7 @@ std::string command_of(const ReportFlags& flags) {
     add("--stats", flags.stats);
     for (const std::string& eval : flags.evals) add("--eval", eval);
     add("--frontier", flags.frontier);
+    add("--suite", flags.suite);
     add("--analysis", flags.analysis);
     add("--speed", flags.speed);
     add("-o", flags.html);
@@ -105,6 +107,10 @@ ReportInput read_inputs(const ReportFlags& flags) {
     if (!flags.frontier.empty()) {
         input.frontier = parse_eval(text_of(flags.frontier), flags.frontier);
         source("frontier", flags.frontier, "kvaq plan --frontier", input.frontier->command);
+    }
+    if (!flags.suite.empty()) {
+        input.suite = parse_suite(text_of(flags.suite), flags.suite);
+        source("tasks", flags.suite, "kvaq eval --task --json", input.suite->command);
     }
     if (!flags.analysis.empty()) {
         input.analysis = parse_analysis(text_of(flags.analysis), flags.analysis);
@@ -163,6 +169,7 @@ void add_report(CLI::App& app) {
                      "JSON of kvaq eval --json (may be given several times): table of KL, perplexity, same top token")
         ->delimiter(',');
     verb->add_option("--frontier", flags->frontier, "JSON of kvaq plan --frontier: KL against bits");
+    verb->add_option("--suite", flags->suite, "JSON of kvaq eval --task --json: tasks, with paired differences to f16");
     verb->add_option("--analysis", flags->analysis,
                      "JSON of kvaq analyze --json: norms, spectra and what the paper's theorems say");
     verb->add_option("--speed", flags->speed, "JSON of kvaq bench: tokens per second against depth");

@@ -22,6 +22,7 @@ Document make_report(ReportInput input) {
     add(bits_section(input));
     for (size_t i = 0; i < input.evals.size(); ++i) add(eval_section(input, i));
     add(frontier_section(input));
+    add(tasks_section(input));
     add(memory_section(input));
     add(speed_section(input));
     add(damage_section(input));

@@ -24,6 +24,7 @@ struct Kind {
 const std::map<std::string, Kind>& kinds() {
     static const std::map<std::string, Kind> table = {
         {"kvaq.eval", {"--eval or --frontier", "kvaq eval --json, kvaq plan --frontier-out"}},
+        {"kvaq.suite", {"--suite", "kvaq eval --task --json"}},
         {"kvaq.analysis", {"--analysis", "kvaq analyze --json"}},
         {"kvaq.speed", {"--speed", "kvaq bench --json"}},
         {"kvaq.estimate", {"", "kvaq estimate --json"}},
@@ -99,6 +100,33 @@ void parse(const std::string& file, const std::string& kind, const F& body) {
     }
 }
 
+SuiteTable::Metric suite_metric(const Json& json, const std::vector<SuiteTable::Cache>& caches) {
+    SuiteTable::Metric out{.name = json.at("name"),
+                           .unit = json.at("unit"),
+                           .larger_is_better = json.at("larger_is_better"),
+                           .groups = {}};
+    for (const Json& group : json.at("groups")) {
+        SuiteTable::Group one{.name = group.at("group"), .scores = {}};
+        one.scores.resize(caches.size());
+        for (const Json& score : group.at("caches")) {
+            const auto name = score.at("cache").get<std::string>();
+            const auto cache =
+                std::find_if(caches.begin(), caches.end(), [&](const SuiteTable::Cache& c) { return c.name == name; });
+            if (cache == caches.end())
+                throw Error(ErrorCode::kCorrupt, "metric " + out.name, "one of the caches", "'" + name + "'");
+            SuiteTable::Score read{
+                .n = count(score.at("n")), .mean = measured(score.at("mean")), .difference = {}, .p = 1};
+            if (score.contains("difference")) {
+                read.difference = measured(score.at("difference"));
+                read.p = number(score.at("p"));
+            }
+            one.scores[static_cast<size_t>(cache - caches.begin())] = read;
+        }
+        out.groups.push_back(std::move(one));
+    }
+    return out;
+}
+
 /// Throws unless both files are of one model, as far as they say.
 void check_same(const ReportModel& a, const std::string& file_a, const ReportModel& b, const std::string& file_b) {
     const auto differ = [](const std::string& x, const std::string& y) { return !x.empty() && !y.empty() && x != y; };
@@ -149,6 +177,39 @@ EvalTable parse_eval(std::string_view text, const std::string& file) {
             out.n_scored = count(row.at("n_tokens"));
         }
         if (out.rows.empty()) throw Error(ErrorCode::kCorrupt, "no rows");
+    });
+    return out;
+}
+
+SuiteTable parse_suite(std::string_view text, const std::string& file) {
+    const std::string kind = "kvaq.suite";
+    const Json json = open_json(text, file, kind);
+    SuiteTable out;
+    out.file = file;
+    parse(file, kind, [&] {
+        out.command = json.at("command").get<std::string>();
+        const Json& model = json.at("model");
+        out.model = {
+            .name = model.at("name"), .architecture = model.at("architecture"), .fingerprint = model.at("fingerprint")};
+        for (const Json& cache : json.at("caches")) {
+            out.caches.push_back(
+                {.name = cache.at("name"), .kind = cache.at("kind"), .plan_sha256 = cache.value("plan_sha256", "")});
+        }
+        for (const Json& task : json.at("tasks")) {
+            SuiteTable::Task one{.name = task.at("name"),
+                                 .says = task.at("says"),
+                                 .n_items = count(task.at("n_items")),
+                                 .n_context = count(task.at("n_context")),
+                                 .bits = {},
+                                 .metrics = {}};
+            for (const Json& bits : task.at("effective_bits")) one.bits.push_back(number(bits));
+            if (one.bits.size() != out.caches.size())
+                throw Error(ErrorCode::kCorrupt, "effective_bits of task " + one.name,
+                            fmt::format("{} numbers", out.caches.size()), std::to_string(one.bits.size()));
+            for (const Json& metric : task.at("metrics")) one.metrics.push_back(suite_metric(metric, out.caches));
+            out.tasks.push_back(std::move(one));
+        }
+        if (out.caches.empty() || out.tasks.empty()) throw Error(ErrorCode::kCorrupt, "no caches or no tasks");
     });
     return out;
 }
@@ -234,6 +295,7 @@ void settle_model(ReportInput& input) {
         known.push_back({{input.plan->model_name, input.plan->architecture, input.plan->fingerprint}, input.plan_file});
     for (const EvalTable& eval : input.evals) known.push_back({eval.model, eval.file});
     if (input.frontier) known.push_back({input.frontier->model, input.frontier->file});
+    if (input.suite) known.push_back({input.suite->model, input.suite->file});
     if (input.analysis) known.push_back({input.analysis->model, input.analysis->file});
     for (size_t i = 1; i < known.size(); ++i) {
         for (size_t j = 0; j < i; ++j) check_same(known[j].model, known[j].file, known[i].model, known[i].file);
@@ -247,9 +309,10 @@ void settle_model(ReportInput& input) {
     }
     if (input.stats) check_shape(input.shape->layers, layers_of(input.stats->layers), input.stats_file);
     if (input.plan) check_shape(input.shape->layers, layers_of(input.plan->layers), input.plan_file);
-    if (!input.plan && !input.stats && input.evals.empty() && !input.frontier && !input.analysis && !input.speed) {
+    if (!input.plan && !input.stats && input.evals.empty() && !input.frontier && !input.suite && !input.analysis &&
+        !input.speed) {
         throw Error(ErrorCode::kInvalidArgument, "nothing to report on",
-                    "at least one of --plan, --stats, --eval, --frontier, --analysis and --speed", "none");
+                    "at least one of --plan, --stats, --eval, --frontier, --suite, --analysis and --speed", "none");
     }
     for (const Known& one : known) {
         if (input.model.name.empty()) input.model = one.model;

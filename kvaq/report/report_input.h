@@ -55,6 +55,45 @@ struct EvalTable {
     std::vector<EvalRow> rows;
 };
 
+/// What `kvaq eval --task --json` writes, as far as the report shows it.
+struct SuiteTable {
+    struct Cache {
+        std::string name;
+        std::string kind;         ///< as of EvalRow
+        std::string plan_sha256;  ///< of a plan's canonical text
+    };
+    /// What one cache reached; nothing where a metric says how far a cache is from f16 and this is f16.
+    struct Score {
+        size_t n = 0;  ///< observations
+        Measured mean;
+        std::optional<Measured> difference;  ///< paired, to f16 on the same items
+        double p = 1;                        ///< of that difference
+    };
+    struct Group {
+        std::string name;                          ///< a length, say; empty where there is one only
+        std::vector<std::optional<Score>> scores;  ///< [caches]
+    };
+    struct Metric {
+        std::string name;
+        std::string unit;  ///< "share", "tokens", "nats per token", "nats per token; perplexity = exp(mean)"
+        bool larger_is_better = true;
+        std::vector<Group> groups;
+    };
+    struct Task {
+        std::string name;
+        std::string says;
+        size_t n_items = 0;
+        size_t n_context = 0;
+        std::vector<double> bits;  ///< [caches] effective, at n_context
+        std::vector<Metric> metrics;
+    };
+    std::string file;
+    std::string command;
+    ReportModel model;
+    std::vector<Cache> caches;
+    std::vector<Task> tasks;
+};
+
 /// What `kvaq analyze --json` writes, as far as the report shows it.
 struct AnalysisInput {
     std::string file;
@@ -89,6 +128,7 @@ struct SpeedTable {
 /// Parsers of files that other verbs wrote; `file` names the input in messages. Throw Error: kMismatch (another kind of file, with what to do
 /// with it; another schema version), kCorrupt (no JSON; something missing or of the wrong type, by name).
 [[nodiscard]] EvalTable parse_eval(std::string_view json, const std::string& file);
+[[nodiscard]] SuiteTable parse_suite(std::string_view json, const std::string& file);
 [[nodiscard]] AnalysisInput parse_analysis(std::string_view json, const std::string& file);
 [[nodiscard]] SpeedTable parse_speed(std::string_view json, const std::string& file);
 
@@ -101,7 +141,7 @@ struct ReportSource {
     std::string verb;     ///< that makes such files
 };
 
-/// Everything a report may be made of. At least one of plan, stats, evals, frontier, analysis, speed.
+/// Everything a report may be made of. At least one of plan, stats, evals, frontier, suite, analysis, speed.
 struct ReportInput {
     std::string version;  ///< of kvaq
     std::string command;  ///< that makes this report
@@ -113,6 +153,7 @@ struct ReportInput {
     std::string stats_file;
     std::vector<EvalTable> evals;
     std::optional<EvalTable> frontier;
+    std::optional<SuiteTable> suite;
     std::optional<AnalysisInput> analysis;
     std::optional<SpeedTable> speed;
     std::vector<ReportSource> sources;

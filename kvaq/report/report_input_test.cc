@@ -53,6 +53,44 @@ TEST(ReportInput, ReadsWhatEvalWrites) {
     EXPECT_EQ(table.n_scored, 8188U);
 }
 
+TEST(ReportInput, ReadsWhatTheSuiteWrites) {
+    const std::string text = committed("suite-smollm2-135m.json");
+    const auto json = nlohmann::json::parse(text);
+    const SuiteTable suite = parse_suite(text, "t.json");
+    ASSERT_EQ(suite.tasks.size(), json["tasks"].size());
+    for (size_t t = 0; t < suite.tasks.size(); ++t) {
+        const auto& task = json["tasks"][t];
+        EXPECT_EQ(suite.tasks[t].bits.size(), json["caches"].size());
+        ASSERT_EQ(suite.tasks[t].metrics.size(), task["metrics"].size());
+        for (size_t m = 0; m < suite.tasks[t].metrics.size(); ++m) {
+            const auto& groups = task["metrics"][m]["groups"];
+            ASSERT_EQ(suite.tasks[t].metrics[m].groups.size(), groups.size());
+            for (size_t g = 0; g < groups.size(); ++g) {
+                size_t next = 0;  // caches without a score are left out
+                for (size_t c = 0; c < suite.caches.size(); ++c) {
+                    const auto& score = suite.tasks[t].metrics[m].groups[g].scores[c];
+                    if (!score) continue;
+                    const auto& wanted = groups[g]["caches"][next++];
+                    EXPECT_EQ(suite.caches[c].name, wanted["cache"]);
+                    EXPECT_EQ(score->mean.value, wanted["mean"]["value"].get<double>());
+                    EXPECT_EQ(score->difference.has_value(), wanted.contains("difference"));
+                    if (score->difference) EXPECT_EQ(score->p, wanted["p"].get<double>());
+                }
+                EXPECT_EQ(next, groups[g]["caches"].size());
+            }
+        }
+    }
+    auto damaged = json;
+    damaged["tasks"][0]["metrics"][0]["groups"][0]["caches"][1]["cache"] = "q9_0";
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_suite(damaged.dump(), "t.json"); }),
+                 {"t.json", "q9_0"});
+    damaged = json;
+    damaged["tasks"][0]["effective_bits"].erase(0);
+    expect_names(message_of(ErrorCode::kCorrupt, [&] { (void)parse_suite(damaged.dump(), "t.json"); }),
+                 {"t.json", "effective_bits"});
+    expect_names(message_of(ErrorCode::kMismatch, [&] { (void)parse_eval(text, "t.json"); }), {"t.json", "--suite"});
+}
+
 TEST(ReportInput, TakesNullForANumberThatIsNone) {
     auto json = nlohmann::json::parse(committed("quality-smollm2-135m.json"));
     json["rows"][3]["perplexity"]["value"] = nullptr;

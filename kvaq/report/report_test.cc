@@ -162,6 +162,56 @@ TEST(Report, ShowsTheNumbersOfTheFilesAndNoOthers) {
         << "a wrong number is found";
 }
 
+SuiteTable small_suite() {
+    SuiteTable suite;
+    suite.model = {.name = "m", .architecture = "llama", .fingerprint = ""};
+    suite.caches = {{.name = "f16 (llama.cpp)", .kind = "reference", .plan_sha256 = ""},
+                    {.name = "q4_0", .kind = "llama.cpp", .plan_sha256 = ""}};
+    SuiteTable::Metric share{.name = "exact", .unit = "share", .larger_is_better = true, .groups = {}};
+    SuiteTable::Metric nll{
+        .name = "PPL", .unit = "nats per token; perplexity = exp(mean)", .larger_is_better = false, .groups = {}};
+    const auto score = [](double value, std::optional<Measured> difference, double p) {
+        return SuiteTable::Score{.n = 4, .mean = {.value = value, .error = 0.1}, .difference = difference, .p = p};
+    };
+    for (const char* length : {"1024", "2048"}) {
+        share.groups.push_back(
+            {.name = length, .scores = {score(0.5, {}, 1), score(0.25, Measured{.value = -0.25, .error = 0.1}, 0.03)}});
+        nll.groups.push_back(
+            {.name = length, .scores = {score(3, {}, 1), score(3.1, Measured{.value = 0.1, .error = 0.1}, 0.4)}});
+    }
+    suite.tasks.push_back({.name = "needle",
+                           .says = "Codes `at` N.",
+                           .n_items = 4,
+                           .n_context = 2048,
+                           .bits = {16, 4.5},
+                           .metrics = {share, nll}});
+    return suite;
+}
+
+TEST(Report, SaysWhichCacheIsWorseAtWhichTask) {
+    ReportInput input = small_input("m");
+    input.suite = small_suite();
+    const std::string worse = "q4_0 (needle)";
+    const std::string page = to_html(make_report(input));
+    const ProcessResult result = checked(page);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_NE(page.find(worse), std::string::npos);
+    EXPECT_NE(page.find("25.0 ± 10.0 (-25.0, p 0.030)"), std::string::npos);
+    EXPECT_NE(page.find("22.20 ± 2.22 (+10.52 %, p 0.400)"), std::string::npos) << "exp(3.1), 100 (exp(.1) - 1)";
+    EXPECT_NE(page.find("<code>at</code>"), std::string::npos);
+    for (SuiteTable::Group& group : input.suite->tasks[0].metrics[0].groups) group.scores[1]->p = 0.06;
+    EXPECT_EQ(to_html(make_report(input)).find(worse), std::string::npos);
+    for (SuiteTable::Group& group : input.suite->tasks[0].metrics[1].groups) group.scores[1]->p = 0.01;
+    EXPECT_NE(to_html(make_report(input)).find(worse), std::string::npos) << "a larger perplexity is worse";
+    for (SuiteTable::Group& group : input.suite->tasks[0].metrics[1].groups) group.scores[1]->difference->value = -0.1;
+    EXPECT_EQ(to_html(make_report(input)).find(worse), std::string::npos) << "better is not worse";
+    input.suite = parse_suite(committed("suite-smollm2-135m.json"), "t.json");
+    input.plan.reset();
+    input.stats.reset();
+    const ProcessResult real = checked(to_html(make_report(input)));
+    EXPECT_EQ(real.exit_code, 0) << real.err;
+}
+
 TEST(Report, BitsOfTheHeatMapAreTheBytesOfTheCache) {
     const ReportInput input = small_input("m");
     const Plan& plan = *input.plan;

@@ -17,6 +17,7 @@ namespace kvaq {
 [[nodiscard]] std::optional<Section> frontier_section(const ReportInput& input);
 /// One of them per comparison; index counts from 0.
 [[nodiscard]] std::optional<Section> eval_section(const ReportInput& input, size_t index);
+[[nodiscard]] std::optional<Section> tasks_section(const ReportInput& input);
 [[nodiscard]] std::optional<Section> memory_section(const ReportInput& input);
 [[nodiscard]] std::optional<Section> speed_section(const ReportInput& input);
 [[nodiscard]] std::optional<Section> sources_section(const ReportInput& input);
