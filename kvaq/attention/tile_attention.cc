@@ -43,7 +43,8 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     const size_t padded_k = (largest.head_dim_k + 15) / 16 * 16;
     grow(keys_, std::max(largest.head_dim_k, largest.head_dim_v) * tile_tokens);  // sealing uses it for both sides
     grow(values_, largest.padded_v() * tile_tokens);
-    grow(scores_, rows * tile_tokens);
+    const size_t n_scores = std::max(rows, std::min(rows, kRowsOfSeveral) * kSeveralTiles) * tile_tokens;
+    grow(scores_, n_scores);
     grow(o_plain_, rows * largest.padded_v());
     grow(o_packed_, rows * largest.padded_v());
     grow(m_, rows);
@@ -54,8 +55,8 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     grow(matrix_, dim * dim);
     grow(turned_, rows * dim);
     grow(rows_, rows * padded);
-    levels_.reserve(dim, tile_tokens);
-    grow(coefs_, rows * std::max(dim, tile_tokens));
+    levels_.reserve(dim, kSeveralTiles * tile_tokens);
+    grow(coefs_, std::max(rows * dim, n_scores));
     for (PlainQueries& q : plain_queries_) grow(q.rows, rows * largest.head_dim_k);
     for (PackedQueries& q : packed_queries_) {
         grow(q.rows, rows * largest.head_dim_k);
@@ -67,7 +68,7 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     grow(steps_, rows);
     grow(sums_, rows);
     grow(init_, rows);
-    grow(acc_, rows * std::max(padded, tile_tokens));
+    grow(acc_, std::max(rows * padded, n_scores));
     grow(p_packed_, rows);
     grow(tile_sums_, rows);
 }
@@ -227,37 +228,51 @@ void prefetch(const std::byte* tile, size_t begin, size_t end) noexcept {
 }
 }  // namespace
 
-void TileAttention::add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout,
-                               const std::byte* value_tile, const Keys& keys, size_t token_begin, size_t token_end,
-                               const Soon& soon) noexcept {
-    const size_t tile = key_layout.tile_tokens;
-    prefetch(soon.keys, 0, key_layout.bytes / 2);
+void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& value_layout,
+                               std::span<const PackedTile> tiles, const Keys& keys, size_t token_begin,
+                               size_t token_end, std::span<const PackedTile> soon) noexcept {
     if (token_begin >= token_end || keys.begin >= keys.end) return;
+    // What is wanted next is asked for in pieces between the steps, never all at once.
+    const auto ask = [&](Side side, size_t tile, size_t half) {
+        if (tile >= soon.size()) return;
+        const size_t bytes = side == Side::kKey ? key_layout.bytes : value_layout.bytes;
+        prefetch(side == Side::kKey ? soon[tile].keys : soon[tile].values, half * bytes / 2, (half + 1) * bytes / 2);
+    };
+    const size_t n_keys = tiles.size() * key_layout.tile_tokens;
     const size_t dim_k = shape_.head_dim_k;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * shape_.group;
     const size_t n_rows = (token_end - token_begin) * shape_.group;
     packed_used_ = true;
+    ask(Side::kKey, 0, 0);
     if (exact_ || key_layout.spec.is_float16()) {
-        decode_tile(key_layout, key_tile, keys_.data());
-        kernels_->scores(&packed_->rows[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile, tile, scores_.data(),
-                         tile);
+        decode_tile(key_layout, tiles[0].keys, keys_.data());
+        ask(Side::kKey, 0, 1);
+        kernels_->scores(&packed_->rows[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), n_keys, n_keys,
+                         scores_.data(), n_keys);
     } else {
-        read_levels(target_, key_layout, key_tile, levels_);
-        prefetch(soon.keys, key_layout.bytes / 2, key_layout.bytes);
-        score_levels(key_layout, row0, n_rows);
+        for (size_t i = 0; i < tiles.size(); ++i) {
+            if (i > 0) ask(Side::kKey, i, 0);
+            read_levels(target_, key_layout, tiles[i].keys, levels_, i, tiles.size());
+            ask(Side::kKey, i, 1);
+        }
+        score_levels(key_layout, n_keys, row0, n_rows);
     }
-    prefetch(soon.values, 0, value_layout.bytes / 2);
-    const Range seen = weigh(keys, tile, tile, token_begin, token_end);
+    ask(Side::kValue, 0, 0);
+    const Range seen = weigh(keys, n_keys, n_keys, token_begin, token_end);
     if (seen.begin >= seen.end) return;
     if (exact_ || value_layout.spec.is_float16()) {
-        decode_tile(value_layout, value_tile, values_.data());
-        kernels_->accumulate(scores_.data(), tile, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
+        decode_tile(value_layout, tiles[0].values, values_.data());
+        ask(Side::kValue, 0, 1);
+        kernels_->accumulate(scores_.data(), n_keys, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
                              &o_packed_[row0 * dim_v], dim_v);
     } else {
-        read_levels(target_, value_layout, value_tile, levels_);
-        prefetch(soon.values, value_layout.bytes / 2, value_layout.bytes);
-        sum_levels(value_layout, row0, n_rows);
+        for (size_t i = 0; i < tiles.size(); ++i) {
+            if (i > 0) ask(Side::kValue, i, 0);
+            read_levels(target_, value_layout, tiles[i].values, levels_, i, tiles.size());
+            ask(Side::kValue, i, 1);
+        }
+        sum_levels(value_layout, n_keys, row0, n_rows);
     }
 }
 

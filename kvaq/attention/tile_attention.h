@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kvaq/attention/block_kernels.h"
@@ -71,15 +72,22 @@ class TileAttention {
     };
     /// Adds the buffers' tile for the query tokens [token_begin, token_end). Causality and windows are applied here.
     void add_f16(const Keys& keys, size_t tile_tokens, size_t token_begin, size_t token_end) noexcept;
-    /// Tiles of the same layouts that are read soon: asked from memory piece by piece while another one is computed with. Null: none.
-    struct Soon {
+    /// A KV head's sealed tiles of the same tokens. Null: none.
+    struct PackedTile {
         const std::byte* keys = nullptr;
         const std::byte* values = nullptr;
     };
-    /// Adds a sealed tile likewise.
-    void add_packed(const TileLayout& key_layout, const std::byte* key_tile, const TileLayout& value_layout,
-                    const std::byte* value_tile, const Keys& keys, size_t token_begin, size_t token_end,
-                    const Soon& soon) noexcept;
+    /// Most tiles that one add_packed takes: their scores are weighed together, which few rows gain from and many have no room for.
+    [[nodiscard]] size_t most_tiles(const TileLayout& key_layout, const TileLayout& value_layout) const noexcept {
+        return shape_.n_rows() <= kRowsOfSeveral && !exact_ && joins_tiles(key_layout) && joins_tiles(value_layout)
+                   ? kSeveralTiles
+                   : 1;
+    }
+    static constexpr size_t kSeveralTiles = 4;
+    /// Adds sealed tiles likewise, most_tiles() at most, as one of so many more tokens: their positions follow each other, and all are used as turn()
+    /// says. soon: as many that are read next, asked from memory piece by piece meanwhile.
+    void add_packed(const TileLayout& key_layout, const TileLayout& value_layout, std::span<const PackedTile> tiles,
+                    const Keys& keys, size_t token_begin, size_t token_end, std::span<const PackedTile> soon) noexcept;
     /// First key position that any query token >= token_begin may see under the window rule.
     [[nodiscard]] int32_t first_visible(size_t token_begin) const noexcept;
 
@@ -120,6 +128,7 @@ class TileAttention {
         std::vector<float> offsets;  ///< [row] share of a codec's offsets
     };
     static constexpr size_t kTurns = 4;
+    static constexpr size_t kRowsOfSeveral = 24;
 
     void forget_queries() noexcept;
     void load_matrix(const TransformFit& fit) noexcept;
@@ -128,8 +137,8 @@ class TileAttention {
     void make_plain(int32_t delta, PlainQueries& plain) noexcept;
     void make_packed(int32_t delta, int32_t steps_back, PackedQueries& packed) noexcept;
     void make_coefs(PackedQueries& packed) noexcept;
-    void score_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
-    void sum_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept;
+    void score_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept;
+    void sum_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept;
     /// Scores to weights, earlier sums rescaled; the keys that any row sees.
     Range weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin, size_t token_end) noexcept;
     void finish(const TileLayout& value_layout) noexcept;

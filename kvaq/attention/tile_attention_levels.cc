@@ -63,14 +63,14 @@ void TileAttention::make_coefs(PackedQueries& packed) noexcept {
     }
 }
 
-void TileAttention::score_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept {
+/// n_keys: of one tile, or of several side by side.
+void TileAttention::score_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept {
     const LevelShape shape = level_shape(layout);
-    const size_t tile = layout.tile_tokens;
     const size_t dim = shape_.head_dim_k;
     const size_t all_rows = shape_.n_rows();
     float* s = scores_.data();
     for (size_t r = 0; r < n_rows; ++r)
-        std::fill_n(s + r * tile, tile, shape.per_channel ? 0.0F : packed_->offsets[row0 + r]);
+        std::fill_n(s + r * n_keys, n_keys, shape.per_channel ? 0.0F : packed_->offsets[row0 + r]);
     for (size_t block = 0; block < shape.n_blocks; ++block) {
         if (shape.per_channel) {
             const float* scale = &levels_.scale[block * shape.stride];
@@ -81,34 +81,33 @@ void TileAttention::score_levels(const TileLayout& layout, size_t row0, size_t n
                 steps_[r] = kernels_->quantize_coefs(q, scale, dim, &coefs_[r * dim], &sums_[r]);
                 init_[r] = 0;
                 const float constant = kernels_->dot(q, offset, dim);
-                for (size_t t = first; t < first + shape.block; ++t) s[r * tile + t] = constant;
+                for (size_t t = first; t < first + shape.block; ++t) s[r * n_keys + t] = constant;
             }
             kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, shape.block / 16, dim / 4,
-                                coefs_.data(), dim, n_rows, init_.data(), acc_.data(), tile);
+                                coefs_.data(), dim, n_rows, init_.data(), acc_.data(), n_keys);
             for (size_t r = 0; r < n_rows; ++r)
-                kernels_->add_levels(&acc_[r * tile], shape.block, steps_[r], nullptr, nullptr, 0.0F,
-                                     s + r * tile + first);
+                kernels_->add_levels(&acc_[r * n_keys], shape.block, steps_[r], nullptr, nullptr, 0.0F,
+                                     s + r * n_keys + first);
             continue;
         }
         const size_t first = block * shape.block;
         const float* steps = &packed_->steps[block * all_rows + row0];
         const int32_t* sums = &packed_->sums[block * all_rows + row0];
         for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums[r];
-        kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, tile / 16,
+        kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, n_keys / 16,
                             block_channels(shape, block) / 4, &packed_->coefs[row0 * dim + first], dim, n_rows,
-                            init_.data(), acc_.data(), tile);
+                            init_.data(), acc_.data(), n_keys);
         const float* scale = &levels_.scale[block * shape.stride];
         const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
         for (size_t r = 0; r < n_rows; ++r) {
-            kernels_->add_levels(&acc_[r * tile], tile, steps[r], scale, offset, steps[r] * static_cast<float>(sums[r]),
-                                 s + r * tile);
+            kernels_->add_levels(&acc_[r * n_keys], n_keys, steps[r], scale, offset,
+                                 steps[r] * static_cast<float>(sums[r]), s + r * n_keys);
         }
     }
 }
 
-void TileAttention::sum_levels(const TileLayout& layout, size_t row0, size_t n_rows) noexcept {
+void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept {
     const LevelShape shape = level_shape(layout);
-    const size_t tile = layout.tile_tokens;
     const size_t dim = shape_.padded_v();
     const bool transform = layout.spec.transform != nullptr;
     const float* p = scores_.data();
@@ -119,12 +118,12 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t row0, size_t n_r
         const size_t first = block * shape.block;
         if (shape.per_channel) {  // a block of tokens
             for (size_t r = 0; r < n_rows; ++r) {
-                steps_[r] =
-                    kernels_->quantize_coefs(p + r * tile + first, nullptr, shape.block, &coefs_[r * tile], &sums_[r]);
+                steps_[r] = kernels_->quantize_coefs(p + r * n_keys + first, nullptr, shape.block, &coefs_[r * n_keys],
+                                                     &sums_[r]);
                 init_[r] = 0;
             }
             kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, dim / 16,
-                                shape.block / 4, coefs_.data(), tile, n_rows, init_.data(), acc_.data(), dim);
+                                shape.block / 4, coefs_.data(), n_keys, n_rows, init_.data(), acc_.data(), dim);
             for (size_t r = 0; r < n_rows; ++r) {
                 kernels_->add_levels(&acc_[r * dim], dim, steps_[r], scale, offset,
                                      steps_[r] * static_cast<float>(sums_[r]), o + r * dim);
@@ -133,14 +132,14 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t row0, size_t n_r
         }
         const size_t channels = (block_channels(shape, block) + 15) / 16 * 16;
         for (size_t r = 0; r < n_rows; ++r) {
-            steps_[r] = kernels_->quantize_coefs(p + r * tile, scale, tile, &coefs_[r * tile], &sums_[r]);
+            steps_[r] = kernels_->quantize_coefs(p + r * n_keys, scale, n_keys, &coefs_[r * n_keys], &sums_[r]);
             init_[r] = -shape.bias * sums_[r];
         }
-        kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, tile / 4, coefs_.data(),
-                            tile, n_rows, init_.data(), acc_.data(), dim);
+        kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, n_keys / 4, coefs_.data(),
+                            n_keys, n_rows, init_.data(), acc_.data(), dim);
         for (size_t r = 0; r < n_rows; ++r) {
             if (transform) p_packed_[row0 + r] += tile_sums_[row0 + r];
-            const float constant = shape.has_offset ? kernels_->dot(p + r * tile, offset, tile) : 0.0F;
+            const float constant = shape.has_offset ? kernels_->dot(p + r * n_keys, offset, n_keys) : 0.0F;
             kernels_->add_levels(&acc_[r * dim], channels, steps_[r], nullptr,
                                  shape.has_offset ? ones().data() : nullptr, constant, o + r * dim + first);
         }

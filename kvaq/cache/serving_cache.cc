@@ -17,7 +17,6 @@ constexpr size_t kBlockRows = 48;   // query rows that share one decoded tile in
 constexpr size_t kSplitTokens = 8;  // blocks up to this many query tokens are split over runs of pages
 constexpr size_t kRunPages = 16;    // fixed, so the result does not depend on the number of threads
 constexpr size_t kMaxKvHeads = 256;
-constexpr size_t kAhead = 1;  // pages by which tiles are asked from memory before they are read
 
 /// The distinct sliding windows. More than the table has reaches for: the largest ones are then kept whole.
 std::vector<int32_t> sliding_windows(const Plan& plan) {
@@ -289,6 +288,34 @@ void ServingCache::load_f16(const OpenPageShape& shape, std::byte* page, size_t 
         std::fill(work.values() + t * padded + dim, work.values() + (t + 1) * padded, 0.0F);
 }
 
+namespace {
+/// Tiles for one TileAttention::add_packed.
+struct PackedTiles {
+    std::array<TileAttention::PackedTile, TileAttention::kSeveralTiles> tiles;
+    size_t n = 0;
+    void add(const LayerStore& layer, const PageSlots& slots, size_t kv_head) noexcept {
+        tiles[n++] = {layer.tile(slots.packed, Side::kKey, kv_head), layer.tile(slots.packed, Side::kValue, kv_head)};
+    }
+    [[nodiscard]] std::span<const TileAttention::PackedTile> all() const noexcept { return {tiles.data(), n}; }
+};
+}  // namespace
+
+/// Can the page of segment `next` be read together with that of segment `first`, next - first pages before it? Both by all query tokens.
+bool ServingCache::follows(const LayerStore& layer, const PageTable::QueryBlock& block, size_t first,
+                           size_t next) const noexcept {
+    const Segment& a = block.segments[first];
+    const Segment& before = block.segments[next - 1];
+    const Segment& b = block.segments[next];
+    const Page& page = table_.page(b.page);
+    const auto tile = static_cast<int32_t>(plan_.tile_tokens);
+    const bool packed = page.sealed && b.first() <= block.first_pos &&
+                        (b.dropped || b.base + tile - 1 + table_.options().window <= block.first_pos);
+    return packed && before.end == tile && b.begin == 0 && b.base == before.base + tile &&
+           page.frame - b.base == table_.page(a.page).frame - a.base &&
+           layer.steps_back(b.page) == layer.steps_back(a.page) && layer.slots(b.page).live > 0 &&
+           layer.slots(b.page).sink == kNone;
+}
+
 void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
                               TileAttention& work) noexcept {
     const PageTable::QueryBlock& block = table_.work().blocks[run.block];
@@ -343,15 +370,20 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
                 keys.begin = sinks;
             }
             work.turn(page.frame - segment.base, layer.steps_back(segment.page));
-            TileAttention::Soon soon;
-            if (i + kAhead < run.end_page) {
-                const int32_t next = layer.slots(block.segments[i + kAhead].page).packed;
-                if (next != kNone)
-                    soon = {layer.tile(next, Side::kKey, kv_head), layer.tile(next, Side::kValue, kv_head)};
+            const size_t most = split == 0 ? work.most_tiles(key_layout, value_layout) : 1;
+            PackedTiles tiles;
+            tiles.add(layer, slots, kv_head);
+            while (tiles.n < most && i + tiles.n < run.end_page && follows(layer, block, i, i + tiles.n))
+                tiles.add(layer, layer.slots(block.segments[i + tiles.n].page), kv_head);
+            keys.end = (tiles.n - 1) * plan_.tile_tokens + static_cast<size_t>(block.segments[i + tiles.n - 1].end);
+            PackedTiles soon;
+            for (size_t next = i + tiles.n; next < run.end_page && soon.n < tiles.n; ++next) {
+                const PageSlots& there = layer.slots(block.segments[next].page);
+                if (there.packed != kNone) soon.add(layer, there, kv_head);
             }
-            work.add_packed(key_layout, layer.tile(slots.packed, Side::kKey, kv_head), value_layout,
-                            layer.tile(slots.packed, Side::kValue, kv_head), keys, static_cast<size_t>(split),
-                            block.n_tokens, soon);
+            work.add_packed(key_layout, value_layout, tiles.all(), keys, static_cast<size_t>(split), block.n_tokens,
+                            soon.all());
+            i += tiles.n - 1;
         }
     }
     if (run.n_runs == 1) {

@@ -14,19 +14,18 @@ constexpr int kBias = 128;  // a codebook's int8 levels as unsigned bytes; 8-bit
 
 size_t padded(size_t channels) noexcept { return (channels + 15) / 16 * 16; }
 
-void read_codebook(const DecodeKernels& kernels, const TileLayout& layout, const std::byte* packed,
-                   TileLevels& levels) noexcept {
+void read_codebook(const DecodeKernels& kernels, const TileLayout& layout, const std::byte* packed, uint8_t* cells,
+                   size_t cell_stride, float* scale) noexcept {
     const TransformFit& fit = *layout.spec.transform->fit;
-    kernels.gains(reinterpret_cast<const uint8_t*>(packed + layout.gain_offset), layout.tile_tokens,
-                  levels.scale.data());
+    kernels.gains(reinterpret_cast<const uint8_t*>(packed + layout.gain_offset), layout.tile_tokens, scale);
     for (const Band& band : layout.bands) {
         const auto bits = static_cast<size_t>(band.bits);
         if (bits == 0) continue;
-        const size_t first = layout.side == Side::kKey ? band.first_channel / 4 * levels.cell_stride
-                                                       : band.first_channel / 16 * size_t{64};
+        const size_t first =
+            layout.side == Side::kKey ? band.first_channel / 4 * cell_stride : band.first_channel / 16 * size_t{64};
         if (band.coding == BandCoding::kTrellis) {
             kernels.trellis(code_planes(layout, band, packed, nullptr), trellis_table(static_cast<unsigned>(bits)),
-                            &levels.cells[first], levels.cell_stride);
+                            cells + first, cell_stride);
             continue;
         }
         alignas(64) std::array<uint8_t, 64> table;
@@ -34,8 +33,8 @@ void read_codebook(const DecodeKernels& kernels, const TileLayout& layout, const
             for (size_t i = 0; i < fit.levels[bits].size(); ++i)
                 table[i] = static_cast<uint8_t>(fit.levels[bits][i] + kBias);
         }
-        kernels.levels(code_planes(layout, band, packed, nullptr), bits == 8 ? nullptr : table.data(),
-                       &levels.cells[first], levels.cell_stride);
+        kernels.levels(code_planes(layout, band, packed, nullptr), bits == 8 ? nullptr : table.data(), cells + first,
+                       cell_stride);
     }
 }
 
@@ -78,22 +77,34 @@ void TileLevels::reserve(size_t head_dim, size_t tile_tokens) {
     if (offset.size() < n_params) offset.resize(n_params);
 }
 
-void read_levels(SimdTarget target, const TileLayout& layout, const std::byte* packed, TileLevels& levels) noexcept {
+bool joins_tiles(const TileLayout& layout) noexcept {
+    if (layout.spec.is_float16()) return false;
+    const LevelShape shape = level_shape(layout);
+    return !shape.per_channel && shape.n_blocks == 1;
+}
+
+void read_levels(SimdTarget target, const TileLayout& layout, const std::byte* packed, TileLevels& levels, size_t tile,
+                 size_t n_tiles) noexcept {
     thread_local std::array<uint8_t, kMaxElements> ternary;
     const DecodeKernels& kernels = decode_kernels(target);
-    levels.cell_stride = (layout.side == Side::kKey ? layout.tile_tokens : padded(layout.head_dim)) * 4;
+    const size_t n = layout.tile_tokens;
+    const bool key = layout.side == Side::kKey;
+    levels.cell_stride = (key ? n_tiles * n : padded(layout.head_dim)) * 4;
+    uint8_t* cells = &levels.cells[key ? tile * n * 4 : tile * n / 4 * levels.cell_stride];
+    float* scale = &levels.scale[tile * n];
     if (layout.spec.transform != nullptr) {
-        read_codebook(kernels, layout, packed, levels);
+        read_codebook(kernels, layout, packed, cells, levels.cell_stride, scale);
         return;
     }
     const Band& band = layout.bands[0];
-    affine_params(kernels, layout, band, packed, levels.scale.data(), levels.offset.data());
+    float* offset = &levels.offset[tile * n];
+    affine_params(kernels, layout, band, packed, scale, offset);
     const LevelShape shape = level_shape(layout);
     if (shape.bias != 0 && shape.has_offset) {
         const auto bias = static_cast<float>(shape.bias);
-        for (size_t i = 0; i < shape.n_blocks * shape.stride; ++i) levels.offset[i] += bias * levels.scale[i];
+        for (size_t i = 0; i < shape.n_blocks * shape.stride; ++i) offset[i] += bias * scale[i];
     }
-    kernels.levels(code_planes(layout, band, packed, ternary.data()), nullptr, levels.cells.data(), levels.cell_stride);
+    kernels.levels(code_planes(layout, band, packed, ternary.data()), nullptr, cells, levels.cell_stride);
 }
 
 }  // namespace kvaq

@@ -36,7 +36,12 @@ struct TileLevels {
     void reserve(size_t head_dim, size_t tile_tokens);
 };
 
-/// Unpacks a tile on a target. No allocation after reserve().
-void read_levels(SimdTarget target, const TileLayout& layout, const std::byte* packed, TileLevels& levels) noexcept;
+/// Unpacks tiles of one layout on a target, consecutive ones side by side as if they were one of so many more tokens; LevelShape::stride then counts
+/// those, and more than one need a layout that joins_tiles(). No allocation after reserve().
+void read_levels(SimdTarget target, const TileLayout& layout, const std::byte* packed, TileLevels& levels,
+                 size_t tile = 0, size_t n_tiles = 1) noexcept;
+
+/// Can tiles lie side by side? Not where several blocks of channels or tokens have scales of their own.
+[[nodiscard]] bool joins_tiles(const TileLayout& layout) noexcept;
 
 }  // namespace kvaq
