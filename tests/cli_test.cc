@@ -139,6 +139,10 @@ TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan},
                           {"budget", "bits"});
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "many", "-o", plan}, {"many"});
+    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "4bits", "--sinks", "65", "-o", plan},
+                          {"sink", "64", "65"});
+    const ProcessResult bytes = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "24MiB@4096"});
+    EXPECT_NE(bytes.out.find("MiB at 4096 tokens"), std::string::npos) << bytes.out;
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "-o", plan}, {"--budget"});
     EXPECT_FALSE(fs::exists(plan));
     EXPECT_FALSE(fs::exists(stats + ".partial"));
@@ -157,6 +161,19 @@ TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
     const std::string other = folder_.file("other.gguf");
     write_other_model(other);
     expect_one_clear_line({"plan", "-m", other, "--stats", stats, "--budget", "4bits", "-o", plan}, {"another model"});
+}
+
+TEST_F(CommandLine, RefusesWhatAPolicyWouldNotKeep) {
+    for (const char* policy : {"norm-greedy", "uniform:k4v2", "spectral:bits=3"})
+        expect_one_clear_line({"plan", "-m", kModel, "--policy", policy, "--budget", "3bits"},
+                              {policy, "--budget 3bits"});
+    expect_one_clear_line({"plan", "-m", kModel, "--policy", "uniform:k4v2", "--window", "64"}, {"--window", "-w64"});
+    expect_one_clear_line({"plan", "-m", kModel, "--frontier", "-f", kText, "--policy", "uniform:k4v2"},
+                          {"uniform:k4v2"});
+    expect_one_clear_line({"estimate", "-m", kModel, "--memory", "64"}, {"64", "MiB"});
+    const ProcessResult warned = kvaq_cli({"plan", "-m", kModel, "--policy", "uniform:k2v4-tcq"});
+    EXPECT_EQ(warned.exit_code, 0) << warned.err;
+    EXPECT_NE(warned.err.find("fewer bits for keys than for values"), std::string::npos) << warned.err;
 }
 
 TEST_F(CommandLine, ReportsAFileItCannotWrite) {

@@ -29,16 +29,6 @@ size_t f16_index(const TileLayout& layout, size_t token, size_t channel) noexcep
     return layout.side == Side::kKey ? channel * layout.tile_tokens + token : token * layout.head_dim + channel;
 }
 
-// Neighbours of a binary16 value towards -inf / +inf, so that a group's stored range covers its true one.
-float16 round_down(double x) noexcept {
-    const float16 y = to_float16(static_cast<float>(x));
-    if (static_cast<double>(y) <= x) return y;
-    const uint16_t bits = float16_bits(y);  // y > x >= -65504: step one towards -inf in sign-magnitude order
-    if ((bits & 0x7FFFU) == 0) return float16_from_bits(0x8001U);
-    return float16_from_bits(static_cast<uint16_t>((bits & 0x8000U) != 0 ? bits + 1 : bits - 1));
-}
-float16 round_up_f16(double x) noexcept { return -round_down(-x); }
-
 AffineParams stored(double scale, double offset) noexcept {
     return {.scale = static_cast<double>(to_float16(static_cast<float>(scale))),
             .offset = static_cast<double>(to_float16(static_cast<float>(offset)))};
@@ -122,7 +112,7 @@ AffineParams group_params(const CodecSpec& spec, std::span<const double> group) 
     double low = 0;
     double high = 0;
     find_range(group.data(), group.size(), low, high);
-    const double offset = static_cast<double>(round_down(low));
+    const double offset = static_cast<double>(round_down_f16(low));
     const double range = high - offset;
     return {.scale = static_cast<double>(round_up_f16(range / static_cast<double>(n_levels(spec.bits) - 1))),
             .offset = offset};
@@ -303,7 +293,8 @@ TileLayout make_tile_layout(const CodecSpec& spec, Side side, size_t head_dim, s
             band.first_channel = static_cast<uint16_t>(first * unit);
             band.n_channels = static_cast<uint16_t>(std::min(end * unit, head_dim) - first * unit);
             band.bits = static_cast<CodeBits>(codec.unit_bits[first]);
-            band.coding = codec.codes == TransformCodes::kTrellis && codec.unit_bits[first] >= 1 && codec.unit_bits[first] <= kTrellisMostBits
+            band.coding = codec.codes == TransformCodes::kTrellis && codec.unit_bits[first] >= 1 &&
+                                  codec.unit_bits[first] <= kTrellisMostBits
                               ? BandCoding::kTrellis
                               : BandCoding::kCodebook;
             band.codes_offset = layout.bytes;

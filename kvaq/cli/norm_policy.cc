@@ -35,8 +35,8 @@ LayerNorms cache_norms(const ModelStats& stats, NormScore score) {
                 key += head.key_norm() * head.key_norm();
                 value += head.value_norm() * head.value_norm();
             } else {
-                key +=
-                    spectral_norm(head.key_second, head.key_mean.size(), 1) / static_cast<double>(layer.heads.size());
+                key += spectral_norm(head.cached_keys(), head.key_mean.size(), 1) /
+                       static_cast<double>(layer.heads.size());
                 value += spectral_norm(head.value_second, head.value_mean.size(), 1) /
                          static_cast<double>(layer.heads.size());
             }
@@ -84,8 +84,9 @@ Plan norm_policy_plan(const NormPolicyRequest& request, std::vector<std::string>
     context.base.sinks = request.sinks;
     context.shape = read_model_shape(request.model);
     const bool cache = !request.stats.empty();
-    context.what = fmt::format("norm-greedy {} bits, {} norm of the {}", context.budget,
-                               score == NormScore::kFrobenius ? "Frobenius" : "spectral", cache ? "cache" : "weights");
+    context.what = fmt::format("{} {} bits, {} norm of the {}, codecs as {}", name, context.budget,
+                               score == NormScore::kFrobenius ? "Frobenius" : "spectral", cache ? "cache" : "weights",
+                               context.base.name);
     LayerNorms norms;
     if (cache) {
         norms = cache_norms(read_stats_of(request.stats, request.model, context.shape.fingerprint), score);

@@ -8,6 +8,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
+#include "kvaq/base/sha256.h"
 #include "kvaq/cli/flags.h"
 #include "kvaq/cli/frontier.h"
 #include "kvaq/cli/norm_policy.h"
@@ -20,6 +21,8 @@
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/llama/stats_file.h"
 #include "kvaq/plan/budget.h"
+#include "kvaq/plan/budget_text.h"
+#include "kvaq/plan/import.h"
 #include "kvaq/plan/plan_json.h"
 #include "kvaq/plan/planner.h"
 #include "kvaq/plan/verdict.h"
@@ -48,13 +51,9 @@ struct PlanFlags {
     bool frontier = false;
     std::string frontier_out = "frontier";
     bool verbose = false;
+    const CLI::App* verb = nullptr;
+    [[nodiscard]] bool given(const char* flag) const { return verb->count(flag) > 0; }
 };
-
-double mean_bits(const LayerPlan& layer, Side side) {
-    double sum = 0;
-    for (const HeadPlan& head : layer.heads) sum += nominal_bits(side == Side::kKey ? head.key : head.value);
-    return sum / static_cast<double>(layer.heads.size());
-}
 
 /// A plan with what is known of it.
 struct Made {
@@ -68,20 +67,17 @@ struct Made {
 void print_plan(const Made& made, size_t n_ctx) {
     const Plan& plan = made.plan;
     fmt::print("plan {} for {}\n\n| layer | K bits | V bits |\n|---|---|---|\n", plan.name, plan.model_name);
-    double key = 0;
-    double value = 0;
     for (const LayerPlan& layer : plan.layers) {
         fmt::print("| {} | {:.2f} | {:.2f} |\n", layer.shape.layer, mean_bits(layer, Side::kKey),
                    mean_bits(layer, Side::kValue));
-        key += mean_bits(layer, Side::kKey);
-        value += mean_bits(layer, Side::kValue);
     }
-    const auto n = static_cast<double>(plan.layers.size());
+    const double key = mean_bits(plan, Side::kKey);
+    const double value = mean_bits(plan, Side::kValue);
     const CacheBytes bytes = cache_bytes(plan, n_ctx);
     fmt::print(
         "\nmean code bits: K {:.2f}, V {:.2f} (ratio {:.2f})\n{:.2f} effective bits and {:.1f} MiB at {} tokens, "
         "{:.0f} bytes per further token\n",
-        key / n, value / n, key / value, bytes.effective_bits, static_cast<double>(bytes.total) / (1024 * 1024), n_ctx,
+        key, value, key / value, bytes.effective_bits, static_cast<double>(bytes.total) / (1024 * 1024), n_ctx,
         bytes_per_token(plan));
     fmt::print("in f16: the first {} and the newest {} tokens\n", plan.sinks, plan.window);
     if (!made.check_line.empty()) fmt::print("{}\n", made.check_line);
@@ -131,6 +127,42 @@ std::optional<CodecFamily> codec_family(const std::string& policy) {
     return std::nullopt;
 }
 
+/// Flags that mean nothing to a policy are refused: a budget that is not kept would be worse than none.
+void refuse_flags(const PlanFlags& flags) {
+    if (flags.frontier) {
+        if (flags.given("--policy"))
+            throw Error(ErrorCode::kInvalidArgument, "a frontier compares policies", "no --policy", flags.policy);
+        return;
+    }
+    const bool measured = codec_family(flags.policy).has_value();
+    const bool uniform = flags.policy.rfind("uniform:", 0) == 0;
+    if (flags.given("--budget") && !measured) {
+        throw Error(ErrorCode::kInvalidArgument, "--budget is for the measured policies",
+                    "measured, measured-codebook or measured-affine with --budget",
+                    fmt::format("--budget {} with --policy {}", flags.budget, flags.policy),
+                    is_norm_policy(flags.policy)
+                        ? "The paper's allocators take their bits per matrix: norm-greedy:bits=3"
+                        : "Its bits are in its name");
+    }
+    for (const char* flag : {"--window", "--sinks"}) {
+        if (uniform && flags.given(flag))
+            throw Error(ErrorCode::kInvalidArgument, fmt::format("{} does not go with --policy uniform:<preset>", flag),
+                        "-w<n> and -s<n> in the preset, such as uniform:k4v2-w64-s4", flag);
+    }
+    if (!measured && flags.given("--refine"))
+        throw Error(ErrorCode::kInvalidArgument, "--refine is for the measured policies", "a measured policy",
+                    flags.policy);
+}
+
+/// Statistics of the text that the plan is measured on, as far as its digest shows.
+void warn_of_own_text(const ModelStats& stats, const std::string& text) {
+    if (stats.text_sha256 == sha256_hex(read_file(text)))
+        fmt::print(stderr,
+                   "kvaq: warning: '{}' is the text that the statistics were made of: what is measured on it is "
+                   "better than on other texts\n",
+                   text);
+}
+
 std::string worst_place(const DamageModel& model, const Plan& plan) {
     const std::vector<double> damages = damage_by_layer(model, plan);
     double sum = 0;
@@ -168,6 +200,7 @@ Made make_measured(const PlanFlags& flags, CodecFamily family) {
     const PlanRequest request{
         .budget = parse_budget(flags.budget), .n_ctx = flags.n_ctx, .window = flags.window, .sinks = flags.sinks};
     const ModelStats stats = stats_of(flags);
+    if (!flags.text.empty()) warn_of_own_text(stats, flags.text);
     DamageModel damage(stats, family, flags.head_weights == "output" ? HeadWeights::kOutput : HeadWeights::kLogits);
     Made made;
     if (flags.text.empty() && !flags.check) {
@@ -202,6 +235,7 @@ Made make_plan(const PlanFlags& flags) {
         shape.fingerprint = model_fingerprint(flags.model);
         made.plan = make_uniform_plan(parse_preset(flags.policy.substr(8)), shape);
         made.plan.fingerprint = shape.fingerprint;
+        for (const std::string& warning : plan_warnings(made.plan)) fmt::print(stderr, "kvaq: warning: {}\n", warning);
     } else if (is_norm_policy(flags.policy)) {
         std::vector<std::string> warnings;
         made.plan = norm_policy_plan({.policy = flags.policy,
@@ -222,6 +256,7 @@ Made make_plan(const PlanFlags& flags) {
         const ModelStats stats = stats_of(flags);
         made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, std::max(0, flags.window), flags.sinks,
                                            TransformCodes::kTrellis);
+        for (const std::string& warning : plan_warnings(made.plan)) fmt::print(stderr, "kvaq: warning: {}\n", warning);
     } else {
         throw Error(ErrorCode::kInvalidArgument, "unknown policy",
                     "measured, measured-codebook, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, "
@@ -233,6 +268,7 @@ Made make_plan(const PlanFlags& flags) {
 }
 
 void run_plan(const PlanFlags& flags) {
+    refuse_flags(flags);
     require_writable(flags.out);
     require_json(flags.json);
     quiet_llama(flags.verbose);
@@ -245,6 +281,7 @@ void run_plan(const PlanFlags& flags) {
             throw Error(ErrorCode::kInvalidArgument, "a frontier has its own budgets and files",
                         "--frontier-out NAME for NAME.md, NAME.json and NAME.svg", "-o, --json or --budget");
         const ModelStats stats = stats_of(flags);
+        warn_of_own_text(stats, flags.text);
         run_frontier({.model = flags.model,
                       .text = flags.text,
                       .out = flags.frontier_out,
@@ -259,9 +296,12 @@ void run_plan(const PlanFlags& flags) {
     Made made = make_plan(flags);
     if (!flags.name.empty()) made.plan.name = flags.name;
     if (!flags.out.empty()) write_plan(made.plan, flags.out);
-    if (!flags.json.empty()) write_json(flags.json, plan_json(made, flags.n_ctx));
+    // A budget of bytes brings its own context.
+    const size_t budget_ctx = flags.budget.empty() ? 0 : parse_budget(flags.budget).n_tokens;
+    const size_t n_ctx = budget_ctx > 0 ? budget_ctx : flags.n_ctx;
+    if (!flags.json.empty()) write_json(flags.json, plan_json(made, n_ctx));
     if (is_stdout(flags.json)) return;
-    print_plan(made, flags.n_ctx);
+    print_plan(made, n_ctx);
     if (!flags.out.empty()) fmt::print("wrote {}\n", flags.out);
 }
 
@@ -271,6 +311,7 @@ void add_plan(CLI::App& app) {
     auto flags = std::make_shared<PlanFlags>();
     flags->n_threads = default_threads();
     CLI::App* verb = app.add_subcommand("plan", "bits for every layer, side and head under a budget");
+    flags->verb = verb;
     verb->add_option("-m,--model", flags->model, "GGUF model")->required();
     verb->add_option("--stats", flags->stats, "statistics of kvaq calibrate");
     verb->add_option("--budget", flags->budget,

@@ -84,6 +84,7 @@ std::string analysis_json(const ModelAnalysis& analysis, const std::string& comm
         }
         out["cache"] = {{"n_tokens", cache.n_tokens},
                         {"n_sample_tokens", cache.n_sample_tokens},
+                        {"keys", cache.as_cached ? "as the model caches them" : "turned back, as plans keep them"},
                         {"bits", kStudyBits},
                         {"groups", kStudyGroups},
                         {"group_study_bits", {{"k", kGroupStudyKeyBits}, {"v", kGroupStudyValueBits}}},

@@ -103,6 +103,12 @@ void describe_cache(const ModelAnalysis& a, std::vector<std::string>& out) {
     const CacheAnalysis& cache = *a.cache;
     const Comparison f = compare_cache(cache, NormScore::kFrobenius);
     const Comparison s = compare_cache(cache, NormScore::kSpectral);
+    if (!cache.as_cached) {
+        out.emplace_back(
+            "The statistics hold keys turned back as plans keep them, not as the model caches them: spectra and errors "
+            "of K "
+            "are of those. Calibrate again to have both.");
+    }
     out.push_back(
         fmt::format("Cache: keys are {} values by Frobenius norm; |K| > |V| {}. By spectral norm: {:.2f}, {}.",
                     times(f.ratio), where_not(f), s.ratio, where_not(s)));

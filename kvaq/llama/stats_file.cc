@@ -46,6 +46,7 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     file.set(key("n_tokens"), stats.n_tokens);
     file.set(key("n_sample_tiles"), static_cast<uint32_t>(stats.n_sample_tiles));
     file.set(key("key_period"), stats.key_period);
+    if (!stats.tile_turns.empty()) file.set(key("tile_turns"), stats.tile_turns);
     file.set(key("probe_bits"), stats.probe_bits);
     file.set(key("base_bits"), stats.base_bits);
     file.set(key("base_kl"), stats.base_kl);
@@ -82,6 +83,8 @@ void write_stats(const ModelStats& stats, const std::string& path) {
         for (size_t h = 0; h < layer.heads.size(); ++h) {
             const HeadStats& head = layer.heads[h];
             file.add_tensor(tensor(layer.shape, h, "k2"), std::span<const double>(head.key_second));
+            if (!head.cached_key_second.empty())
+                file.add_tensor(tensor(layer.shape, h, "k2_cached"), std::span<const double>(head.cached_key_second));
             file.add_tensor(tensor(layer.shape, h, "v2"), std::span<const double>(head.value_second));
             file.add_tensor(tensor(layer.shape, h, "q2"), std::span<const double>(head.query_second));
             file.add_tensor(tensor(layer.shape, h, "k_metric"), std::span<const double>(head.key_metric));
@@ -124,6 +127,14 @@ ModelStats read_stats(const std::string& path) {
     stats.base_bits = file.get_float(key("base_bits"));
     stats.base_kl = file.get_float(key("base_kl"));
     stats.joint_floor = file.get_float(key("joint_floor"));
+    // Files of before say neither how tiles were turned nor what the keys were before.
+    const auto turns = file.find_ints(key("tile_turns"), -(int64_t{1} << 30), int64_t{1} << 30);
+    if (turns) {
+        if (turns->size() != stats.n_sample_tiles)
+            file.corrupt("the turns of the sample tiles", std::to_string(stats.n_sample_tiles) + " numbers",
+                         std::to_string(turns->size()));
+        stats.tile_turns.assign(turns->begin(), turns->end());
+    }
     const auto n_joint = static_cast<size_t>(file.get_int(key("n_joint_probes"), 0, kMaxJoint));
     if (n_joint > 0) {
         const std::vector<double> joint = file.read_f64("joint_probes", 4 * n_joint);
@@ -185,6 +196,8 @@ ModelStats read_stats(const std::string& path) {
         for (size_t h = 0; h < layer.shape.n_kv_heads; ++h) {
             HeadStats head;
             head.key_second = file.read_f64(tensor(layer.shape, h, "k2"), dk * dk);
+            if (file.find_tensor(tensor(layer.shape, h, "k2_cached")) != nullptr)
+                head.cached_key_second = file.read_f64(tensor(layer.shape, h, "k2_cached"), dk * dk);
             head.value_second = file.read_f64(tensor(layer.shape, h, "v2"), dv * dv);
             head.query_second = file.read_f64(tensor(layer.shape, h, "q2"), dk * dk);
             head.key_metric = file.read_f64(tensor(layer.shape, h, "k_metric"), dk * dk);

@@ -29,12 +29,18 @@ size_t parse_bytes(const std::string& text) {
     std::string unit;
     const double value = leading_number(text, unit);
     double factor = 0;
+    constexpr double kTooFew = 1 << 20;  // "--memory 64" hardly means 64 bytes
+    if (!std::isnan(value) && unit.empty() && value < kTooFew) {
+        throw Error(ErrorCode::kInvalidArgument, "a size without its unit", "a number with B, KiB, MiB, GiB or TiB",
+                    "'" + text + "'");
+    }
     if (unit.empty() || unit == "B") factor = 1;
     if (unit == "k" || unit == "K" || unit == "KB" || unit == "KiB") factor = 1024.0;
     if (unit == "M" || unit == "MB" || unit == "MiB") factor = 1024.0 * 1024;
     if (unit == "G" || unit == "GB" || unit == "GiB") factor = 1024.0 * 1024 * 1024;
+    if (unit == "T" || unit == "TB" || unit == "TiB") factor = 1024.0 * 1024 * 1024 * 1024;
     if (std::isnan(value) || factor == 0 || value * factor > 1e18) {
-        throw Error(ErrorCode::kInvalidArgument, "unreadable size", "a number with B, KiB, MiB or GiB",
+        throw Error(ErrorCode::kInvalidArgument, "unreadable size", "a number with B, KiB, MiB, GiB or TiB",
                     "'" + text + "'");
     }
     return static_cast<size_t>(value * factor);
@@ -44,7 +50,12 @@ Budget parse_budget(const std::string& text) {
     std::string rest;
     const double value = leading_number(text, rest);
     if (std::isnan(value)) bad_budget(text);
+    if (const size_t at = rest.find("bit"); at == 0 && rest.find('@') != std::string::npos) {
+        throw Error(ErrorCode::kInvalidArgument, "bits are counted at the context that -c says",
+                    "a budget such as 3.25bits, and -c for the context", "'" + text + "'");
+    }
     if (rest == "bits" || rest == "bit") return {.unit = Budget::Unit::kEffectiveBits, .amount = value};
+    if (rest.rfind("bit", 0) == 0) bad_budget(text);
     if (const size_t slash = text.find("/token"); slash != std::string::npos && slash + 6 == text.size()) {
         return {.unit = Budget::Unit::kBytesPerToken,
                 .amount = static_cast<double>(parse_bytes(text.substr(0, slash)))};

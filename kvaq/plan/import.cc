@@ -157,7 +157,7 @@ std::vector<std::string> plan_warnings(const Plan& plan) {
         bool one = false;
         bool below = false;
         for (const HeadPlan& head : layer.heads) {
-            one = one || head.value.bits == CodeBits::k1;
+            one = one || nominal_bits(head.value) <= 1;
             below = below || nominal_bits(head.key) < nominal_bits(head.value);
         }
         if (one) one_bit.push_back(layer.shape.layer);

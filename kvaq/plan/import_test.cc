@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
 #include <sstream>
 
 #include "kvaq/base/error.h"
 #include "kvaq/plan/kvtuner_yaml.h"
+#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 namespace {
@@ -36,10 +38,13 @@ ImportContext context(size_t n_layers, const char* base = "k4v4") {
 }
 
 std::string bits_of(const Plan& plan) {  // "4/2 4/2 ..." of head 0
+    const auto text = [](const CodecSpec& codec) {
+        return codec.transform == nullptr ? to_string(codec.bits)
+                                          : std::to_string(std::lround(codec.transform->mean_bits()));
+    };
     std::string out;
     for (const LayerPlan& layer : plan.layers)
-        out +=
-            (out.empty() ? "" : " ") + to_string(layer.heads[0].key.bits) + "/" + to_string(layer.heads[0].value.bits);
+        out += (out.empty() ? "" : " ") + text(layer.heads[0].key) + "/" + text(layer.heads[0].value);
     return out;
 }
 
@@ -94,6 +99,21 @@ TEST(Import, WarnsOfWhatThePaperSaysGoesWrong) {
     EXPECT_EQ(bits_of(bad.plan), "2/4 4/1 4/1 4/1 4/2");
     EXPECT_EQ(bad.warnings.size(), 3U);
     EXPECT_EQ(layer_list({0, 1, 2, 5, 7, 8}), "0-2, 5, 7, 8");
+}
+
+TEST(Import, BitsAreThoseOfTheFileWhateverTheBasesCodec) {
+    for (const char* base : {"k4v4-tcq", "k4v4-lm", "k4v4-rot"}) {
+        const ImportedPlan plan = import_plan(R"({"nbits_k": [4, 16, 3], "nbits_v": [2, 8, 1]})", context(3, base));
+        EXPECT_EQ(bits_of(plan.plan), "4/2 16/8 3/1") << base;
+        EXPECT_TRUE(warned(plan, "values of 1 bit in layers 2:")) << base;
+        const bool gaussian = std::string(base) != "k4v4-rot";
+        EXPECT_EQ(plan.plan.layers[0].heads[0].key.transform != nullptr, gaussian) << base;
+        EXPECT_TRUE(plan.plan.layers[1].heads[0].key.is_float16()) << base;
+    }
+    expect_error(R"({"nbits_k": [1.58], "nbits_v": [2]})", context(1, "k4v4-tcq"), ErrorCode::kInvalidArgument,
+                 {"1.58", "-tcq"});
+    expect_error(R"({"g_k": [32], "g_v": [64]})", context(1, "k4v4-lm"), ErrorCode::kInvalidArgument,
+                 {"group", "k4v4-rot"});
 }
 
 TEST(Import, NormsBecomeTheAuthorsPlanAtABudget) {

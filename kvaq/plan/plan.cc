@@ -41,20 +41,17 @@ size_t table_bytes(const LayerPlan& layer) {
     return bytes;
 }
 
-namespace {
-
-/// Equal bits in every unit of channels; float16 stays float16.
-CodecSpec gaussian_codec(const CodecSpec& bits, Side side, size_t dim, TransformCodes codes) {
-    CodecSpec spec;
-    if (bits.bits == CodeBits::k16) return spec;
-    const size_t unit = transform_unit(side);
-    spec.transform = make_transform_codec(
-        gaussian_fit(side, dim),
-        std::vector<uint8_t>((dim + unit - 1) / unit, static_cast<uint8_t>(nominal_bits(bits))), codes);
-    return spec;
+double mean_bits(const LayerPlan& layer, Side side) {
+    double sum = 0;
+    for (const HeadPlan& head : layer.heads) sum += nominal_bits(side == Side::kKey ? head.key : head.value);
+    return sum / static_cast<double>(layer.heads.size());
 }
 
-}  // namespace
+double mean_bits(const Plan& plan, Side side) {
+    double sum = 0;
+    for (const LayerPlan& layer : plan.layers) sum += mean_bits(layer, side);
+    return sum / static_cast<double>(plan.layers.size());
+}
 
 Plan make_uniform_plan(const Preset& preset, const ModelShape& shape) {
     Plan plan;
@@ -72,8 +69,8 @@ Plan make_uniform_plan(const Preset& preset, const ModelShape& shape) {
     const TransformCodes codes = preset.trellis ? TransformCodes::kTrellis : TransformCodes::kCodebook;
     for (const LayerShape& layer : shape.layers) {
         if (preset.lloyd_max) {
-            const HeadPlan head{.key = gaussian_codec(preset.key, Side::kKey, layer.head_dim_k, codes),
-                                .value = gaussian_codec(preset.value, Side::kValue, layer.head_dim_v, codes)};
+            const HeadPlan head{.key = gaussian_codec(Side::kKey, layer.head_dim_k, preset.key.bits, codes),
+                                .value = gaussian_codec(Side::kValue, layer.head_dim_v, preset.value.bits, codes)};
             plan.layers.push_back({.shape = layer, .heads = std::vector<HeadPlan>(layer.n_kv_heads, head)});
             continue;
         }

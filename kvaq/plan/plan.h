@@ -50,6 +50,10 @@ struct Plan {
     bool operator==(const Plan&) const = default;
 };
 
+/// Mean nominal code bits of a side: over the layer's heads, and over all layers alike.
+[[nodiscard]] double mean_bits(const LayerPlan& layer, Side side);
+[[nodiscard]] double mean_bits(const Plan& plan, Side side);
+
 /// Codec choices before they meet a model: what a preset name says. "k4v2", "K4V2-g32-rot-w64-s4", "q8_0", "f16", ...
 /// Grammar (case-insensitive, suffixes in any order):
 ///   k<bits>v<bits>  with bits in 1, 1.58, 2, 3, 4, 5, 6, 8, 16

@@ -10,6 +10,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/plan/import.h"
+#include "kvaq/quant/gaussian_codebook.h"
 
 // The inner parts of the import, shared by import.cc and kvq_config.cc.
 namespace kvaq::importing {
@@ -34,6 +35,8 @@ class PlanBuilder {
         : what_(context.what), warnings_(warnings) {
         Preset base = context.base;
         base.name = "imported";
+        lloyd_max_ = base.lloyd_max;
+        codes_ = base.trellis ? TransformCodes::kTrellis : TransformCodes::kCodebook;
         plan_ = make_uniform_plan(base, context.shape);
         plan_.fingerprint = context.shape.fingerprint;
     }
@@ -55,10 +58,23 @@ class PlanBuilder {
 
     void set_bits(size_t layer, int32_t head, Side side, double bits) {
         const CodeBits code = code_bits(layer, side, bits);
-        each(layer, head, side, [&](CodecSpec& spec) { spec.bits = code; });
+        if (!lloyd_max_) {
+            each(layer, head, side, [&](CodecSpec& spec) { spec.bits = code; });
+            return;
+        }
+        if (code == CodeBits::kTernary)
+            refuse(what_, "bits of " + where(layer, side), "1, 2, 3, 4, 5, 6, 8 or 16 with a base of -lm or -tcq",
+                   "1.58");
+        const LayerShape& shape = plan_.layers[layer].shape;
+        const CodecSpec codec =
+            gaussian_codec(side, side == Side::kKey ? shape.head_dim_k : shape.head_dim_v, code, codes_);
+        each(layer, head, side, [&](CodecSpec& spec) { spec = codec; });
     }
 
     void set_group(size_t layer, Side side, double group) {
+        if (lloyd_max_)
+            refuse(what_, where(layer, side) + ": group size", "a base with groups, such as k4v4-rot",
+                   "one of -lm or -tcq");
         const uint16_t served = group < 48 ? 32 : (group < 96 ? 64 : 128);
         if (group <= 0 || group != std::floor(group))
             refuse(what_, where(layer, side) + ": group size", "a whole number above 0", fmt::format("{}", group));
@@ -96,6 +112,7 @@ class PlanBuilder {
         for (LayerPlan& layer : plan_.layers) {
             for (HeadPlan& head : layer.heads) {
                 for (CodecSpec* spec : {&head.key, &head.value}) {
+                    if (spec->transform != nullptr) continue;
                     if (spec->bits == CodeBits::k16) *spec = CodecSpec{};  // no codes: the other fields mean nothing
                     if (spec->bits != CodeBits::k16 && spec->axis == GroupAxis::kPerChannel &&
                         spec->group > plan_.tile_tokens)
@@ -145,6 +162,8 @@ class PlanBuilder {
     std::string what_;
     std::vector<std::string>& warnings_;
     Plan plan_;
+    bool lloyd_max_ = false;  ///< codecs of the base are Gaussian codebooks, of these codes
+    TransformCodes codes_ = TransformCodes::kCodebook;
     std::set<size_t> changed_groups_;
     size_t n_half_ = 0;
 };

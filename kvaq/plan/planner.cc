@@ -54,6 +54,9 @@ Room room_of(const PlanRequest& request, const Plan& plan) {
 }
 
 Plan empty_plan(const ModelStats& stats, const char* preset, int32_t window, int32_t sinks) {
+    if (sinks < 0 || static_cast<size_t>(sinks) > kDefaultTileTokens)
+        throw Error(ErrorCode::kInvalidArgument, "sink tokens", "0 to " + std::to_string(kDefaultTileTokens),
+                    std::to_string(sinks));
     Plan plan = make_uniform_plan(parse_preset(preset), shape_of(stats));
     plan.fingerprint = stats.fingerprint;
     plan.tile_tokens = kDefaultTileTokens;
@@ -113,11 +116,13 @@ Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
     const std::vector<size_t> picked = solve_budget(choices, room.blocks());
     if (picked.empty()) {
         const double floor_bytes = room.fixed + static_cast<double>(Room::kBlock * smallest_bytes(choices));
+        const auto in_units = [&](double bytes) {
+            return number(8 * bytes / room.elements) + "bits (" + number(bytes / static_cast<double>(room.n_ctx)) +
+                   " B/token, " + number(bytes / (1024 * 1024)) + " MiB)";
+        };
         throw Error(ErrorCode::kBudgetTooSmall,
                     "the budget is below this model's floor at " + std::to_string(room.n_ctx) + " tokens",
-                    "at least " + number(8 * floor_bytes / room.elements) + "bits (" +
-                        number(floor_bytes / (1024 * 1024)) + " MiB)",
-                    number(8 * room.bytes / room.elements) + "bits (" + number(room.bytes / (1024 * 1024)) + " MiB)",
+                    "at least " + in_units(floor_bytes), in_units(room.bytes),
                     "The smallest plan keeps a window of " + std::to_string(request.window) +
                         " tokens in f16, and no head gets fewer bits than were measured (1); a longer context" +
                         (request.window > 0 ? " or --window 0" : "") + " lowers the floor");

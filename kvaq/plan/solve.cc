@@ -78,8 +78,9 @@ std::vector<size_t> programme(const std::vector<Stairs>& slots, const std::vecto
     return steps;
 }
 
-/// The Lagrangian optimum: segments of the lower convex hulls in the order of damage saved per byte, until one does not fit.
-std::vector<size_t> hull_prefix(const std::vector<Stairs>& slots, size_t room, size_t& left) {
+/// The Lagrangian optimum: segments of the lower convex hulls in the order of damage saved per byte, until one does not fit;
+/// `wanted` are its bytes, or the last one's.
+std::vector<size_t> hull_prefix(const std::vector<Stairs>& slots, size_t room, size_t& left, size_t& wanted) {
     struct Segment {
         double slope;
         size_t slot, step, bytes;
@@ -102,8 +103,10 @@ std::vector<size_t> hull_prefix(const std::vector<Stairs>& slots, size_t room, s
                      [](const Segment& a, const Segment& b) { return a.slope > b.slope; });
     std::vector<size_t> steps(slots.size(), 0);
     left = room;
+    wanted = 0;
     for (const Segment& segment : segments) {
         // Going on past it would do more damage for some larger budgets; the programme spends what is left.
+        wanted = segment.bytes;
         if (segment.bytes > left) break;
         left -= segment.bytes;
         steps[segment.slot] = segment.step;
@@ -142,8 +145,10 @@ std::vector<size_t> solve_budget(const std::vector<std::vector<Choice>>& slots, 
             steps = programme(all, steps, room, unit);
         } else {
             size_t left = 0;
-            steps = hull_prefix(all, room, left);
-            const size_t coarse = (left * slots.size() + kMaxCells - 1) / kMaxCells;
+            size_t wanted = 0;
+            steps = hull_prefix(all, room, left, wanted);
+            // By the segment that does not fit, not by what is left: more room for the same segment is then never worse.
+            const size_t coarse = (wanted * slots.size() + kMaxCells - 1) / kMaxCells;
             steps = programme(all, steps, left, std::max(unit, coarse));
         }
     }

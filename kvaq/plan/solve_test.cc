@@ -55,6 +55,13 @@ Slots random_slots(unsigned seed, size_t n_slots, size_t n_choices, size_t unit)
     return slots;
 }
 
+/// Unlike sizes, so that the coarse programme after the hull would round one budget's rest away and not another's.
+Slots unlike_slots() {
+    return {{{.bytes = 0, .damage = 1000}, {.bytes = 30000000, .damage = 0}},
+            {{.bytes = 0, .damage = 1}, {.bytes = 3333333, .damage = 0}},
+            {{.bytes = 0, .damage = 1}, {.bytes = 3333333, .damage = 0}}};
+}
+
 /// Lower bound of the least damage by duality: for every lambda, sum of min (damage + lambda * bytes) - lambda * budget.
 double dual_bound(const Slots& slots, size_t budget) {
     double bound = 0;
@@ -131,6 +138,18 @@ TEST(SolveBudget, DoesNotPayForNothing) {
     EXPECT_EQ(smallest_bytes(slots), 15U);
     EXPECT_TRUE(solve_budget(slots, 14).empty());
     EXPECT_EQ(solve_budget(slots, 15), (std::vector<size_t>{0, 1}));
+}
+
+TEST(Solve, AByteMoreNeverDoesMoreDamage) {
+    const Slots slots = unlike_slots();
+    double before = std::numeric_limits<double>::infinity();
+    for (const size_t budget : {3333332U, 3333333U, 6666665U, 6666666U, 6666667U, 20000000U, 30000000U, 33333333U,
+                                36666665U, 36666666U, 40000000U}) {
+        const double damage = sum_of(slots, solve_budget(slots, budget)).damage;
+        EXPECT_LE(damage, before) << budget;
+        before = damage;
+    }
+    EXPECT_EQ(before, 0.0);
 }
 
 }  // namespace

@@ -20,6 +20,15 @@ double round_even(double x) noexcept {
 
 }  // namespace
 
+float16 round_down_f16(double x) noexcept {
+    const float16 y = to_float16(static_cast<float>(x));
+    if (static_cast<double>(y) <= x) return y;
+    const uint16_t bits = float16_bits(y);  // y > x >= -65504: step one towards -inf in sign-magnitude order
+    if ((bits & 0x7FFFU) == 0) return float16_from_bits(0x8001U);
+    return float16_from_bits(static_cast<uint16_t>((bits & 0x8000U) != 0 ? bits + 1 : bits - 1));
+}
+float16 round_up_f16(double x) noexcept { return -round_down_f16(-x); }
+
 AffineParams minmax_params(std::span<const double> group, CodeBits bits) noexcept {
     const auto [low, high] = std::minmax_element(group.begin(), group.end());
     return {.scale = (*high - *low) / max_code(bits), .offset = *low};

@@ -4,9 +4,14 @@
 #include <cstdint>
 #include <span>
 
+#include "kvaq/base/float16.h"
 #include "kvaq/quant/codec_spec.h"
 
 namespace kvaq {
+
+/// The binary16 at x or its neighbour towards -inf / +inf, so that a group's stored range covers its true one. |x| <= 65504.
+[[nodiscard]] float16 round_down_f16(double x) noexcept;
+[[nodiscard]] float16 round_up_f16(double x) noexcept;
 
 /// x^ = code * scale + offset, codes 0 .. n_levels - 1.
 struct AffineParams {

@@ -44,8 +44,23 @@ std::shared_ptr<const TransformFit> gaussian_fit(Side side, size_t dim) {
     fit->row_scale.assign(dim, 1.0F);
     fit->scale.assign(dim, 1.0F / kLevelsPerSigma);
     fit->offset.assign(dim, 0.0F);
-    for (unsigned b = 1; b < fit->levels.size(); ++b) fit->levels[b] = gaussian_codebook(b);
+    static const auto codebooks = [] {
+        decltype(TransformFit::levels) all;
+        for (unsigned b = 1; b < all.size(); ++b) all[b] = gaussian_codebook(b);
+        return all;
+    }();
+    fit->levels = codebooks;
     return fit;
+}
+
+CodecSpec gaussian_codec(Side side, size_t dim, CodeBits bits, TransformCodes codes) {
+    KVAQ_CHECK(bits != CodeBits::kTernary);
+    CodecSpec spec;
+    if (bits == CodeBits::k16) return spec;
+    const size_t unit = transform_unit(side);
+    spec.transform = make_transform_codec(
+        gaussian_fit(side, dim), std::vector<uint8_t>((dim + unit - 1) / unit, static_cast<uint8_t>(bits)), codes);
+    return spec;
 }
 
 }  // namespace kvaq

@@ -74,7 +74,7 @@ CacheMeasures measures_of(const ModelStats& stats) {
         LayerSpectra spectra{.layer = layer.shape.layer, .heads = {}};
         for (const HeadStats& head : layer.heads)
             spectra.heads.push_back(
-                {.key = singular_values(head.key_second, head.key_mean.size(), stats.n_tokens),
+                {.key = singular_values(head.cached_keys(), head.key_mean.size(), stats.n_tokens),
                  .value = singular_values(head.value_second, head.value_mean.size(), stats.n_tokens)});
         layers.push_back(std::move(spectra));
     }

@@ -74,7 +74,9 @@ TEST(ReportInput, ReadsWhatTheSuiteWrites) {
                     EXPECT_EQ(suite.caches[c].name, wanted["cache"]);
                     EXPECT_EQ(score->mean.value, wanted["mean"]["value"].get<double>());
                     EXPECT_EQ(score->difference.has_value(), wanted.contains("difference"));
-                    if (score->difference) EXPECT_EQ(score->p, wanted["p"].get<double>());
+                    if (score->difference) {
+                        EXPECT_EQ(score->p, wanted["p"].get<double>());
+                    }
                 }
                 EXPECT_EQ(next, groups[g]["caches"].size());
             }

@@ -12,8 +12,8 @@
 
 namespace kvaq {
 
-/// Widths of the error study (7 bits have no codec) and group sizes of the group study.
-inline constexpr std::array kStudyBits = {2, 3, 4, 5, 6, 8};
+/// Widths of the error study (7 bits are rounded by the same rule but in f64: no codec packs them) and group sizes of the group study.
+inline constexpr std::array kStudyBits = {2, 3, 4, 5, 6, 7, 8};
 inline constexpr std::array<uint16_t, 3> kStudyGroups = {32, 64, 128};
 /// The group study's widths: the paper's K4V2.
 inline constexpr int kGroupStudyKeyBits = 4;
@@ -54,6 +54,7 @@ struct LayerAnalysis {
 struct CacheAnalysis {
     uint64_t n_tokens = 0;       ///< behind norms and spectra
     size_t n_sample_tokens = 0;  ///< behind errors and bounds, per head
+    bool as_cached = true;  ///< keys as the model caches them; false: as plans keep them, all that the statistics hold
     std::vector<LayerAnalysis> layers;
 };
 

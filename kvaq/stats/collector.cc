@@ -38,6 +38,7 @@ StatsCollector::StatsCollector(const ModelShape& shape, std::unique_ptr<Attentio
     sums_.fingerprint = shape.fingerprint;
     sums_.n_sample_tiles = n_sample_tiles;
     sums_.key_period = key_period;
+    sums_.tile_turns.assign(n_sample_tiles, 0);
     for (const LayerShape& layer : shape.layers) {
         const auto number = static_cast<size_t>(layer.layer);
         if (layer_index_.size() <= number) layer_index_.resize(number + 1, -1);
@@ -52,6 +53,7 @@ StatsCollector::StatsCollector(const ModelShape& shape, std::unique_ptr<Attentio
             head.key_tiles.assign(n_sample_tiles * kTile * layer.head_dim_k, float16{0});
             head.value_tiles.assign(n_sample_tiles * kTile * layer.head_dim_v, float16{0});
             sums.push_back({Moments(layer.head_dim_k),
+                            Moments(layer.head_dim_k),
                             Moments(layer.head_dim_v),
                             Moments(layer.head_dim_k),
                             OutputMetric(layer.head_dim_k, layer.head_dim_v, grams.subspan(sums.size() * group, group)),
@@ -82,6 +84,11 @@ bool StatsCollector::begin(std::span<const BatchToken> tokens) {
     first_pos_ = tokens[0].pos;
     const auto first_pos = static_cast<size_t>(std::max(0, tokens[0].pos));
     if (first_pos == 0) n_past_ = 0;
+    if (tile_slot_ < sums_.n_sample_tiles) {
+        const LayerShape& any = sums_.layers[0].shape;  // the same in all
+        tile_turn_ = key_turn(any, tile_first_);
+        turns_known_ = turns_known_ && tile_turn_ == key_turn(any, tile_first_ + kTile - 1);
+    }
     follows_ = first_pos == n_past_;
     for (size_t i = 0; i < tokens.size(); ++i) {
         follows_ = follows_ && tokens[i].seq_ids.size() <= 1 &&
@@ -123,7 +130,10 @@ void StatsCollector::follow(const AttentionCall& call, const LayerShape& shape, 
 void StatsCollector::end() noexcept {
     inner_->end();
     sums_.n_tokens += batch_tokens_;
-    if (tile_slot_ < sums_.n_sample_tiles) ++n_batches_;
+    if (tile_slot_ < sums_.n_sample_tiles) {
+        sums_.tile_turns[n_batches_] = tile_turn_;
+        ++n_batches_;
+    }
     if (follows_) n_past_ += batch_tokens_;
 }
 
@@ -135,6 +145,13 @@ int32_t StatsCollector::spread(const LayerShape& shape) const noexcept {
     return last > 0 ? static_cast<int32_t>(place_ * last) - first_pos_ : 0;
 }
 
+int32_t StatsCollector::key_turn(const LayerShape& shape, size_t t) const noexcept {
+    constexpr auto kPage = static_cast<int32_t>(kTile);  // pages begin at its multiples
+    const int32_t period = sums_.key_period;
+    if (period == 0) return spread(shape);
+    return -((first_pos_ + static_cast<int32_t>(t)) / kPage * kPage / period * period);
+}
+
 void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
     inner_->attend(call, team);
     if (!call.append) return;
@@ -144,12 +161,8 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
     const size_t dim_k = layer.shape.head_dim_k;
     if (team.index() == 0 && call.rope != nullptr && layer.rope.n_dims == 0) layer.rope = *call.rope;
     const int32_t away = spread(layer.shape);
-    const int32_t period = sums_.key_period;
     const auto of_query = [away](size_t) { return away; };
-    const auto of_key = [&](size_t t) {
-        constexpr auto kPage = static_cast<int32_t>(kTile);  // pages begin at its multiples
-        return period > 0 ? -((first_pos_ + static_cast<int32_t>(t)) / kPage * kPage / period * period) : away;
-    };
+    const auto of_key = [&](size_t t) { return key_turn(layer.shape, t); };
     for (size_t head = team.index(); head < layer.heads.size(); head += team.size()) {
         HeadSums& sums = head_sums_[index][head];
         const auto take = [&](const float16* x, size_t stride, size_t dim, Moments& moments,
@@ -161,6 +174,7 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
             }
         };
         HeadStats& stats = layer.heads[head];
+        sums.cached_keys.add(call.k.row(0, head), call.n_tokens, call.k.token_stride);
         take(turned(call.rope, call.k, head, call.n_tokens, dim_k, of_key).data(), dim_k, dim_k, sums.keys,
              stats.key_tiles);
         take(call.v.row(0, head), call.v.token_stride, layer.shape.head_dim_v, sums.values, stats.value_tiles);
@@ -175,6 +189,8 @@ void StatsCollector::attend(const AttentionCall& call, Team& team) noexcept {
 ModelStats StatsCollector::stats() const {
     ModelStats stats = sums_;
     stats.n_sample_tiles = n_batches_;
+    stats.tile_turns.resize(n_batches_);
+    if (!turns_known_) stats.tile_turns.clear();
     for (size_t i = 0; i < stats.layers.size(); ++i) {
         LayerStats& layer = stats.layers[i];
         for (size_t h = 0; h < layer.heads.size(); ++h) {
@@ -183,6 +199,7 @@ ModelStats StatsCollector::stats() const {
             head.key_mean = sums.keys.mean();
             head.value_mean = sums.values.mean();
             head.key_second = sums.keys.second_moment();
+            head.cached_key_second = sums.cached_keys.second_moment();
             head.value_second = sums.values.second_moment();
             head.query_second = sums.queries.second_moment();  // mean over tokens and heads of the group
             for (double& x : head.query_second) x *= static_cast<double>(layer.shape.heads_per_kv());

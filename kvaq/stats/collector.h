@@ -44,13 +44,15 @@ class StatsCollector final : public AttentionHandler {
 
   private:
     struct HeadSums {
-        Moments keys, values, queries;  ///< queries: of all query heads of the group
+        Moments keys, cached_keys, values,
+            queries;  ///< cached: before they are turned; queries: of all query heads of the group
         OutputMetric output;
         std::vector<float16> past_keys, past_values;  ///< [positions, dim] of the running text
     };
 
-    /// Positions by which this micro-batch's queries are turned.
+    /// Positions by which this micro-batch's queries are turned, and its key t.
     [[nodiscard]] int32_t spread(const LayerShape& shape) const noexcept;
+    [[nodiscard]] int32_t key_turn(const LayerShape& shape, size_t t) const noexcept;
 
     void follow(const AttentionCall& call, const LayerShape& shape, size_t head, HeadSums& sums);
 
@@ -58,9 +60,11 @@ class StatsCollector final : public AttentionHandler {
     ModelStats sums_;
     std::vector<int32_t> layer_index_;
     std::vector<std::vector<HeadSums>> head_sums_;  ///< [layer][kv head]
-    size_t tile_slot_ = 0;   ///< where this micro-batch's sample tile goes; n_sample_tiles = nowhere
-    size_t tile_first_ = 0;  ///< its first token in the micro-batch
-    size_t n_batches_ = 0;   ///< sample tiles taken so far
+    size_t tile_slot_ = 0;     ///< where this micro-batch's sample tile goes; n_sample_tiles = nowhere
+    size_t tile_first_ = 0;    ///< its first token in the micro-batch
+    size_t n_batches_ = 0;     ///< sample tiles taken so far
+    int32_t tile_turn_ = 0;    ///< positions by which this micro-batch's sample tile of keys is turned
+    bool turns_known_ = true;  ///< every sample tile was turned by one number
     size_t batch_tokens_ = 0;
     size_t n_begun_ = 0;  ///< micro-batches
     double place_ = 0;    ///< of this micro-batch in all positions, [0, 1)

@@ -7,6 +7,8 @@
 #include <random>
 #include <thread>
 
+#include "kvaq/stats/cache_analysis.h"
+
 namespace kvaq {
 namespace {
 
@@ -227,6 +229,38 @@ TEST(StatsCollector, KeysAreThoseOfPackedTilesTurnedBackByMultiplesOfThePeriod) 
         sum += static_cast<double>(k[1]) * static_cast<double>(k[3]);
     }
     EXPECT_NEAR(h.key_second[1 * kDimK + 3], sum / 512, 1e-3);
+    double cached = 0;
+    for (size_t t = 0; t < 512; ++t) {
+        const float16* k = &text.k[(t * kKvHeads + 1) * kDimK];
+        cached += static_cast<double>(k[1]) * static_cast<double>(k[3]);
+    }
+    EXPECT_NEAR(h.cached_key_second[1 * kDimK + 3], cached / 512, 1e-3) << "as the model caches them";
+    EXPECT_EQ(stats.tile_turns.size(), stats.n_sample_tiles);
+}
+
+TEST(StatsCollector, WhatIsAnalysedAreTheKeysThatTheModelCaches) {
+    const RopeRule rope{.n_dims = 4, .frequencies = {0.2, 1e-3}};
+    Text text(512);
+    for (size_t i = 0; i < text.k.size();
+         ++i) {  // pairs of unlike size: turns move energy from one channel to the other
+        if (i % kDimK < 2) text.k[i] = static_cast<float16>(8 * static_cast<float>(text.k[i]));
+    }
+    StatsCollector plain(two_layers(), std::make_unique<CountingHandler>(), 4);
+    StatsCollector turned(two_layers(), std::make_unique<CountingHandler>(), 4, {}, 64);
+    feed(plain, text, 128, 1);
+    feed(turned, text, 128, 1, &rope);
+    ModelStats stats = turned.stats();
+    const CacheAnalysis wanted = analyze_cache(plain.stats(), 4, 1, {});
+    const CacheAnalysis found = analyze_cache(stats, 4, 1, {});
+    EXPECT_TRUE(found.as_cached);
+    const SideAnalysis& a = wanted.layers[0].heads[1].key;
+    const SideAnalysis& b = found.layers[0].heads[1].key;
+    EXPECT_EQ(a.spectrum, b.spectrum);
+    for (size_t i = 0; i < a.mse.size(); ++i) EXPECT_NEAR(b.mse[i], a.mse[i], 0.02 * a.mse[i]) << kStudyBits[i];
+    stats.tile_turns.clear();  // as files of before
+    const CacheAnalysis before = analyze_cache(stats, 4, 1, {});
+    EXPECT_FALSE(before.as_cached);
+    EXPECT_GT(std::abs(before.layers[0].heads[1].key.mse[1] - a.mse[1]), 0.02 * a.mse[1]) << "turned keys differ";
 }
 
 }  // namespace

@@ -23,11 +23,17 @@ struct HeadStats {
     std::vector<double> value_metric;  ///< [dv, dv] likewise of the values
     std::vector<double> key_mean;      ///< [dk]
     std::vector<double> value_mean;    ///< [dv]
+    std::vector<double>
+        cached_key_second;  ///< [dk, dk] as key_second, of the keys as the model caches them; empty: not known, or the same
     std::vector<float16> key_tiles;    ///< [n_sample_tiles, 64, dk] whole tiles of consecutive tokens
     std::vector<float16> value_tiles;  ///< [n_sample_tiles, 64, dv]
 
     /// ||K||_F per token: sqrt of the mean of |k|^2 = sqrt(trace key_second). The paper's cache norm is this times sqrt(tokens).
     [[nodiscard]] double key_norm() const noexcept;
+    /// cached_key_second where it is known, else key_second.
+    [[nodiscard]] const std::vector<double>& cached_keys() const noexcept {
+        return cached_key_second.empty() ? key_second : cached_key_second;
+    }
     [[nodiscard]] double value_norm() const noexcept;
 };
 
@@ -80,6 +86,8 @@ struct ModelStats {
     double joint_floor =
         0;  ///< (likewise) KL of our own f16 plan against plain llama.cpp, on the text of the joint probes
     int32_t key_period = 0;  ///< Plan::key_period of the plans that these statistics are for
+    /// [n_sample_tiles] positions by which the tiles' keys were turned (LayerStats::rope) from where the model caches them; empty: not known.
+    std::vector<int32_t> tile_turns;
     std::vector<JointProbe> joint;
     std::vector<LengthProbe> lengths;  ///< rising n_ctx
     std::vector<LayerStats> layers;

@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 N, D = 128, 64
-BITS = [2, 3, 4, 5, 6, 8]
+BITS = [2, 3, 4, 5, 6, 7, 8]
 
 
 def rows(seed, scale, outlier):
