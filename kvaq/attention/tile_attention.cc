@@ -43,7 +43,7 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     const size_t padded_k = (largest.head_dim_k + 15) / 16 * 16;
     grow(keys_, std::max(largest.head_dim_k, largest.head_dim_v) * tile_tokens);  // sealing uses it for both sides
     grow(values_, largest.padded_v() * tile_tokens);
-    const size_t n_scores = std::max(rows, std::min(rows, kRowsOfSeveral) * kSeveralTiles) * tile_tokens;
+    const size_t n_scores = rows * kSeveralTiles * tile_tokens;
     grow(scores_, n_scores);
     grow(o_plain_, rows * largest.padded_v());
     grow(o_packed_, rows * largest.padded_v());

@@ -77,14 +77,12 @@ class TileAttention {
         const std::byte* keys = nullptr;
         const std::byte* values = nullptr;
     };
-    /// Most tiles that one add_packed takes: their scores are weighed together, which few rows gain from and many have no room for.
+    /// Tiles that one add_packed takes: their scores are weighed together.
     [[nodiscard]] size_t most_tiles(const TileLayout& key_layout, const TileLayout& value_layout) const noexcept {
-        return shape_.n_rows() <= kRowsOfSeveral && !exact_ && joins_tiles(key_layout) && joins_tiles(value_layout)
-                   ? kSeveralTiles
-                   : 1;
+        return !exact_ && joins_tiles(key_layout) && joins_tiles(value_layout) ? kSeveralTiles : 1;
     }
     static constexpr size_t kSeveralTiles = 4;
-    /// Adds sealed tiles likewise, most_tiles() at most, as one of so many more tokens: their positions follow each other, and all are used as turn()
+    /// Adds sealed tiles likewise, 1 or most_tiles(), as one of so many more tokens: their positions follow each other, and all are used as turn()
     /// says. soon: as many that are read next, asked from memory piece by piece meanwhile.
     void add_packed(const TileLayout& key_layout, const TileLayout& value_layout, std::span<const PackedTile> tiles,
                     const Keys& keys, size_t token_begin, size_t token_end, std::span<const PackedTile> soon) noexcept;
@@ -128,7 +126,6 @@ class TileAttention {
         std::vector<float> offsets;  ///< [row] share of a codec's offsets
     };
     static constexpr size_t kTurns = 4;
-    static constexpr size_t kRowsOfSeveral = 24;
 
     void forget_queries() noexcept;
     void load_matrix(const TransformFit& fit) noexcept;

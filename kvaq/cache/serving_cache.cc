@@ -300,20 +300,33 @@ struct PackedTiles {
 };
 }  // namespace
 
-/// Can the page of segment `next` be read together with that of segment `first`, next - first pages before it? Both by all query tokens.
-bool ServingCache::follows(const LayerStore& layer, const PageTable::QueryBlock& block, size_t first,
-                           size_t next) const noexcept {
+/// First query token of a block, from the one that sees the page on, that reads the page packed; n_tokens: none.
+size_t ServingCache::first_packed(const PageTable::QueryBlock& block, const Segment& segment) const noexcept {
+    const auto n_tokens = static_cast<int32_t>(block.n_tokens);
+    const int32_t begin = std::clamp(segment.first() - block.first_pos, 0, n_tokens);
+    if (!table_.page(segment.page).sealed) return block.n_tokens;
+    if (segment.dropped) return static_cast<size_t>(begin);
+    const int32_t old = segment.base + static_cast<int32_t>(plan_.tile_tokens) - 1 + table_.options().window;
+    return static_cast<size_t>(std::clamp(old - block.first_pos, begin, n_tokens));
+}
+
+/// Pages from `first` on that are read together by the query tokens that read all of them packed, or 1. Which ones follows from positions alone, so that
+/// a token's sums do not depend on who else is in its block.
+size_t ServingCache::group_at(const LayerStore& layer, const PageTable::QueryBlock& block, size_t first, size_t end,
+                              size_t most) const noexcept {
     const Segment& a = block.segments[first];
-    const Segment& before = block.segments[next - 1];
-    const Segment& b = block.segments[next];
-    const Page& page = table_.page(b.page);
     const auto tile = static_cast<int32_t>(plan_.tile_tokens);
-    const bool packed = page.sealed && b.first() <= block.first_pos &&
-                        (b.dropped || b.base + tile - 1 + table_.options().window <= block.first_pos);
-    return packed && before.end == tile && b.begin == 0 && b.base == before.base + tile &&
-           page.frame - b.base == table_.page(a.page).frame - a.base &&
-           layer.steps_back(b.page) == layer.steps_back(a.page) && layer.slots(b.page).live > 0 &&
-           layer.slots(b.page).sink == kNone;
+    if (most == 1 || first + most > end || a.base % (tile * static_cast<int32_t>(most)) != 0) return 1;
+    for (size_t i = first; i < first + most; ++i) {
+        const Segment& b = block.segments[i];
+        const bool joins = b.base == a.base + tile * static_cast<int32_t>(i - first) && (i == first || b.begin == 0) &&
+                           b.end == tile && (i == first || layer.slots(b.page).sink == kNone) &&
+                           table_.page(b.page).frame - b.base == table_.page(a.page).frame - a.base &&
+                           layer.steps_back(b.page) == layer.steps_back(a.page) && layer.slots(b.page).live > 0 &&
+                           layer.slots(b.page).packed != kNone && first_packed(block, b) < block.n_tokens;
+        if (!joins) return 1;
+    }
+    return most;
 }
 
 void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
@@ -333,58 +346,67 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
         }
     }
     work.start(call, block.first_token, block.first_pos, kv_head, rows, key_layout, layer.key_turns());
-    const auto tile = static_cast<int32_t>(plan_.tile_tokens);
-    const auto n_tokens = static_cast<int32_t>(block.n_tokens);
+    const size_t most = work.most_tiles(key_layout, value_layout);
+    size_t group_begin = 0;
+    size_t group_end = 0;  // pages [group_begin, group_end) are read together by the query tokens from group_split on
+    size_t group_split = block.n_tokens;
     for (size_t i = run.first_page; i < run.end_page; ++i) {
         const Segment& segment = block.segments[i];
         if (segment.last() < work.first_visible(0)) continue;
         const Page& page = table_.page(segment.page);
         const PageSlots& slots = layer.slots(segment.page);
         KVAQ_CHECK(slots.live > 0);  // else a query would see what its layer has given up
+        if (i >= group_end) {
+            const size_t n = group_at(layer, block, i, run.end_page, most);
+            group_begin = i;
+            group_end = i + n;
+            group_split = n == 1 ? block.n_tokens : 0;
+            for (size_t j = i; n > 1 && j < group_end; ++j)
+                group_split = std::max(group_split, first_packed(block, block.segments[j]));
+        }
         // Query tokens [begin, split) read the page in f16, [split, n_tokens) packed; those before begin do not see it.
-        const int32_t begin = std::clamp(segment.first() - block.first_pos, 0, n_tokens);
-        int32_t split =
-            std::clamp(segment.base + tile - 1 + table_.options().window - block.first_pos, begin, n_tokens);
-        if (segment.dropped) split = begin;
-        if (!page.sealed) split = n_tokens;
+        const auto begin =
+            static_cast<size_t>(std::clamp(segment.first() - block.first_pos, 0, static_cast<int32_t>(block.n_tokens)));
+        const size_t split = first_packed(block, segment);
         if (split > begin) {
             work.turn(page.frame - segment.base);
-            const int32_t newest = block.first_pos + split - 1;
+            const int32_t newest = block.first_pos + static_cast<int32_t>(split) - 1;
             const TileAttention::Keys keys{
                 .first_pos = segment.base,
                 .begin = static_cast<size_t>(segment.begin),
                 .end = static_cast<size_t>(std::min(segment.end, newest - segment.base + 1))};
             load_f16(layer.open_shape(), layer.f16_page(segment.page, scratch_), kv_head, keys.end, work);
-            work.add_f16(keys, plan_.tile_tokens, static_cast<size_t>(begin), static_cast<size_t>(split));
+            work.add_f16(keys, plan_.tile_tokens, begin, split);
         }
-        if (split < n_tokens) {
-            TileAttention::Keys keys{.first_pos = segment.base,
-                                     .begin = static_cast<size_t>(segment.begin),
-                                     .end = static_cast<size_t>(segment.end)};
-            const size_t sinks = slots.sink != kNone ? std::min(layer.sink_shape().tile_tokens, keys.end) : 0;
+        const auto add_packed = [&](size_t first, size_t end, size_t token_begin, size_t token_end) {
+            const Segment& head = block.segments[first];
+            const PageSlots& head_slots = layer.slots(head.page);
+            const int32_t delta = table_.page(head.page).frame - head.base;
+            TileAttention::Keys keys{
+                .first_pos = head.base,
+                .begin = static_cast<size_t>(head.begin),
+                .end = (end - first - 1) * plan_.tile_tokens + static_cast<size_t>(block.segments[end - 1].end)};
+            const size_t sinks = head_slots.sink != kNone ? std::min(layer.sink_shape().tile_tokens, keys.end) : 0;
             if (sinks > keys.begin) {
-                work.turn(page.frame - segment.base);
-                load_f16(layer.sink_shape(), layer.sink_page(slots.sink), kv_head, sinks, work);
-                work.add_f16({.first_pos = segment.base, .begin = keys.begin, .end = sinks}, plan_.tile_tokens,
-                             static_cast<size_t>(split), block.n_tokens);
+                work.turn(delta);
+                load_f16(layer.sink_shape(), layer.sink_page(head_slots.sink), kv_head, sinks, work);
+                work.add_f16({.first_pos = head.base, .begin = keys.begin, .end = sinks}, plan_.tile_tokens,
+                             token_begin, token_end);
                 keys.begin = sinks;
             }
-            work.turn(page.frame - segment.base, layer.steps_back(segment.page));
-            const size_t most = split == 0 ? work.most_tiles(key_layout, value_layout) : 1;
+            work.turn(delta, layer.steps_back(head.page));
             PackedTiles tiles;
-            tiles.add(layer, slots, kv_head);
-            while (tiles.n < most && i + tiles.n < run.end_page && follows(layer, block, i, i + tiles.n))
-                tiles.add(layer, layer.slots(block.segments[i + tiles.n].page), kv_head);
-            keys.end = (tiles.n - 1) * plan_.tile_tokens + static_cast<size_t>(block.segments[i + tiles.n - 1].end);
+            for (size_t j = first; j < end; ++j) tiles.add(layer, layer.slots(block.segments[j].page), kv_head);
             PackedTiles soon;
-            for (size_t next = i + tiles.n; next < run.end_page && soon.n < tiles.n; ++next) {
-                const PageSlots& there = layer.slots(block.segments[next].page);
+            for (size_t j = end; j < run.end_page && soon.n < tiles.n; ++j) {
+                const PageSlots& there = layer.slots(block.segments[j].page);
                 if (there.packed != kNone) soon.add(layer, there, kv_head);
             }
-            work.add_packed(key_layout, value_layout, tiles.all(), keys, static_cast<size_t>(split), block.n_tokens,
-                            soon.all());
-            i += tiles.n - 1;
-        }
+            work.add_packed(key_layout, value_layout, tiles.all(), keys, token_begin, token_end, soon.all());
+        };
+        if (split < group_split) add_packed(i, i + 1, split, group_split);
+        if (i + 1 == group_end && group_split < block.n_tokens)
+            add_packed(group_begin, group_end, group_split, block.n_tokens);
     }
     if (run.n_runs == 1) {
         work.write(call, value_layout);

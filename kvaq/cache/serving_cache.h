@@ -72,8 +72,9 @@ class ServingCache : public KvCache {
     void append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept;
     /// scratch null: this thread seals nothing.
     void seal(const LayerStore& layer, Team& team, float* scratch) noexcept;
-    [[nodiscard]] bool follows(const LayerStore& layer, const PageTable::QueryBlock& block, size_t first,
-                               size_t next) const noexcept;
+    [[nodiscard]] size_t first_packed(const PageTable::QueryBlock& block, const Segment& segment) const noexcept;
+    [[nodiscard]] size_t group_at(const LayerStore& layer, const PageTable::QueryBlock& block, size_t first, size_t end,
+                                  size_t most) const noexcept;
     void attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
                     TileAttention& work) noexcept;
     void load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n,
