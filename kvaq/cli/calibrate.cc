@@ -116,9 +116,11 @@ void add_calibrate(CLI::App& app) {
         ->check(CLI::IsMember({"quick", "normal", "thorough"}))
         ->capture_default_str();
     verb->add_option("--chunks", flags->n_chunks, "chunks at most (normal: 8)")->check(CLI::PositiveNumber);
-    verb->add_option("--probe-chunks", flags->probe_chunks, "chunks per layer's damage probe (thorough: 4)")
+    verb->add_option("--probe-chunks", flags->probe_chunks,
+                     "chunks per layer's damage probe (quick: 1, normal: 2, thorough: 4)")
         ->check(CLI::PositiveNumber);
-    verb->add_option("--probe-ctx", flags->probe_ctx, "tokens per chunk of a layer's probe (normal: 768)")
+    verb->add_option("--probe-ctx", flags->probe_ctx,
+                     "tokens per chunk of a layer's probe (quick: 512, normal: 384, thorough: 768)")
         ->check(CLI::Range(16, 1 << 20));
     verb->add_option("--joint-ctx", request.joint_ctx, "tokens per chunk of a joint probe")
         ->check(CLI::Range(16, 1 << 20))

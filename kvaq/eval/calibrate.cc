@@ -267,11 +267,13 @@ class Calibration {
 void CalibrateRequest::set(Effort effort) noexcept {
     if (effort == Effort::kQuick) {
         n_chunks = 4;
+        probe_chunks = 1;
         probe_ctx = 512;
     } else if (effort == Effort::kThorough) {
         n_chunks = 16;
         n_sample_tiles = 48;
         probe_chunks = 4;
+        probe_ctx = 768;
         joint_chunks = 4;
         long_ctx = 8192;
     }

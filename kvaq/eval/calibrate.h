@@ -22,9 +22,9 @@ struct CalibrateRequest {
     size_t n_chunks = 8;         ///< at most this many; fewer if the text ends
     size_t n_sample_tiles = 24;  ///< per head
     size_t probe_ctx =
-        768;  ///< tokens per chunk of a layer's probe, from the text after the statistics' chunks; all from
+        384;  ///< tokens per chunk of a layer's probe, from the text after the statistics' chunks; all from
               ///< kProbeFirst on (the second half, if that begins before) are scored
-    size_t probe_chunks = 1;
+    size_t probe_chunks = 2;  ///< two places of the text err less than one of twice the length
     size_t joint_ctx = 2048;  ///< tokens per chunk of a joint probe; its second half is scored
     size_t joint_chunks = 1;  ///< 0: no joint probes
     size_t long_ctx = 4096;   ///< of the length probe, if the text and the model go that far; 0: none
