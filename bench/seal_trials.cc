@@ -63,6 +63,8 @@ void run(const CompareRequest& given, const std::string& out) {
     nlohmann::ordered_json json = {
         {"schema_version", 1},  {"kind", "kvaq.seal_trials"}, {"model", given.model},           {"text", given.text},
         {"n_ctx", given.n_ctx}, {"n_chunks", given.n_chunks}, {"rows", nlohmann::json::array()}};
+    std::vector<Plan> plans;  // those that are no files are refused before the long work
+    for (const std::string& file : given.plans) plans.push_back(read_plan(file));
     std::string table =
         "| sealed with | plan | bits/element | mean KL (nats) | same top token |\n|---|---|---|---|---|\n";
     for (const Trial& trial : kTrials) {
@@ -76,7 +78,7 @@ void run(const CompareRequest& given, const std::string& out) {
         });
         for (size_t i = 0; i < request.plans.size(); ++i) {
             const CompareRow& row = result.rows[1 + i];
-            const double bits = true_bits(trial, read_plan(request.plans[i]), row, request.n_ctx);
+            const double bits = true_bits(trial, plans[i], row, request.n_ctx);
             const ScoreSummary& s = row.summary;
             table +=
                 fmt::format("| {} | {} | {:.3f} | {:.5f} ± {:.5f} | {:.2f} ± {:.2f} % |\n", trial.name, row.name, bits,

@@ -16,7 +16,7 @@
 namespace kvaq {
 
 /// How packed tiles are multiplied. kIntegers: bytes times q and p rounded to 15 bits (an error of at most max|q| / 2^15 in each channel
-/// of q, max|p| / 2^15 in each p of a tile), sums exact. kExact: tiles decoded to f32 and multiplied in f32.
+/// of q, max|p| / 2^15 in each p of the tiles read together), sums exact. kExact: tiles decoded to f32 and multiplied in f32.
 enum class AttentionMode { kIntegers, kExact };
 /// kIntegers, or kExact when the environment says KVAQ_ATTENTION=exact, or the one forced.
 [[nodiscard]] AttentionMode attention_mode() noexcept;

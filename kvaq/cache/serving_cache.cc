@@ -316,6 +316,7 @@ size_t ServingCache::group_at(const LayerStore& layer, const PageTable::QueryBlo
                               size_t most) const noexcept {
     const Segment& a = block.segments[first];
     const auto tile = static_cast<int32_t>(plan_.tile_tokens);
+    end = std::min(end, (first / kRunPages + 1) * kRunPages);  // as where a block is split over runs
     if (most == 1 || first + most > end || a.base % (tile * static_cast<int32_t>(most)) != 0) return 1;
     for (size_t i = first; i < first + most; ++i) {
         const Segment& b = block.segments[i];
@@ -346,7 +347,9 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
         }
     }
     work.start(call, block.first_token, block.first_pos, kv_head, rows, key_layout, layer.key_turns());
-    const size_t most = work.most_tiles(key_layout, value_layout);
+    // Where a window slides, which pages a token sees begins anywhere: one by one, so that no token's sums depend on its block.
+    const bool slides = call.rule.sliding_window > 0;
+    const size_t most = slides ? 1 : work.most_tiles(key_layout, value_layout);
     size_t group_begin = 0;
     size_t group_end = 0;  // pages [group_begin, group_end) are read together by the query tokens from group_split on
     size_t group_split = block.n_tokens;

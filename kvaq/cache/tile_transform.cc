@@ -75,7 +75,8 @@ void quantize_cells(const TileLayout& layout, const Band& band, const float* u, 
             uint8_t* codes = ordered + (quad * lane_blocks + block) * kTrellisCell;
             trellis_encode(static_cast<unsigned>(band.bits), x.data(), codes);
             if (shaped) {
-                feed_back(band, key, key ? 4 * quad : 16 * block, x.data(), inverse + 4 * quad, codes, carry.data());
+                feed_back(band, key, key ? 4 * quad : 16 * block, x.data(), key ? inverse : inverse + 4 * quad, codes,
+                          carry.data());
             }
         }
     }

@@ -19,7 +19,8 @@ namespace kvaq {
 namespace {
 
 constexpr std::array kBudgets = {2.25, 2.5, 3.0, 3.25, 3.5, 4.0, 4.5, 5.5};
-/// With the codec that is best without calibration all pairs that can be the best of their bytes: keys have up to three bits more than values.
+/// With the codec that is best without calibration all pairs up to 4.5 bits that can be the best of their bytes (keys have up to three bits more than
+/// values), and some beyond.
 constexpr std::array kUniform = {"k2v2-tcq",      "k3v1-tcq",      "k3v2-tcq", "k4v1-tcq",      "k3v3-tcq",
                                  "k4v2-tcq",      "k5v2-tcq",      "k4v3-tcq", "k5v3-tcq",      "k4v4-tcq",
                                  "k6v3-tcq",      "k5v4-tcq",      "k2v2-lm",  "k3v3-lm",       "k4v4-lm",

@@ -5,7 +5,7 @@
 
 namespace kvaq {
 
-/// "700", "700B", "64KiB", "512MiB", "4GiB" (also k, M, G, KB, MB, GB: all powers of 1024, as llama.cpp's flags mean them).
+/// "700B", "64KiB", "512MiB", "4GiB" (also k, M, G, KB, MB, GB: all powers of 1024, as llama.cpp's flags mean them); a number alone from 2^20 bytes on.
 /// Throws Error kInvalidArgument with the forms that are allowed.
 [[nodiscard]] size_t parse_bytes(const std::string& text);
 

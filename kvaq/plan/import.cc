@@ -98,7 +98,9 @@ std::string norms_to_json(const LayerNorms& norms) {
 
 Plan greedy_plan(const LayerNorms& norms, const ImportContext& context, std::vector<std::string>& warnings) {
     PlanBuilder builder(context, warnings);
-    const BitAllocation bits = allocate_bits_greedy(norms, context.budget, kEvaluationBits);
+    std::vector<double> widths(std::begin(kEvaluationBits), std::end(kEvaluationBits));
+    drop_ternary(context, widths, warnings);
+    const BitAllocation bits = allocate_bits_greedy(norms, context.budget, widths);
     for (const Side side : {Side::kKey, Side::kValue}) {
         builder.per_layer(side == Side::kKey ? "w_k" : "w_v", side == Side::kKey ? bits.key : bits.value,
                           [&](size_t layer, double b) { builder.set_bits(layer, -1, side, b); });

@@ -116,6 +116,18 @@ TEST(Import, BitsAreThoseOfTheFileWhateverTheBasesCodec) {
                  {"group", "k4v4-rot"});
 }
 
+TEST(Import, TheAllocatorLeavesOutWidthsThatTheBaseDoesNotHave) {
+    std::ostringstream text;
+    text << std::ifstream(std::string(KVAQ_DATA_DIR) + "/norms/frobenius_norm/Llama3.2-1B-it.json").rdbuf();
+    ImportContext ctx = context(16, "k4v4-rot");
+    ctx.budget = 2;
+    EXPECT_NE(bits_of(import_plan(text.str(), ctx).plan).find("1.58"), std::string::npos);
+    ctx.base = parse_preset("k4v4-tcq");
+    const ImportedPlan imported = import_plan(text.str(), ctx);
+    EXPECT_EQ(bits_of(imported.plan).find("1.58"), std::string::npos);
+    EXPECT_TRUE(warned(imported, "no 1.58 bits"));
+}
+
 TEST(Import, NormsBecomeTheAuthorsPlanAtABudget) {
     std::ostringstream text;
     text << std::ifstream(std::string(KVAQ_DATA_DIR) + "/norms/spectral_norm/Llama3.2-1B-it.json").rdbuf();

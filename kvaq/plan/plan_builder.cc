@@ -12,6 +12,11 @@ void refuse(const std::string& what, const std::string& fact, const std::string&
     throw Error(ErrorCode::kInvalidArgument, what + ": " + fact, wanted, found, hint);
 }
 
+void drop_ternary(const ImportContext& context, std::vector<double>& widths, std::vector<std::string>& warnings) {
+    if (!context.base.lloyd_max || std::erase(widths, 1.58) == 0) return;
+    warnings.push_back("a base of -lm or -tcq has no 1.58 bits: the allocator chooses among the other widths");
+}
+
 std::string brief(const Json& json) {
     const std::string text = json.dump();
     return text.size() <= 40 ? text : text.substr(0, 37) + "...";

@@ -28,6 +28,9 @@ extern const char* const kQkNormWarning;
 /// The authors' configuration or allocation as JSON (kvq_config.cc).
 [[nodiscard]] ImportedPlan import_config(const Json& json, const ImportContext& context);
 
+/// Bases of -lm and -tcq have no 1.58 bits: those are left out of an allocator's widths, and a warning says so.
+void drop_ternary(const ImportContext& context, std::vector<double>& widths, std::vector<std::string>& warnings);
+
 /// Fills a plan of the model, layer by layer, and remembers what it had to change.
 class PlanBuilder {
   public:

@@ -205,6 +205,15 @@ TEST(Report, SaysWhichCacheIsWorseAtWhichTask) {
     EXPECT_NE(to_html(make_report(input)).find(worse), std::string::npos) << "a larger perplexity is worse";
     for (SuiteTable::Group& group : input.suite->tasks[0].metrics[1].groups) group.scores[1]->difference->value = -0.1;
     EXPECT_EQ(to_html(make_report(input)).find(worse), std::string::npos) << "better is not worse";
+    for (SuiteTable::Group& group : input.suite->tasks[0].metrics[1].groups) {
+        group.scores[1]->mean.value = NAN;  // perplexity of a cache that broke the model
+        group.scores[1]->difference->value = NAN;
+        group.scores[1]->p = NAN;
+    }
+    const std::string broken = to_html(make_report(input));
+    EXPECT_NE(broken.find(worse), std::string::npos);
+    EXPECT_EQ(broken.find("nan"), std::string::npos);
+    EXPECT_EQ(checked(broken).exit_code, 0);
     input.suite = parse_suite(committed("suite-smollm2-135m.json"), "t.json");
     input.plan.reset();
     input.stats.reset();

@@ -44,7 +44,8 @@ Cell score_cell(const SuiteTable::Metric& metric, const std::optional<SuiteTable
         error = value * score->mean.error;  // the delta method
     }
     std::string text = with_error(value, error, how.digits, score->n);
-    if (score->difference) {
+    if (!std::isfinite(value)) return {text};
+    if (score->difference && std::isfinite(score->difference->value)) {
         const double d = score->difference->value;
         text += how.perplexity ? fmt::format(" ({:+.2f} %", 100 * (std::exp(d) - 1))
                                : fmt::format(" ({:+.{}f}", d * how.factor, how.digits);
@@ -69,7 +70,9 @@ Paragraph with_code(const std::string& text) {
 
 /// Is the cache worse than f16 in this group, beyond what chance gives once in twenty?
 bool clearly_worse(const SuiteTable::Metric& metric, const std::optional<SuiteTable::Score>& score) {
-    if (!score || !score->difference || !(score->p < kSignificant)) return false;
+    if (!score || !score->difference) return false;
+    if (!std::isfinite(score->mean.value)) return true;  // f16 has a number, or there were no difference to speak of
+    if (!(score->p < kSignificant)) return false;
     return metric.larger_is_better ? score->difference->value < 0 : score->difference->value > 0;
 }
 

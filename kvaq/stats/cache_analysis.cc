@@ -59,10 +59,9 @@ double rounding_mse(int bits, bool rotated, std::span<const float16> rows, size_
     return rows.empty() ? 0 : sum / static_cast<double>(rows.size());
 }
 
-SideAnalysis analyze_side(const HeadStats& head, Side side, const std::vector<float16>& tiles, uint64_t n_tokens,
-                          size_t max_tiles) {
+SideAnalysis analyze_side(const HeadStats& head, Side side, const std::vector<double>& second,
+                          const std::vector<float16>& tiles, uint64_t n_tokens, size_t max_tiles) {
     const bool is_key = side == Side::kKey;
-    const std::vector<double>& second = is_key ? head.cached_keys() : head.value_second;
     const size_t dim = (is_key ? head.key_mean : head.value_mean).size();
     const std::span<const float16> rows =
         std::span(tiles).first(std::min(tiles.size() / (kTile * dim), max_tiles) * kTile * dim);
@@ -147,8 +146,10 @@ CacheAnalysis analyze_cache(const ModelStats& stats, size_t max_tiles, size_t n_
                                                           ? cached_tiles(head, layer.rope, stats.tile_turns)
                                                           : head.key_tiles;
                     out.layers[i].heads.push_back(
-                        {.key = analyze_side(head, Side::kKey, keys, stats.n_tokens, max_tiles),
-                         .value = analyze_side(head, Side::kValue, head.value_tiles, stats.n_tokens, max_tiles)});
+                        {.key = analyze_side(head, Side::kKey, out.as_cached ? head.cached_keys() : head.key_second,
+                                             keys, stats.n_tokens, max_tiles),
+                         .value = analyze_side(head, Side::kValue, head.value_second, head.value_tiles, stats.n_tokens,
+                                               max_tiles)});
                 }
                 const std::lock_guard lock(mutex);
                 ++done;
