@@ -84,6 +84,10 @@ Measured measured(const Json& json) {
     return {.value = number(json.at("value")), .error = number(json.at("standard_error"))};
 }
 
+ReportModel model_of(const Json& json) {
+    return {.name = json.at("name"), .architecture = json.at("architecture"), .fingerprint = json.at("fingerprint")};
+}
+
 /// Runs a parser; whatever it misses is said with the file's name.
 template <class F>
 void parse(const std::string& file, const std::string& kind, const F& body) {
@@ -155,9 +159,7 @@ EvalTable parse_eval(std::string_view text, const std::string& file) {
     out.file = file;
     parse(file, kind, [&] {
         out.command = json.at("command").get<std::string>();
-        const Json& model = json.at("model");
-        out.model = {
-            .name = model.at("name"), .architecture = model.at("architecture"), .fingerprint = model.at("fingerprint")};
+        out.model = model_of(json.at("model"));
         out.text = json.at("text").at("path").get<std::string>();
         out.n_ctx = count(json.at("n_ctx"));
         out.n_chunks = count(json.at("n_chunks"));
@@ -188,9 +190,7 @@ SuiteTable parse_suite(std::string_view text, const std::string& file) {
     out.file = file;
     parse(file, kind, [&] {
         out.command = json.at("command").get<std::string>();
-        const Json& model = json.at("model");
-        out.model = {
-            .name = model.at("name"), .architecture = model.at("architecture"), .fingerprint = model.at("fingerprint")};
+        out.model = model_of(json.at("model"));
         for (const Json& cache : json.at("caches")) {
             out.caches.push_back(
                 {.name = cache.at("name"), .kind = cache.at("kind"), .plan_sha256 = cache.value("plan_sha256", "")});
@@ -221,8 +221,7 @@ AnalysisInput parse_analysis(std::string_view text, const std::string& file) {
     out.file = file;
     parse(file, kind, [&] {
         out.command = json.at("command").get<std::string>();
-        out.model = {
-            .name = json.at("name"), .architecture = json.at("architecture"), .fingerprint = json.at("fingerprint")};
+        out.model = model_of(json);
         for (const Json& sentence : json.at("says")) out.says.push_back(sentence.get<std::string>());
         if (!json.at("weights").is_null()) {
             for (const Json& l : json.at("weights").at("layers")) {
