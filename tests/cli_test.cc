@@ -129,12 +129,22 @@ TEST_F(CommandLine, RefusesAPlanMadeForAnotherModel) {
     EXPECT_NE(run.err.find("another model"), std::string::npos) << run.err;
 }
 
-TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
+TEST_F(CommandLine, CalibratesOnAfterAKillThenPlansChecksRepairsAndDrawsTheFrontier) {
     const std::string stats = folder_.file("m.stats.gguf");
-    const ProcessResult measured = kvaq_cli({"calibrate", "-m", kModel, "-o", stats, "-c", "128", "--chunks", "1",
-                                             "--probe-chunks", "1", "--probe-ctx", "64", "--joint-ctx", "128"},
-                                            {.env = {}, .timeout_seconds = 600});
+    const std::vector<std::string> calibrate = {
+        KVAQ_CLI, "calibrate",      "-m", kModel,        "-o", stats,         "-c", "128", "--chunks",
+        "1",      "--probe-chunks", "1",  "--probe-ctx", "64", "--joint-ctx", "128"};
+    {
+        Process first(calibrate, {.env = {}, .timeout_seconds = 600});
+        while (first.running() && !fs::exists(stats + ".partial"))
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+        first.send(SIGKILL);
+        ASSERT_EQ(first.wait().exit_code, 128 + SIGKILL);
+    }
+    ASSERT_FALSE(fs::exists(stats));
+    const ProcessResult measured = run_process(calibrate, {.env = {}, .timeout_seconds = 600});
     ASSERT_EQ(measured.exit_code, 0) << measured.err;
+    EXPECT_NE(measured.err.find("statistics (from the interrupted run)"), std::string::npos) << measured.err;
     const std::string plan = folder_.file("m.plan.gguf");
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan},
                           {"budget", "bits"});
@@ -157,6 +167,26 @@ TEST_F(CommandLine, SaysWhatTheFloorIsWhenTheBudgetIsBelowIt) {
                                         "--check", "--check-ctx", "256", "--refine", "0"});
     ASSERT_EQ(low.exit_code, 0) << low.err;
     EXPECT_NE(low.out.find("verdict: not recommended (measured KL"), std::string::npos) << low.out;
+
+    // A round of repairs: eight groups measured with less, and the better of the two plans.
+    const ProcessResult refined = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "2.5bits", "-c", "8192",
+                                            "--check", "--check-ctx", "192", "--refine", "1", "-o", plan});
+    ASSERT_EQ(refined.exit_code, 0) << refined.err;
+    EXPECT_NE(refined.out.find("after 1 repair"), std::string::npos) << refined.out;
+    EXPECT_NE(refined.out.find("verdict: "), std::string::npos) << refined.out;
+    EXPECT_EQ(kvaq_cli({"estimate", "-m", kModel, "--plan", plan}).exit_code, 0);
+
+    // The frontier: plans solved, presets, the authors' and llama.cpp's types in one table, and a plot.
+    const std::string frontier = folder_.file("frontier");
+    const ProcessResult drawn = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--frontier", "-f", kText,
+                                          "--check-ctx", "64", "--check-chunks", "1", "--frontier-out", frontier},
+                                         {.env = {}, .timeout_seconds = 600});
+    ASSERT_EQ(drawn.exit_code, 0) << drawn.err;
+    for (const char* row : {"q4_0", "k4v4-tcq", "norm-greedy", "spectral", "predicted KL", "ratio"})
+        EXPECT_NE(read_text(frontier + ".md").find(row), std::string::npos) << row;
+    const nlohmann::json table = nlohmann::json::parse(read_text(frontier + ".json"));
+    EXPECT_GT(table.at("rows").size(), 30U);
+    EXPECT_EQ(read_text(frontier + ".svg").rfind("<svg", 0), 0U);
 
     const std::string other = folder_.file("other.gguf");
     write_other_model(other);

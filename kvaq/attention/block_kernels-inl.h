@@ -123,8 +123,17 @@ static void accumulate(const float* p, size_t ld_p, size_t n_rows, size_t t_begi
 }
 
 // exp(x) for x <= 0 (and -inf): 2^n * 2^f, f in [-1/2, 1/2], degree-6 Taylor polynomial of 2^f in f ln 2; relative error
-// below 2e-7. Arguments under -87 give 0.
+// below 2e-7 where x > -1, below 2e-7 |x| elsewhere. Arguments under -87 give 0. NaN stays NaN.
 static inline VecF exp_nonpositive(VecF x) {
+#if defined(__AVX512F__)
+    // max() gives its second operand where one is NaN. 2^-289 is 0 in f32. Zeroing forms with full masks: GCC bug 105593, as in tile_decode-inl.h.
+    constexpr __mmask16 kAll = 0xFFFF;
+    const __m512 y = _mm512_maskz_max_ps(kAll, _mm512_set1_ps(-200.0F), (__m512)x);
+    const __m512 log2e = _mm512_set1_ps(1.44269504088896341F);
+    const __m512 n =
+        _mm512_maskz_roundscale_ps(kAll, _mm512_mul_ps(y, log2e), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const auto f = (VecF)_mm512_fmsub_ps(y, log2e, n) * splat(0.693147180559945309F);
+#else
     const VecF log2e = splat(1.44269504088896341F);
     const VecI tiny = x < splat(-87.0F);
     const VecF y = tiny ? splat(-87.0F) : x;
@@ -133,6 +142,7 @@ static inline VecF exp_nonpositive(VecF x) {
     const VecF n = n_biased - magic;
     const VecF hi = y - n * splat(0.693145751953125F);
     const VecF f = hi - n * splat(1.42860682030941723e-6F);
+#endif
     VecF poly = splat(1.0F / 720.0F);
     poly = mul_add(poly, f, splat(1.0F / 120.0F));
     poly = mul_add(poly, f, splat(1.0F / 24.0F));
@@ -140,49 +150,76 @@ static inline VecF exp_nonpositive(VecF x) {
     poly = mul_add(poly, f, splat(0.5F));
     poly = mul_add(poly, f, splat(1.0F));
     poly = mul_add(poly, f, splat(1.0F));
+#if defined(__AVX512F__)
+    return (VecF)_mm512_maskz_scalef_ps(kAll, (__m512)poly, n);
+#else
     const VecI exponent = __builtin_convertvector(n, VecI);
     const VecI bits = (exponent + splat_i(127)) << 23;
     const VecF power = __builtin_bit_cast(VecF, bits);
     return tiny ? splat(0.0F) : poly * power;
+#endif
 }
 
-static float softmax_step(float* s, size_t n_tokens, size_t lo, size_t hi, float* m, float* l, float* tile_sum) {
+// kRows rows at once: their chains of dependent steps run side by side. A row's numbers do not depend on its neighbours.
+template <size_t kRows>
+static inline void softmax_some(float* s, size_t ld, size_t n_tokens, float* m, float* l, float* tile_sums,
+                                float* factors) {
     const float minus_inf = -__builtin_inff();
-    *tile_sum = 0.0F;
-    if (lo >= hi) {
-        for (size_t t = 0; t < n_tokens; ++t) s[t] = 0.0F;
-        return 1.0F;
-    }
-    for (size_t t = 0; t < lo; ++t) s[t] = minus_inf;
-    for (size_t t = hi; t < n_tokens; ++t) s[t] = minus_inf;
-    VecF top = splat(minus_inf);
+    VecF top[kRows];
+    for (size_t r = 0; r < kRows; ++r) top[r] = splat(minus_inf);
     for (size_t t = 0; t < n_tokens; t += KVAQ_LANES) {
-        const VecF x = load(s + t);
-        top = x > top ? x : top;
+        for (size_t r = 0; r < kRows; ++r) {
+            const VecF x = load(s + r * ld + t);
+            top[r] = x > top[r] ? x : top[r];
+        }
     }
-    const float best = largest_lane(top);
-    if (!(best > minus_inf)) {
-        for (size_t t = 0; t < n_tokens; ++t) s[t] = 0.0F;
-        return 1.0F;
-    }
-    const float m_new = best > *m ? best : *m;
-    VecF sum = splat(0.0F);
+    float best[kRows];
+    VecF shift[kRows];
+    for (size_t r = 0; r < kRows; ++r) best[r] = largest_lane(top[r]);
+    for (size_t r = 0; r < kRows; ++r) shift[r] = splat(best[r] > m[r] ? best[r] : best[r] > minus_inf ? m[r] : 0.0F);
+    VecF sum[kRows];
+    for (size_t r = 0; r < kRows; ++r) sum[r] = splat(0.0F);
     for (size_t t = 0; t < n_tokens; t += KVAQ_LANES) {
-        const VecF e = exp_nonpositive(load(s + t) - splat(m_new));
-        store(s + t, e);
-        sum = sum + e;
+        for (size_t r = 0; r < kRows; ++r) {
+            const VecF e = exp_nonpositive(load(s + r * ld + t) - shift[r]);
+            store(s + r * ld + t, e);
+            sum[r] = sum[r] + e;
+        }
     }
-    const float total = sum_of_lanes(sum);
-    float factor = 1.0F;
-    if (m_new > *m) {
-        float delta[KVAQ_LANES];
-        store(delta, exp_nonpositive(splat(*m - m_new)));
-        factor = delta[0];
+    float total[kRows];
+    for (size_t r = 0; r < kRows; ++r) total[r] = sum_of_lanes(sum[r]);
+    for (size_t r = 0; r < kRows; ++r) {
+        factors[r] = 1.0F;
+        tile_sums[r] = 0.0F;
+        if (!(best[r] > minus_inf)) {  // no score at all
+            for (size_t t = 0; t < n_tokens; ++t) s[r * ld + t] = 0.0F;
+            continue;
+        }
+        if (best[r] > m[r]) {
+            factors[r] = exp_nonpositive(splat(m[r] - best[r]))[0];
+            m[r] = best[r];
+        }
+        l[r] = l[r] * factors[r] + total[r];
+        tile_sums[r] = total[r];
     }
-    *l = *l * factor + total;
-    *m = m_new;
-    *tile_sum = total;
-    return factor;
+}
+
+static void softmax_step(float* s, size_t ld, size_t n_rows, size_t n_tokens, size_t lo, size_t hi, float* m, float* l,
+                         float* tile_sums, float* factors) {
+    const float minus_inf = -__builtin_inff();
+    for (size_t r = 0; r < n_rows; ++r) {
+        for (size_t t = 0; t < (lo < hi ? lo : n_tokens); ++t) s[r * ld + t] = minus_inf;
+        for (size_t t = lo < hi ? hi : n_tokens; t < n_tokens; ++t) s[r * ld + t] = minus_inf;
+    }
+    size_t r = 0;
+    const auto rows = [&](auto run, size_t n) {
+        run(s + r * ld, ld, n_tokens, m + r, l + r, tile_sums + r, factors + r);
+        r += n;
+    };
+    while (n_rows - r >= 4) rows(softmax_some<4>, 4);
+    if (n_rows - r == 3) rows(softmax_some<3>, 3);
+    if (n_rows - r == 2) rows(softmax_some<2>, 2);
+    if (n_rows - r == 1) rows(softmax_some<1>, 1);
 }
 
 static void scale(float* x, size_t n, float factor) {

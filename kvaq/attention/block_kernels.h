@@ -18,10 +18,11 @@ struct BlockKernels {
     /// the caller gives one common range [t_begin, t_end) that covers every row's.
     void (*accumulate)(const float* p, size_t ld_p, size_t n_rows, size_t t_begin, size_t t_end, const float* v,
                        size_t ld_v, size_t dim_v, float* o, size_t ld_o);
-    /// Online softmax step of one row: s[0, n_tokens) becomes exp(s - m'), zero outside [lo, hi); m' = max(m, max s).
-    /// Updates *m, *l; returns the factor exp(m - m') by which earlier sums must be multiplied (1 if nothing changes); *tile_sum: sum of the new s.
-    /// A range without any score leaves m, l as they are and returns 1.
-    float (*softmax_step)(float* s, size_t n_tokens, size_t lo, size_t hi, float* m, float* l, float* tile_sum);
+    /// Online softmax step of every row: s[r * ld + 0 .. n_tokens) becomes exp(s - m'), zero outside [lo, hi); m' = max(m, max s).
+    /// Updates m[r], l[r]; factors[r] = exp(m - m') by which earlier sums must be multiplied (1 if nothing changes); tile_sums[r]: sum of the new s.
+    /// A range without any score leaves m, l as they are, factor 1.
+    void (*softmax_step)(float* s, size_t ld, size_t n_rows, size_t n_tokens, size_t lo, size_t hi, float* m, float* l,
+                         float* tile_sums, float* factors);
     /// x[i] *= factor
     void (*scale)(float* x, size_t n, float factor);
     /// to[i] = from[i]
@@ -30,15 +31,19 @@ struct BlockKernels {
     void (*to_float)(const float16* from, size_t ld_from, size_t n_rows, size_t n, float* to, size_t ld_to);
 
     // Packed tiles as integers (TileLevels): bytes in cells of 16 lanes x 4 quads times 15-bit coefficients. |coefficient| <= 16319.
-    /// y = x * weight (weight null: 1), n a multiple of 4; coef = round(y / step), ordered as coef_at() says; *sum = sum of coef. Returns step = max |y| / 16319; NaN, and coef 0, if a y is not finite.
-    float (*quantize_coefs)(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum);
+    /// Of every row: y = x * weight (weight null: 1), n a multiple of 4; coef = round(y / step), ordered as coef_at() says; sums[r] = sum of coef;
+    /// steps[r] = max |y| / 16319; NaN, and coef 0, if a y is not finite.
+    void (*quantize_coefs)(const float* x, size_t ld_x, const float* weight, size_t n_rows, size_t n, int16_t* coef,
+                           size_t ld_coef, float* steps, int32_t* sums);
     /// out[r * ld_out + i] = init[r] + sum_j coef[r * ld_coef + j] * byte(j, i) for 16 n_lanes16 lanes i and 4 n_quads terms j, exact;
     /// byte(j, i) = cells[j / 4 * cell_stride + i / 16 * 64 + i % 16 * 4 + j % 4]; coefficients as above.
     void (*dot_cells)(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
                       size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out);
-    /// out[i] += acc[i] * step * scale[i] + offset_factor * offset[i]; scale null: 1, offset null: 0; n a multiple of 16.
-    void (*add_levels)(const int32_t* acc, size_t n, float step, const float* scale, const float* offset,
-                       float offset_factor, float* out);
+    /// out[r, i] = before + acc[r, i] * steps[r] * scale[i] + offset_factors[r] * offset[i], before = start[r], or out[r, i] if start is null; scale
+    /// null: 1, offset null: 0; n a multiple of 16.
+    void (*add_levels)(const int32_t* acc, size_t ld_acc, size_t n_rows, size_t n, const float* steps,
+                       const float* scale, const float* offset, const float* offset_factors, const float* start,
+                       float* out, size_t ld_out);
     /// sum of a[i] * b[i]
     float (*dot)(const float* a, const float* b, size_t n);
     bool byte_digits = false;  ///< how coefficients lie, see coef_at

@@ -10,30 +10,15 @@
 
 static constexpr float kCoefMax = 16319.0F;
 
-static float quantize_coefs(const float* x, const float* weight, size_t n, int16_t* coef, int32_t* sum) {
-    const VecI clear_sign = splat_i(0x7FFFFFFF);
-    const auto value = [&](size_t i) { return weight != nullptr ? load(x + i) * load(weight + i) : load(x + i); };
-    // Sizes as the integers of their bits: of the same order, and what is not finite comes last.
-    VecI top = splat_i(0);
-    size_t i = 0;
-    for (; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
-        const VecI size = __builtin_bit_cast(VecI, value(i)) & clear_sign;
-        top = size > top ? size : top;
-    }
-    int32_t top_bits = largest_lane(top);
-    for (size_t k = i; k < n; ++k) {
-        const int32_t size = __builtin_bit_cast(int32_t, weight != nullptr ? x[k] * weight[k] : x[k]) & 0x7FFFFFFF;
-        top_bits = size > top_bits ? size : top_bits;
-    }
-    if (top_bits >= 0x7F800000) {  // as in f32: what is not a number stays none
-        for (size_t k = 0; k < n; ++k) coef[k] = 0;
-        *sum = 0;
-        return __builtin_nanf("");
-    }
-    const float largest = __builtin_bit_cast(float, top_bits);
-    const float inverse = largest > 1e-30F ? kCoefMax / largest : 0.0F;
-    const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to the nearest integer
-#if !defined(__AVX512VNNI__)
+// Of a register of coefficients.
+static inline void store_coefs(VecI rounded, int16_t* coef) {
+#if defined(__AVX512VNNI__)
+    typedef int8_t Bytes __attribute__((vector_size(16)));
+    const auto low = (__m128i) __builtin_convertvector(rounded, Bytes);
+    const auto high = (__m128i) __builtin_convertvector((rounded + 128) >> 8, Bytes);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(coef), _mm_unpacklo_epi32(low, high));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(coef + 8), _mm_unpackhi_epi32(low, high));
+#else
     typedef int16_t VecS __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
     VecI order;
     for (size_t k = 0; k < KVAQ_LANES; k += 4) {
@@ -42,38 +27,92 @@ static float quantize_coefs(const float* x, const float* weight, size_t n, int16
         order[k + 2] = static_cast<int32_t>(k + 1);
         order[k + 3] = static_cast<int32_t>(k + 3);
     }
+    *reinterpret_cast<VecS*>(coef) = __builtin_convertvector(shuffle(rounded, order), VecS);
 #endif
-    VecI total = splat_i(0);
-    for (i = 0; i + KVAQ_LANES <= n; i += KVAQ_LANES) {
-        const VecF biased = value(i) * splat(inverse) + splat(magic);
-        const VecI rounded = __builtin_convertvector(biased - splat(magic), VecI);
-        total += rounded;
+}
+
+// Of one number, the i-th of a row.
+static inline void store_coef(int32_t rounded, int16_t* coef, size_t i) {
+    const size_t in_quad = i % 4;
 #if defined(__AVX512VNNI__)
-        typedef int8_t Bytes __attribute__((vector_size(16)));
-        const auto low = (__m128i) __builtin_convertvector(rounded, Bytes);
-        const auto high = (__m128i) __builtin_convertvector((rounded + 128) >> 8, Bytes);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(coef + i), _mm_unpacklo_epi32(low, high));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(coef + i + 8), _mm_unpackhi_epi32(low, high));
+    auto* digits = reinterpret_cast<int8_t*>(coef + i - in_quad);
+    digits[in_quad] = static_cast<int8_t>(rounded);
+    digits[4 + in_quad] = static_cast<int8_t>((rounded + 128) >> 8);
 #else
-        *reinterpret_cast<VecS*>(coef + i) = __builtin_convertvector(shuffle(rounded, order), VecS);
+    coef[i - in_quad + (in_quad == 1 ? 2 : in_quad == 2 ? 1 : in_quad)] = static_cast<int16_t>(rounded);
 #endif
+}
+
+// kRows rows at once: their chains of dependent steps run side by side. A row's numbers do not depend on its neighbours.
+template <size_t kRows>
+static inline void quantize_some(const float* x, size_t ld_x, const float* weight, size_t n, int16_t* coef,
+                                 size_t ld_coef, float* steps, int32_t* sums) {
+    const VecI clear_sign = splat_i(0x7FFFFFFF);
+    const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to the nearest integer
+    const size_t whole = n / KVAQ_LANES * KVAQ_LANES;
+    const auto value = [&](size_t r, size_t i) {
+        return weight != nullptr ? load(x + r * ld_x + i) * load(weight + i) : load(x + r * ld_x + i);
+    };
+    const auto last_value = [&](size_t r, size_t i) {
+        return weight != nullptr ? x[r * ld_x + i] * weight[i] : x[r * ld_x + i];
+    };
+    // Sizes as the integers of their bits: of the same order, and what is not finite comes last.
+    VecI top[kRows];
+    for (size_t r = 0; r < kRows; ++r) top[r] = splat_i(0);
+    for (size_t i = 0; i < whole; i += KVAQ_LANES) {
+        for (size_t r = 0; r < kRows; ++r) {
+            const VecI size = __builtin_bit_cast(VecI, value(r, i)) & clear_sign;
+            top[r] = size > top[r] ? size : top[r];
+        }
     }
-    int32_t all = sum_of_lanes(total);
-    for (; i < n; ++i) {
-        const float y = weight != nullptr ? x[i] * weight[i] : x[i];
-        const auto rounded = static_cast<int32_t>((y * inverse + magic) - magic);
-        all += rounded;
-        const size_t in_quad = i % 4;
-#if defined(__AVX512VNNI__)
-        auto* digits = reinterpret_cast<int8_t*>(coef + i - in_quad);
-        digits[in_quad] = static_cast<int8_t>(rounded);
-        digits[4 + in_quad] = static_cast<int8_t>((rounded + 128) >> 8);
-#else
-        coef[i - in_quad + (in_quad == 1 ? 2 : in_quad == 2 ? 1 : in_quad)] = static_cast<int16_t>(rounded);
-#endif
+    int32_t top_bits[kRows];
+    for (size_t r = 0; r < kRows; ++r) top_bits[r] = largest_lane(top[r]);
+    float inverse[kRows];
+    for (size_t r = 0; r < kRows; ++r) {
+        for (size_t i = whole; i < n; ++i) {
+            const int32_t size = __builtin_bit_cast(int32_t, last_value(r, i)) & 0x7FFFFFFF;
+            top_bits[r] = size > top_bits[r] ? size : top_bits[r];
+        }
+        const float largest = __builtin_bit_cast(float, top_bits[r]);
+        inverse[r] = largest > 1e-30F ? kCoefMax / largest : 0.0F;
+        steps[r] = largest / kCoefMax;
     }
-    *sum = all;
-    return largest / kCoefMax;
+    VecI total[kRows];
+    for (size_t r = 0; r < kRows; ++r) total[r] = splat_i(0);
+    for (size_t i = 0; i < whole; i += KVAQ_LANES) {
+        for (size_t r = 0; r < kRows; ++r) {
+            const VecF biased = value(r, i) * splat(inverse[r]) + splat(magic);
+            const VecI rounded = __builtin_convertvector(biased - splat(magic), VecI);
+            total[r] += rounded;
+            store_coefs(rounded, coef + r * ld_coef + i);
+        }
+    }
+    for (size_t r = 0; r < kRows; ++r) sums[r] = sum_of_lanes(total[r]);
+    for (size_t r = 0; r < kRows; ++r) {
+        for (size_t i = whole; i < n; ++i) {
+            const auto rounded = static_cast<int32_t>((last_value(r, i) * inverse[r] + magic) - magic);
+            sums[r] += rounded;
+            store_coef(rounded, coef + r * ld_coef, i);
+        }
+        if (top_bits[r] >= 0x7F800000) {  // as in f32: what is not a number stays none
+            for (size_t i = 0; i < n; ++i) coef[r * ld_coef + i] = 0;
+            sums[r] = 0;
+            steps[r] = __builtin_nanf("");
+        }
+    }
+}
+
+static void quantize_coefs(const float* x, size_t ld_x, const float* weight, size_t n_rows, size_t n, int16_t* coef,
+                           size_t ld_coef, float* steps, int32_t* sums) {
+    size_t r = 0;
+    const auto rows = [&](auto run, size_t k) {
+        run(x + r * ld_x, ld_x, weight, n, coef + r * ld_coef, ld_coef, steps + r, sums + r);
+        r += k;
+    };
+    while (n_rows - r >= 4) rows(quantize_some<4>, 4);
+    if (n_rows - r == 3) rows(quantize_some<3>, 3);
+    if (n_rows - r == 2) rows(quantize_some<2>, 2);
+    if (n_rows - r == 1) rows(quantize_some<1>, 1);
 }
 
 #if defined(__AVX512VNNI__)
@@ -198,15 +237,20 @@ static void dot_cells(const uint8_t* cells, size_t cell_stride, size_t n_lanes16
     if (n_rows - r == 1) rows(dot_units<1>, 1);
 }
 
-static void add_levels(const int32_t* acc, size_t n, float step, const float* scale, const float* offset,
-                       float offset_factor, float* out) {
-    for (size_t i = 0; i < n; i += KVAQ_LANES) {
-        VecF factor = splat(step);
-        if (scale != nullptr) factor = factor * load(scale + i);
-        VecF sum =
-            mul_add(__builtin_convertvector(*reinterpret_cast<const VecI*>(acc + i), VecF), factor, load(out + i));
-        if (offset != nullptr) sum = mul_add(load(offset + i), splat(offset_factor), sum);
-        store(out + i, sum);
+static void add_levels(const int32_t* acc, size_t ld_acc, size_t n_rows, size_t n, const float* steps,
+                       const float* scale, const float* offset, const float* offset_factors, const float* start,
+                       float* out, size_t ld_out) {
+    for (size_t r = 0; r < n_rows; ++r) {
+        const int32_t* from = acc + r * ld_acc;
+        float* to = out + r * ld_out;
+        for (size_t i = 0; i < n; i += KVAQ_LANES) {
+            VecF factor = splat(steps[r]);
+            if (scale != nullptr) factor = factor * load(scale + i);
+            const VecF before = start != nullptr ? splat(start[r]) : load(to + i);
+            VecF sum = mul_add(__builtin_convertvector(*reinterpret_cast<const VecI*>(from + i), VecF), factor, before);
+            if (offset != nullptr) sum = mul_add(load(offset + i), splat(offset_factors[r]), sum);
+            store(to + i, sum);
+        }
     }
 }
 

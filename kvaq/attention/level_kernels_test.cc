@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <random>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "kvaq/attention/block_kernels.h"
@@ -30,7 +33,8 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepOnEveryTarget) {
             std::vector<int16_t> coef(n);
             for (const float* w : {static_cast<const float*>(nullptr), static_cast<const float*>(weight.data())}) {
                 int32_t sum = 0;
-                const float step = kernels.quantize_coefs(x.data(), w, n, coef.data(), &sum);
+                float step = 0;
+                kernels.quantize_coefs(x.data(), n, w, 1, n, coef.data(), n, &step, &sum);
                 int32_t want_sum = 0;
                 for (size_t i = 0; i < n; ++i) {
                     const double y = static_cast<double>(x[i]) * (w != nullptr ? static_cast<double>(w[i]) : 1.0);
@@ -46,7 +50,9 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepOnEveryTarget) {
         std::vector<float> zeros(16);
         std::vector<int16_t> coef(16, 7);
         int32_t sum = 1;
-        EXPECT_EQ(kernels.quantize_coefs(zeros.data(), nullptr, 16, coef.data(), &sum), 0.0F);
+        float step = 1;
+        kernels.quantize_coefs(zeros.data(), 16, nullptr, 1, 16, coef.data(), 16, &step, &sum);
+        EXPECT_EQ(step, 0.0F);
         EXPECT_EQ(sum, 0);
         EXPECT_EQ(coef, std::vector<int16_t>(16));
         for (const float bad : {NAN, INFINITY, -INFINITY}) {
@@ -54,9 +60,93 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepOnEveryTarget) {
                 std::vector<float> x(24, 1.0F);
                 x[at] = bad;
                 coef.assign(24, 7);
-                EXPECT_TRUE(std::isnan(kernels.quantize_coefs(x.data(), nullptr, 24, coef.data(), &sum)))
-                    << to_string(target) << " " << bad;
+                kernels.quantize_coefs(x.data(), 24, nullptr, 1, 24, coef.data(), 24, &step, &sum);
+                EXPECT_TRUE(std::isnan(step)) << to_string(target) << " " << bad;
                 EXPECT_EQ(coef, std::vector<int16_t>(24));
+            }
+        }
+    }
+}
+
+// Rows taken together (up to four share registers) give the bits that each gives alone.
+TEST(LevelKernels, RowsRoundedTogetherAreAsEachAlone) {
+    std::mt19937 random(8);
+    std::normal_distribution<float> normal;
+    for (const SimdTarget target : supported_simd_targets()) {
+        const BlockKernels& kernels = block_kernels(target);
+        for (size_t n_rows = 1; n_rows <= 9; ++n_rows) {
+            constexpr size_t kN = 40, kLd = 44;
+            std::vector<float> x(n_rows * kLd);
+            for (float& value : x) value = normal(random);
+            if (n_rows > 3) x[2 * kLd + 5] = INFINITY;  // its neighbours do not notice
+            std::vector<int16_t> coef(n_rows * kLd, 7), alone(kLd, 7);
+            std::vector<float> steps(n_rows);
+            std::vector<int32_t> sums(n_rows);
+            kernels.quantize_coefs(x.data(), kLd, nullptr, n_rows, kN, coef.data(), kLd, steps.data(), sums.data());
+            for (size_t r = 0; r < n_rows; ++r) {
+                float step = 0;
+                int32_t sum = 0;
+                kernels.quantize_coefs(&x[r * kLd], kLd, nullptr, 1, kN, alone.data(), kLd, &step, &sum);
+                EXPECT_EQ(std::memcmp(&step, &steps[r], sizeof step), 0) << to_string(target) << " row " << r;
+                EXPECT_EQ(sum, sums[r]);
+                EXPECT_TRUE(std::equal(alone.begin(), alone.end(), &coef[r * kLd]))
+                    << to_string(target) << " row " << r;
+            }
+        }
+    }
+}
+
+TEST(LevelKernels, SoftmaxOfRowsIsTheDoublesAndAsOfEachAloneOnEveryTarget) {
+    std::mt19937 random(9);
+    std::normal_distribution<float> normal;
+    for (const SimdTarget target : supported_simd_targets()) {
+        const BlockKernels& kernels = block_kernels(target);
+        for (size_t n_rows = 1; n_rows <= 9; ++n_rows) {
+            constexpr size_t kN = 48, kLd = 64;
+            std::vector<float> s(n_rows * kLd);
+            for (float& value : s) value = 20.0F * normal(random);
+            std::vector<float> m(n_rows), l(n_rows, 2.0F);
+            for (float& value : m) value = 30.0F * normal(random);  // some above all scores, some below
+            m[0] = -INFINITY;
+            l[0] = 0;
+            if (n_rows > 1) std::fill_n(&s[kLd], kN, -INFINITY);  // a row that sees nothing
+            const std::vector<float> before = s, m_before = m, l_before = l;
+            for (const auto& [lo, hi] : std::vector<std::pair<size_t, size_t>>{{0, kN}, {3, 17}, {47, 48}, {5, 5}}) {
+                std::vector<float> p = before, tops = m_before, totals = l_before, sums(n_rows), factors(n_rows);
+                kernels.softmax_step(p.data(), kLd, n_rows, kN, lo, hi, tops.data(), totals.data(), sums.data(),
+                                     factors.data());
+                for (size_t r = 0; r < n_rows; ++r) {
+                    const std::string where =
+                        to_string(target) + " row " + std::to_string(r) + " from " + std::to_string(lo);
+                    std::vector<float> row(&before[r * kLd], &before[r * kLd] + kN);
+                    float top = m_before[r], total = l_before[r], sum = 0, factor = 0;
+                    kernels.softmax_step(row.data(), kLd, 1, kN, lo, hi, &top, &total, &sum, &factor);
+                    EXPECT_TRUE(std::equal(row.begin(), row.end(), &p[r * kLd])) << where;
+                    EXPECT_TRUE(top == tops[r] && total == totals[r] && sum == sums[r] && factor == factors[r])
+                        << where;
+                    double best = m_before[r];
+                    for (size_t t = lo; t < hi; ++t) best = std::max(best, double{before[r * kLd + t]});
+                    double want_sum = 0;
+                    for (size_t t = 0; t < kN; ++t) {
+                        const double want = t >= lo && t < hi && before[r * kLd + t] > -INFINITY
+                                                ? std::exp(before[r * kLd + t] - best)
+                                                : 0.0;
+                        EXPECT_NEAR(p[r * kLd + t], want, 4e-7) << where;
+                        want_sum += want;
+                    }
+                    const double carried = m_before[r] == -INFINITY ? 0.0 : l_before[r] * std::exp(m_before[r] - best);
+                    EXPECT_NEAR(totals[r], best == -INFINITY ? l_before[r] : carried + want_sum, 1e-5) << where;
+                    EXPECT_EQ(tops[r], static_cast<float>(best)) << where;
+                    EXPECT_NEAR(sums[r], want_sum, 1e-5) << where;
+                }
+            }
+            // What is not a number stays none.
+            s[5] = NAN;
+            std::vector<float> sums(n_rows), factors(n_rows);
+            kernels.softmax_step(s.data(), kLd, n_rows, kN, 0, kN, m.data(), l.data(), sums.data(), factors.data());
+            EXPECT_TRUE(std::isnan(s[5]) && std::isnan(l[0])) << to_string(target);
+            if (n_rows > 2) {
+                EXPECT_TRUE(std::isfinite(l[2]));
             }
         }
     }

@@ -66,6 +66,8 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
         grow(q.offsets, rows);
     }
     grow(steps_, rows);
+    grow(constants_, rows);
+    grow(factors_, rows);
     grow(sums_, rows);
     grow(init_, rows);
     grow(acc_, std::max(rows * padded, n_scores));
@@ -276,46 +278,54 @@ void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& v
     }
 }
 
+void TileAttention::bend(float* scores, const Range& range, int32_t first_key, size_t row) const noexcept {
+    if (rule_.softcap > 0.0F) {
+        for (size_t j = range.begin; j < range.end; ++j) scores[j] = rule_.softcap * std::tanh(scores[j]);
+    }
+    if (rule_.alibi_max_bias > 0.0F) {
+        const float slope =
+            alibi_slope(rule_.alibi_max_bias, kv_head_ * shape_.group + row % shape_.group, shape_.n_heads);
+        const int32_t pos = first_pos_ + static_cast<int32_t>(row / shape_.group);
+        for (size_t j = range.begin; j < range.end; ++j)
+            scores[j] += slope * static_cast<float>(first_key + static_cast<int32_t>(j) - pos);
+    }
+}
+
 TileAttention::Range TileAttention::weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin,
                                           size_t token_end) noexcept {
     const size_t group = shape_.group;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * group;
-    float* s = scores_.data();
-    size_t t_begin = n_keys;
-    size_t t_end = 0;
-    for (size_t t = token_begin; t < token_end; ++t) {
-        const int32_t pos = first_pos_ + static_cast<int32_t>(t);
-        const int32_t lo_pos = first_visible(t);
-        const auto lo = static_cast<size_t>(std::max(static_cast<int32_t>(keys.begin), lo_pos - keys.first_pos));
-        const auto hi =
-            static_cast<size_t>(std::max(0, std::min(static_cast<int32_t>(keys.end), pos - keys.first_pos + 1)));
-        for (size_t g = 0; g < group; ++g) {
-            const size_t row = t * group + g;
-            float* row_scores = s + (row - row0) * ld;
-            if (rule_.softcap > 0.0F) {
-                for (size_t j = lo; j < hi; ++j) row_scores[j] = rule_.softcap * std::tanh(row_scores[j]);
-            }
-            if (rule_.alibi_max_bias > 0.0F) {
-                const float slope = alibi_slope(rule_.alibi_max_bias, kv_head_ * group + g, shape_.n_heads);
-                for (size_t j = lo; j < hi; ++j) {
-                    row_scores[j] += slope * static_cast<float>(keys.first_pos + static_cast<int32_t>(j) - pos);
-                }
-            }
-            const float factor =
-                kernels_->softmax_step(row_scores, n_keys, lo, hi, &m_[row], &l_[row], &tile_sums_[row]);
-            if (factor != 1.0F) {
-                kernels_->scale(&o_plain_[row * dim_v], dim_v, factor);
-                if (packed_used_) kernels_->scale(&o_packed_[row * dim_v], dim_v, factor);
-                p_packed_[row] *= factor;
-            }
+    const auto range_of = [&](size_t t) {
+        const int32_t seen_to = first_pos_ + static_cast<int32_t>(t) - keys.first_pos + 1;
+        const int32_t seen_from = first_visible(t) - keys.first_pos;
+        return Range{.begin = static_cast<size_t>(std::max(static_cast<int32_t>(keys.begin), seen_from)),
+                     .end = static_cast<size_t>(std::max(0, std::min(static_cast<int32_t>(keys.end), seen_to)))};
+    };
+    Range all{.begin = n_keys, .end = 0};
+    for (size_t t = token_begin; t < token_end;) {
+        const Range range = range_of(t);
+        size_t next = t + 1;  // tokens that see the same keys are weighed together
+        while (next < token_end && range_of(next) == range) ++next;
+        float* s = &scores_[t * group * ld - row0 * ld];
+        for (size_t row = t * group; row < next * group; ++row)
+            bend(s + (row - t * group) * ld, range, keys.first_pos, row);
+        kernels_->softmax_step(s, ld, (next - t) * group, n_keys, range.begin, range.end, &m_[t * group],
+                               &l_[t * group], &tile_sums_[t * group], &factors_[t * group]);
+        for (size_t row = t * group; row < next * group; ++row) {
+            const float factor = factors_[row];
+            if (factor == 1.0F) continue;
+            kernels_->scale(&o_plain_[row * dim_v], dim_v, factor);
+            if (packed_used_) kernels_->scale(&o_packed_[row * dim_v], dim_v, factor);
+            p_packed_[row] *= factor;
         }
-        if (lo < hi) {
-            t_begin = std::min(t_begin, lo);
-            t_end = std::max(t_end, hi);
+        if (range.begin < range.end) {
+            all.begin = std::min(all.begin, range.begin);
+            all.end = std::max(all.end, range.end);
         }
+        t = next;
     }
-    return {.begin = t_begin, .end = t_end};
+    return all;
 }
 
 void TileAttention::finish(const TileLayout& value_layout) noexcept {

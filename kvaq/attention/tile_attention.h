@@ -104,6 +104,7 @@ class TileAttention {
   private:
     struct Range {
         size_t begin = 0, end = 0;
+        bool operator==(const Range&) const = default;
     };
     /// Queries of a run, turned by `delta` positions: in the model's basis, scaled.
     struct PlainQueries {
@@ -136,6 +137,8 @@ class TileAttention {
     void make_coefs(PackedQueries& packed) noexcept;
     void score_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept;
     void sum_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept;
+    /// Softcap and ALiBi on the scores of a row.
+    void bend(float* scores, const Range& range, int32_t first_key, size_t row) const noexcept;
     /// Scores to weights, earlier sums rescaled; the keys that any row sees.
     Range weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin, size_t token_end) noexcept;
     void finish(const TileLayout& value_layout) noexcept;
@@ -160,6 +163,7 @@ class TileAttention {
     TileLevels levels_;
     std::vector<int16_t> coefs_;
     std::vector<float> steps_;
+    std::vector<float> constants_, factors_;  ///< [row]
     std::vector<int32_t> sums_, init_, acc_;
     std::vector<float> p_packed_;   ///< [row] sum of weights of packed tokens, scaled as o
     std::vector<float> tile_sums_;  ///< [row] sum of weights of the tile that was weighed last

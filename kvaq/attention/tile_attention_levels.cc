@@ -51,15 +51,13 @@ void TileAttention::make_coefs(PackedQueries& packed) noexcept {
     const TransformFit* fit = key_layout.spec.transform != nullptr ? key_layout.spec.transform->fit.get() : nullptr;
     const size_t n_rows = shape_.n_rows();
     const size_t dim = shape_.head_dim_k;
-    for (size_t row = 0; row < n_rows; ++row) {
-        const float* q = &packed.rows[row * dim];
-        packed.offsets[row] = fit != nullptr ? kernels_->dot(q, fit->offset.data(), dim) : 0.0F;
-        for (size_t block = 0; block < shape.n_blocks; ++block) {
-            const size_t first = block * shape.block;
-            packed.steps[block * n_rows + row] = kernels_->quantize_coefs(
-                q + first, fit != nullptr ? fit->scale.data() : nullptr, block_channels(shape, block),
-                &packed.coefs[row * dim + first], &packed.sums[block * n_rows + row]);
-        }
+    for (size_t row = 0; row < n_rows; ++row)
+        packed.offsets[row] = fit != nullptr ? kernels_->dot(&packed.rows[row * dim], fit->offset.data(), dim) : 0.0F;
+    for (size_t block = 0; block < shape.n_blocks; ++block) {
+        const size_t first = block * shape.block;
+        kernels_->quantize_coefs(&packed.rows[first], dim, fit != nullptr ? fit->scale.data() : nullptr, n_rows,
+                                 block_channels(shape, block), &packed.coefs[first], dim, &packed.steps[block * n_rows],
+                                 &packed.sums[block * n_rows]);
     }
 }
 
@@ -69,25 +67,21 @@ void TileAttention::score_levels(const TileLayout& layout, size_t n_keys, size_t
     const size_t dim = shape_.head_dim_k;
     const size_t all_rows = shape_.n_rows();
     float* s = scores_.data();
-    for (size_t r = 0; r < n_rows; ++r)
-        std::fill_n(s + r * n_keys, n_keys, shape.per_channel ? 0.0F : packed_->offsets[row0 + r]);
     for (size_t block = 0; block < shape.n_blocks; ++block) {
         if (shape.per_channel) {
             const float* scale = &levels_.scale[block * shape.stride];
             const float* offset = &levels_.offset[block * shape.stride];
             const size_t first = block * shape.block;
+            const float* q = &packed_->rows[row0 * dim];
+            kernels_->quantize_coefs(q, dim, scale, n_rows, dim, coefs_.data(), dim, steps_.data(), sums_.data());
             for (size_t r = 0; r < n_rows; ++r) {
-                const float* q = &packed_->rows[(row0 + r) * dim];
-                steps_[r] = kernels_->quantize_coefs(q, scale, dim, &coefs_[r * dim], &sums_[r]);
                 init_[r] = 0;
-                const float constant = kernels_->dot(q, offset, dim);
-                for (size_t t = first; t < first + shape.block; ++t) s[r * n_keys + t] = constant;
+                constants_[r] = kernels_->dot(q + r * dim, offset, dim);
             }
             kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, shape.block / 16, dim / 4,
                                 coefs_.data(), dim, n_rows, init_.data(), acc_.data(), n_keys);
-            for (size_t r = 0; r < n_rows; ++r)
-                kernels_->add_levels(&acc_[r * n_keys], shape.block, steps_[r], nullptr, nullptr, 0.0F,
-                                     s + r * n_keys + first);
+            kernels_->add_levels(acc_.data(), n_keys, n_rows, shape.block, steps_.data(), nullptr, nullptr, nullptr,
+                                 constants_.data(), s + first, n_keys);
             continue;
         }
         const size_t first = block * shape.block;
@@ -99,10 +93,9 @@ void TileAttention::score_levels(const TileLayout& layout, size_t n_keys, size_t
                             init_.data(), acc_.data(), n_keys);
         const float* scale = &levels_.scale[block * shape.stride];
         const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
-        for (size_t r = 0; r < n_rows; ++r) {
-            kernels_->add_levels(&acc_[r * n_keys], n_keys, steps[r], scale, offset,
-                                 steps[r] * static_cast<float>(sums[r]), s + r * n_keys);
-        }
+        for (size_t r = 0; r < n_rows; ++r) constants_[r] = steps[r] * static_cast<float>(sums[r]);
+        kernels_->add_levels(acc_.data(), n_keys, n_rows, n_keys, steps, scale, offset, constants_.data(),
+                             block == 0 ? &packed_->offsets[row0] : nullptr, s, n_keys);
     }
 }
 
@@ -117,32 +110,27 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, size_t r
         const float* offset = &levels_.offset[block * shape.stride];
         const size_t first = block * shape.block;
         if (shape.per_channel) {  // a block of tokens
-            for (size_t r = 0; r < n_rows; ++r) {
-                steps_[r] = kernels_->quantize_coefs(p + r * n_keys + first, nullptr, shape.block, &coefs_[r * n_keys],
-                                                     &sums_[r]);
-                init_[r] = 0;
-            }
+            kernels_->quantize_coefs(p + first, n_keys, nullptr, n_rows, shape.block, coefs_.data(), n_keys,
+                                     steps_.data(), sums_.data());
+            std::fill_n(init_.data(), n_rows, 0);
             kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, dim / 16,
                                 shape.block / 4, coefs_.data(), n_keys, n_rows, init_.data(), acc_.data(), dim);
-            for (size_t r = 0; r < n_rows; ++r) {
-                kernels_->add_levels(&acc_[r * dim], dim, steps_[r], scale, offset,
-                                     steps_[r] * static_cast<float>(sums_[r]), o + r * dim);
-            }
+            for (size_t r = 0; r < n_rows; ++r) constants_[r] = steps_[r] * static_cast<float>(sums_[r]);
+            kernels_->add_levels(acc_.data(), dim, n_rows, dim, steps_.data(), scale, offset, constants_.data(),
+                                 nullptr, o, dim);
             continue;
         }
         const size_t channels = (block_channels(shape, block) + 15) / 16 * 16;
-        for (size_t r = 0; r < n_rows; ++r) {
-            steps_[r] = kernels_->quantize_coefs(p + r * n_keys, scale, n_keys, &coefs_[r * n_keys], &sums_[r]);
-            init_[r] = -shape.bias * sums_[r];
-        }
+        kernels_->quantize_coefs(p, n_keys, scale, n_rows, n_keys, coefs_.data(), n_keys, steps_.data(), sums_.data());
+        for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums_[r];
         kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, n_keys / 4, coefs_.data(),
                             n_keys, n_rows, init_.data(), acc_.data(), dim);
         for (size_t r = 0; r < n_rows; ++r) {
             if (transform) p_packed_[row0 + r] += tile_sums_[row0 + r];
-            const float constant = shape.has_offset ? kernels_->dot(p + r * n_keys, offset, n_keys) : 0.0F;
-            kernels_->add_levels(&acc_[r * dim], channels, steps_[r], nullptr,
-                                 shape.has_offset ? ones().data() : nullptr, constant, o + r * dim + first);
+            constants_[r] = shape.has_offset ? kernels_->dot(p + r * n_keys, offset, n_keys) : 0.0F;
         }
+        kernels_->add_levels(acc_.data(), dim, n_rows, channels, steps_.data(), nullptr,
+                             shape.has_offset ? ones().data() : nullptr, constants_.data(), nullptr, o + first, dim);
     }
 }
 

@@ -46,6 +46,9 @@ struct KvCacheOptions {
         1;  ///< of the largest team expected. Threads beyond it work from the second micro-batch on, when begin() has made room.
     bool on_gpu =
         false;  ///< make_kv_cache_for (kvaq/cuda/cuda_cache.h): a cache whose layers can be placed on CUDA devices
+    size_t gpu_work_bytes =
+        size_t{256} << 20;  ///< on each GPU, for queries made ready and partial results: a call that needs more
+                            ///< is done in parts of 16 query rows or more
 };
 
 /// A layer whose calls bring pointers into the memory of a CUDA device.

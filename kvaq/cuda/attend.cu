@@ -282,7 +282,9 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
             prefetch(next_tiles.values, packed ? value_codec.bytes : next_tiles.stride * dim_v * 2);
         }
         const size_t query =
-            ((static_cast<size_t>(visit.turn) * a.n_row_tiles + run.row_tile) * a.layer.n_kv_heads + head) * 2 +
+            ((static_cast<size_t>(visit.turn) * a.n_row_tiles + (run.row_tile - a.first_row_tile)) * a.layer.n_kv_heads +
+             head) *
+                2 +
             (packed ? 1 : 0);
         const uint4* fragments = a.fragments + query * a.n_groups * 64;
         const float2 info[2] = {__ldg(a.row_info + query * kTileRows + lane.n),

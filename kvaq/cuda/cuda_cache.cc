@@ -21,6 +21,7 @@ class CudaCache final : public ServingCache {
     CudaCache(const Plan& plan, const KvCacheOptions& options)
         : ServingCache(plan, options),
           max_batch_tokens_(options.max_batch_tokens),
+          gpu_work_bytes_(options.gpu_work_bytes),
           n_threads_(std::max<size_t>(1, options.n_threads)),
           gpu_layers_(layers_.size(), nullptr) {}
 
@@ -30,7 +31,7 @@ class CudaCache final : public ServingCache {
             auto gpu =
                 std::find_if(gpus_.begin(), gpus_.end(), [&](const auto& g) { return g->device() == place.device; });
             if (gpu == gpus_.end()) {
-                gpus_.push_back(std::make_unique<cuda::Gpu>(place.device, table_, max_batch_tokens_));
+                gpus_.push_back(std::make_unique<cuda::Gpu>(place.device, table_, max_batch_tokens_, gpu_work_bytes_));
                 gpu = gpus_.end() - 1;
             }
             const size_t index = index_of(place.layer);
@@ -214,7 +215,7 @@ class CudaCache final : public ServingCache {
         for (const auto& gpu : gpus_) gpu->wait();
     }
 
-    size_t max_batch_tokens_;
+    size_t max_batch_tokens_, gpu_work_bytes_;
     size_t n_threads_;
     std::unique_ptr<cuda::HostTeam> team_;  ///< once a layer is on a GPU
     std::vector<std::unique_ptr<cuda::Gpu>> gpus_;

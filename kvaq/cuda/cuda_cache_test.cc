@@ -214,36 +214,46 @@ TEST_F(CudaCache, LayersOnTheHostAndOnTheGpuServeOneModel) {
     EXPECT_GT(cache->use().device, 0U);
 }
 
-TEST_F(CudaCache, TheSameInputGivesTheSameBitsAlsoBesideOtherSequences) {
+TEST_F(CudaCache, TheSameInputGivesTheSameBitsAlsoBesideOtherSequencesAndInParts) {
     const ModelShape model = small_model();
-    const Plan plan = plan_of("klt-w40-s4", model);
-    std::vector<std::vector<float>> outputs;
-    for (const bool neighbour : {false, false, true}) {
-        const auto cache = make(plan, {.n_seq_max = 2, .n_ctx = 6000, .max_batch_tokens = 400});
+    const Plan plan = plan_of("turned:klt-w40-s4", model);
+    const auto run = [&](bool neighbour, size_t work_bytes) {
+        const auto cache =
+            make(plan, {.n_seq_max = 2, .n_ctx = 6000, .max_batch_tokens = 400, .gpu_work_bytes = work_bytes});
         std::vector<float> all;
         int32_t pos = 0;
         for (const int32_t n : {200, 200, 1, 200, 5, 1, 200, 200, 200, 1}) {
             if (neighbour) {
-                ASSERT_FALSE(gpu_step(*cache, model, text(1, pos, n, 5)).empty());
+                EXPECT_FALSE(gpu_step(*cache, model, text(1, pos, n, 5)).empty());
             }
             const std::vector<float> out = gpu_step(*cache, model, text(0, pos, n));
             all.insert(all.end(), out.begin(), out.end());
             pos += n;
         }
-        outputs.push_back(all);
-    }
-    EXPECT_TRUE(outputs[1] == outputs[0]);
-    EXPECT_TRUE(outputs[2] == outputs[0]);
+        return std::pair(all, cache->use().device);
+    };
+    const size_t plenty = size_t{1} << 30;
+    const auto [all, device] = run(false, plenty);
+    EXPECT_TRUE(run(false, plenty).first == all);
+    EXPECT_TRUE(run(true, plenty).first == all);
+    const auto [in_parts, less] = run(false, 1);  // a row tile at a time
+    EXPECT_TRUE(in_parts == all);
+    EXPECT_LT(less, device);
 }
 
 // Random traffic of four sequences, as for the host's cache: appends alone and together, removals anywhere, forks, shifts, rollbacks, snapshots.
 TEST_F(CudaCache, RandomOperationsMatchTheReference) {
     const RopeRule rope = rope_of(16);
-    for (const std::string preset : {"f16", "k4v2-w20-s4", "k2v2-kchan-g32-w64", "klt-w20-s4", "k4v4-w150"}) {
+    for (const std::string preset :
+         {"f16", "k4v2-w20-s4", "k2v2-kchan-g32-w64", "klt-w20-s4", "k4v4-w150", "keys turned"}) {
         for (const int32_t sliding : {0, 50}) {
             std::mt19937 random(20261126);
             const ModelShape model = small_model(16, 16, sliding);
-            const Plan plan = plan_of(preset, model);
+            Plan plan = plan_of(preset == "keys turned" ? "klt-w20-s4" : preset, model);
+            if (preset == "keys turned") {
+                plan.key_period = 96;
+                for (LayerPlan& layer : plan.layers) layer.key_turn = rope;
+            }
             const auto cache = make(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200});
             const auto reference = make_reference_handler(plan, 4, 100000);
             const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };

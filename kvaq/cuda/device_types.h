@@ -153,6 +153,7 @@ struct AttendArgs {
     const RowTile* row_tiles = nullptr;
     const Run* runs = nullptr;
     const Visit* visits = nullptr;
+    int32_t first_row_tile = 0;  ///< that of fragments, row_info
     int32_t n_row_tiles = 0, n_runs = 0, n_groups = 0;
     const uint4* fragments = nullptr;
     const float2* row_info = nullptr;
@@ -169,6 +170,7 @@ struct MergeArgs {
     LayerView layer;
     const RowTile* row_tiles = nullptr;
     int32_t n_row_tiles = 0, n_runs = 0;
+    int32_t first_run = 0;  ///< that of sums, norms
     const float* sums = nullptr;
     const float2* norms = nullptr;
     const float* sink_logits = nullptr;  ///< [n_heads] or null

@@ -42,8 +42,8 @@ DeviceRows<const uint16_t> half_rows(const HeadRows<T>& rows) noexcept {
 
 }  // namespace
 
-Gpu::Gpu(int device, const PageTable& table, size_t max_batch_tokens)
-    : device_(device), table_(&table), max_batch_tokens_(max_batch_tokens), stream_(device) {
+Gpu::Gpu(int device, const PageTable& table, size_t max_batch_tokens, size_t work_bytes)
+    : device_(device), table_(&table), max_batch_tokens_(max_batch_tokens), work_bytes_(work_bytes), stream_(device) {
     const std::vector<int8_t> outputs = trellis_table();
     trellis_ = DeviceBuffer(device, outputs.size(), "tables");
     copy_to_device(trellis_.as(), outputs.data(), outputs.size());
@@ -161,13 +161,30 @@ void Gpu::make_room() {
     size_t info = 0;
     size_t sums = 0;
     size_t norms = 0;
-    for (const LayerClass& c : classes_) {
-        const size_t queries = c.lists.turns.size() * c.lists.row_tiles.size() * c.n_kv_heads * 2;
-        fragments = std::max(fragments, queries * c.n_groups * 64 * sizeof(uint4));
-        info = std::max(info, queries * kTileRows * sizeof(float2));
-        const size_t states = c.n_kv_heads * c.lists.runs.size() * kTileRows;
-        sums = std::max(sums, states * ((c.dim_v + 15) / 16 * 16) * sizeof(float));
-        norms = std::max(norms, states * sizeof(float2));
+    for (LayerClass& c : classes_) {
+        const size_t queries = c.lists.turns.size() * c.n_kv_heads * 2;  // of a row tile
+        const size_t query_bytes = queries * c.n_groups * 64 * sizeof(uint4);
+        const size_t run_bytes = c.n_kv_heads * kTileRows * ((c.dim_v + 15) / 16 * 16) * sizeof(float);
+        c.parts.clear();
+        size_t used = 0;
+        for (size_t i = 0; i < c.lists.row_tiles.size(); ++i) {
+            const RowTile& tile = c.lists.row_tiles[i];
+            const auto n_runs = static_cast<size_t>(tile.n_runs);
+            const size_t bytes = query_bytes + n_runs * run_bytes;
+            if (c.parts.empty() || used + bytes > work_bytes_) {
+                c.parts.push_back({.first_tile = i, .first_run = static_cast<size_t>(tile.first_run)});
+                used = 0;
+            }
+            ++c.parts.back().n_tiles;
+            c.parts.back().n_runs += n_runs;
+            used += bytes;
+        }
+        for (const Part& part : c.parts) {
+            fragments = std::max(fragments, part.n_tiles * query_bytes);
+            info = std::max(info, part.n_tiles * queries * kTileRows * sizeof(float2));
+            sums = std::max(sums, part.n_runs * run_bytes);
+            norms = std::max(norms, part.n_runs * c.n_kv_heads * kTileRows * sizeof(float2));
+        }
     }
     grow(fragments_, device_, fragments, "queries");
     grow(row_info_, device_, info, "queries");
@@ -258,22 +275,12 @@ const Gpu::RopeTable* Gpu::turned(const GpuLayer& layer, const AttentionCall& ca
     return &ropes_.back();
 }
 
-void Gpu::begin_call(GpuLayer& layer, const AttentionCall& call, bool to_host) {
+PrepareArgs Gpu::prepare_args(const GpuLayer& layer, const AttentionCall& call, const Part& part) {
     const LayerClass& c = classes_[layer.lists];
     const ScoreRule& rule = call.rule;
-    const OnDevice on(device_);
-    AppendArgs append{.layer = layer.view,
-                      .writes = c.view.writes,
-                      .n_writes = static_cast<int32_t>(c.lists.writes.size()),
-                      .k = half_rows(call.k),
-                      .v = half_rows(call.v)};
-    if (to_host) {  // page-locked memory has the same address on the device
-        append.host_k = const_cast<uint16_t*>(reinterpret_cast<const uint16_t*>(keys(layer).data));
-        append.host_v = const_cast<uint16_t*>(reinterpret_cast<const uint16_t*>(values(layer).data));
-    }
     PrepareArgs prepare{.layer = layer.view,
-                        .row_tiles = c.view.row_tiles,
-                        .n_row_tiles = static_cast<int32_t>(c.lists.row_tiles.size()),
+                        .row_tiles = c.view.row_tiles + part.first_tile,
+                        .n_row_tiles = static_cast<int32_t>(part.n_tiles),
                         .n_turns = static_cast<int32_t>(c.lists.turns.size()),
                         .q = {call.q.data, call.q.token_stride, call.q.head_stride},
                         .scale = rule.softcap > 0.0F ? rule.scale / rule.softcap : rule.scale,
@@ -288,7 +295,23 @@ void Gpu::begin_call(GpuLayer& layer, const AttentionCall& call, bool to_host) {
         prepare.first_channel = static_cast<int32_t>(table->layout.first_channel);
         prepare.interleaved = table->layout.interleaved;
     }
-    check(begin_layer(append, prepare, stream_.get()), "cannot start a kernel");
+    return prepare;
+}
+
+void Gpu::begin_call(GpuLayer& layer, const AttentionCall& call, bool to_host) {
+    const LayerClass& c = classes_[layer.lists];
+    const OnDevice on(device_);
+    AppendArgs append{.layer = layer.view,
+                      .writes = c.view.writes,
+                      .n_writes = static_cast<int32_t>(c.lists.writes.size()),
+                      .k = half_rows(call.k),
+                      .v = half_rows(call.v)};
+    if (to_host) {  // page-locked memory has the same address on the device
+        append.host_k = const_cast<uint16_t*>(reinterpret_cast<const uint16_t*>(keys(layer).data));
+        append.host_v = const_cast<uint16_t*>(reinterpret_cast<const uint16_t*>(values(layer).data));
+    }
+    KVAQ_CHECK(!c.parts.empty());
+    check(begin_layer(append, prepare_args(layer, call, c.parts.front()), stream_.get()), "cannot start a kernel");
 }
 
 void Gpu::attend(GpuLayer& layer, const AttentionCall& call) {
@@ -307,12 +330,25 @@ void Gpu::attend(GpuLayer& layer, const AttentionCall& call) {
         layer.sink_logits = DeviceBuffer(device_, n_heads * sizeof(float), "sink logits");
         copy_to_device(layer.sink_logits.as(), rule.sink_logits, n_heads * sizeof(float));
     }
-    const auto n_row_tiles = static_cast<int32_t>(c.lists.row_tiles.size());
-    const auto n_runs = static_cast<int32_t>(c.lists.runs.size());
+    AppendArgs no_rows;
+    no_rows.layer = layer.view;
+    for (const Part& part : c.parts) {
+        if (&part != c.parts.data())  // begin_call() has made the first one's queries
+            check(begin_layer(no_rows, prepare_args(layer, call, part), stream_.get()), "cannot start a kernel");
+        attend_part(layer, call, part);
+    }
+}
+
+void Gpu::attend_part(const GpuLayer& layer, const AttentionCall& call, const Part& part) {
+    const LayerClass& c = classes_[layer.lists];
+    const ScoreRule& rule = call.rule;
+    const auto n_row_tiles = static_cast<int32_t>(part.n_tiles);
+    const auto n_runs = static_cast<int32_t>(part.n_runs);
     const AttendArgs attend{.layer = layer.view,
                             .row_tiles = c.view.row_tiles,
-                            .runs = c.view.runs,
+                            .runs = c.view.runs + part.first_run,
                             .visits = c.view.visits,
+                            .first_row_tile = static_cast<int32_t>(part.first_tile),
                             .n_row_tiles = n_row_tiles,
                             .n_runs = n_runs,
                             .n_groups = static_cast<int32_t>(layer.n_groups),
@@ -327,9 +363,10 @@ void Gpu::attend(GpuLayer& layer, const AttentionCall& call) {
                             .norms = norms_.as<float2>()};
     check(attend_runs(attend, stream_.get()), "cannot start a kernel");
     const MergeArgs merge{.layer = layer.view,
-                          .row_tiles = c.view.row_tiles,
+                          .row_tiles = c.view.row_tiles + part.first_tile,
                           .n_row_tiles = n_row_tiles,
                           .n_runs = n_runs,
+                          .first_run = static_cast<int32_t>(part.first_run),
                           .sums = attend.sums,
                           .norms = attend.norms,
                           .sink_logits = rule.sink_logits != nullptr ? layer.sink_logits.as<const float>() : nullptr,

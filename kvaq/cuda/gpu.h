@@ -12,6 +12,7 @@
 #include "kvaq/base/attention_call.h"
 #include "kvaq/cache/layer_store.h"
 #include "kvaq/cuda/device_memory.h"
+#include "kvaq/cuda/device_types.h"
 #include "kvaq/cuda/work_lists.h"
 
 namespace kvaq::cuda {
@@ -34,7 +35,8 @@ inline constexpr size_t kDeferredTokens = 32;
 /// Not thread-safe. Functions throw Error.
 class Gpu {
   public:
-    Gpu(int device, const PageTable& table, size_t max_batch_tokens);
+    /// work_bytes: KvCacheOptions::gpu_work_bytes.
+    Gpu(int device, const PageTable& table, size_t max_batch_tokens, size_t work_bytes);
     Gpu(const Gpu&) = delete;
     Gpu& operator=(const Gpu&) = delete;
 
@@ -68,10 +70,15 @@ class Gpu {
         const Visit* visits = nullptr;
         const RowWrite* writes = nullptr;
     };
+    /// Row tiles [first_tile, first_tile + n_tiles) and their runs, whose queries and partial results are in memory together.
+    struct Part {
+        size_t first_tile = 0, n_tiles = 0, first_run = 0, n_runs = 0;
+    };
     struct LayerClass {
         size_t reach = 0, group = 0;
         int32_t key_period = 0;
         WorkLists lists;
+        std::vector<Part> parts;
         ListView view;
         size_t n_kv_heads = 0, dim_v = 0, n_groups = 0;  ///< largest of its layers
     };
@@ -85,7 +92,10 @@ class Gpu {
     };
 
     void upload_lists();
+    /// Cuts the lists into parts of work_bytes_ and makes room for the largest.
     void make_room();
+    [[nodiscard]] PrepareArgs prepare_args(const GpuLayer& layer, const AttentionCall& call, const Part& part);
+    void attend_part(const GpuLayer& layer, const AttentionCall& call, const Part& part);
     [[nodiscard]] const RopeTable* turned(const GpuLayer& layer, const AttentionCall& call);
     /// items of `bytes` bytes are filled by fill(i, to) and put at target + ids[i] * stride.
     template <typename Fill>
@@ -94,7 +104,7 @@ class Gpu {
 
     int device_;
     const PageTable* table_;
-    size_t max_batch_tokens_;
+    size_t max_batch_tokens_, work_bytes_;
     Stream stream_;
     std::vector<std::unique_ptr<GpuLayer>> layers_;
     std::vector<LayerClass> classes_;

@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(const MergeArgs a)
     const int me = static_cast<int>(threadIdx.x);
     const int row = tile.first_row + in_tile;
     const int query_head = head * layer.group + row % layer.group;
-    const size_t first_state = (static_cast<size_t>(head) * a.n_runs + tile.first_run) * kTileRows + in_tile;
+    const size_t first_state = (static_cast<size_t>(head) * a.n_runs + (tile.first_run - a.first_run)) * kTileRows + in_tile;
     const float2* norms = a.norms + first_state;
     float* weights = shared;
     float* packed = weights + 2 * kMaxRuns;
