@@ -1,5 +1,5 @@
 // Included once per SIMD target, inside that target's own namespace, with KVAQ_LANES = f32 lanes of a register.
-// Only GCC/Clang vector extensions: no intrinsics, so the same text serves x86, ARM and the plain fallback.
+// GCC/Clang vector extensions, and no intrinsics but in exp_nonpositive, so the same text serves x86, ARM and the plain fallback.
 // Nothing here may be an inline function of a shared header (one-definition rule across different -m flags).
 
 typedef float VecF __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may_alias));
@@ -123,15 +123,15 @@ static void accumulate(const float* p, size_t ld_p, size_t n_rows, size_t t_begi
 }
 
 // exp(x) for x <= 0 (and -inf): 2^n * 2^f, f in [-1/2, 1/2], degree-6 Taylor polynomial of 2^f in f ln 2; relative error
-// below 2e-7 where x > -1, below 2e-7 |x| elsewhere. Arguments under -87 give 0. NaN stays NaN.
+// below 2.2e-7 where x > -1, below 2.2e-7 |x| elsewhere. Arguments under -87 give 0. NaN stays NaN.
 static inline VecF exp_nonpositive(VecF x) {
 #if defined(__AVX512F__)
-    // max() gives its second operand where one is NaN. 2^-289 is 0 in f32. Zeroing forms with full masks: GCC bug 105593, as in tile_decode-inl.h.
-    constexpr __mmask16 kAll = 0xFFFF;
-    const __m512 y = _mm512_maskz_max_ps(kAll, _mm512_set1_ps(-200.0F), (__m512)x);
+    // Zeroing forms with full masks: GCC bug 105593, as in tile_decode-inl.h.
+    const auto y = (__m512)x;
+    const __mmask16 kept = _mm512_cmp_ps_mask(y, _mm512_set1_ps(-87.0F), _CMP_NLT_UQ);
     const __m512 log2e = _mm512_set1_ps(1.44269504088896341F);
     const __m512 n =
-        _mm512_maskz_roundscale_ps(kAll, _mm512_mul_ps(y, log2e), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        _mm512_maskz_roundscale_ps(0xFFFF, _mm512_mul_ps(y, log2e), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const auto f = (VecF)_mm512_fmsub_ps(y, log2e, n) * splat(0.693147180559945309F);
 #else
     const VecF log2e = splat(1.44269504088896341F);
@@ -151,7 +151,7 @@ static inline VecF exp_nonpositive(VecF x) {
     poly = mul_add(poly, f, splat(1.0F));
     poly = mul_add(poly, f, splat(1.0F));
 #if defined(__AVX512F__)
-    return (VecF)_mm512_maskz_scalef_ps(kAll, (__m512)poly, n);
+    return (VecF)_mm512_maskz_scalef_ps(kept, (__m512)poly, n);
 #else
     const VecI exponent = __builtin_convertvector(n, VecI);
     const VecI bits = (exponent + splat_i(127)) << 23;
@@ -191,7 +191,7 @@ static inline void softmax_some(float* s, size_t ld, size_t n_tokens, float* m, 
     for (size_t r = 0; r < kRows; ++r) {
         factors[r] = 1.0F;
         tile_sums[r] = 0.0F;
-        if (!(best[r] > minus_inf)) {  // no score at all
+        if (!(best[r] > minus_inf) && total[r] == total[r]) {  // no score at all; NaN goes on
             for (size_t t = 0; t < n_tokens; ++t) s[r * ld + t] = 0.0F;
             continue;
         }
@@ -208,9 +208,16 @@ static void softmax_step(float* s, size_t ld, size_t n_rows, size_t n_tokens, si
                          float* tile_sums, float* factors) {
     const float minus_inf = -__builtin_inff();
     for (size_t r = 0; r < n_rows; ++r) {
-        for (size_t t = 0; t < (lo < hi ? lo : n_tokens); ++t) s[r * ld + t] = minus_inf;
-        for (size_t t = lo < hi ? hi : n_tokens; t < n_tokens; ++t) s[r * ld + t] = minus_inf;
+        if (lo >= hi) {
+            for (size_t t = 0; t < n_tokens; ++t) s[r * ld + t] = 0.0F;
+            factors[r] = 1.0F;
+            tile_sums[r] = 0.0F;
+            continue;
+        }
+        for (size_t t = 0; t < lo; ++t) s[r * ld + t] = minus_inf;
+        for (size_t t = hi; t < n_tokens; ++t) s[r * ld + t] = minus_inf;
     }
+    if (lo >= hi) return;
     size_t r = 0;
     const auto rows = [&](auto run, size_t n) {
         run(s + r * ld, ld, n_tokens, m + r, l + r, tile_sums + r, factors + r);

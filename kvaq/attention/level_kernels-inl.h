@@ -68,6 +68,7 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
     int32_t top_bits[kRows];
     for (size_t r = 0; r < kRows; ++r) top_bits[r] = largest_lane(top[r]);
     float inverse[kRows];
+    VecI keep[kRows];  // no bits of a row that is not finite
     for (size_t r = 0; r < kRows; ++r) {
         for (size_t i = whole; i < n; ++i) {
             const int32_t size = __builtin_bit_cast(int32_t, last_value(r, i)) & 0x7FFFFFFF;
@@ -75,14 +76,16 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
         }
         const float largest = __builtin_bit_cast(float, top_bits[r]);
         inverse[r] = largest > 1e-30F ? kCoefMax / largest : 0.0F;
-        steps[r] = largest / kCoefMax;
+        steps[r] =
+            top_bits[r] < 0x7F800000 ? largest / kCoefMax : __builtin_nanf("");  // as in f32: no number stays none
+        keep[r] = splat_i(top_bits[r] < 0x7F800000 ? -1 : 0);
     }
     VecI total[kRows];
     for (size_t r = 0; r < kRows; ++r) total[r] = splat_i(0);
     for (size_t i = 0; i < whole; i += KVAQ_LANES) {
         for (size_t r = 0; r < kRows; ++r) {
             const VecF biased = value(r, i) * splat(inverse[r]) + splat(magic);
-            const VecI rounded = __builtin_convertvector(biased - splat(magic), VecI);
+            const VecI rounded = __builtin_convertvector(biased - splat(magic), VecI) & keep[r];
             total[r] += rounded;
             store_coefs(rounded, coef + r * ld_coef + i);
         }
@@ -90,14 +93,10 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
     for (size_t r = 0; r < kRows; ++r) sums[r] = sum_of_lanes(total[r]);
     for (size_t r = 0; r < kRows; ++r) {
         for (size_t i = whole; i < n; ++i) {
-            const auto rounded = static_cast<int32_t>((last_value(r, i) * inverse[r] + magic) - magic);
+            const int32_t rounded =
+                keep[r][0] == 0 ? 0 : static_cast<int32_t>((last_value(r, i) * inverse[r] + magic) - magic);
             sums[r] += rounded;
             store_coef(rounded, coef + r * ld_coef, i);
-        }
-        if (top_bits[r] >= 0x7F800000) {  // as in f32: what is not a number stays none
-            for (size_t i = 0; i < n; ++i) coef[r * ld_coef + i] = 0;
-            sums[r] = 0;
-            steps[r] = __builtin_nanf("");
         }
     }
 }
@@ -243,12 +242,14 @@ static void add_levels(const int32_t* acc, size_t ld_acc, size_t n_rows, size_t 
     for (size_t r = 0; r < n_rows; ++r) {
         const int32_t* from = acc + r * ld_acc;
         float* to = out + r * ld_out;
+        const VecF step = splat(steps[r]);
+        const VecF offset_factor = splat(offset != nullptr ? offset_factors[r] : 0.0F);
+        const VecF first = splat(start != nullptr ? start[r] : 0.0F);
         for (size_t i = 0; i < n; i += KVAQ_LANES) {
-            VecF factor = splat(steps[r]);
-            if (scale != nullptr) factor = factor * load(scale + i);
-            const VecF before = start != nullptr ? splat(start[r]) : load(to + i);
+            const VecF factor = scale != nullptr ? step * load(scale + i) : step;
+            const VecF before = start != nullptr ? first : load(to + i);
             VecF sum = mul_add(__builtin_convertvector(*reinterpret_cast<const VecI*>(from + i), VecF), factor, before);
-            if (offset != nullptr) sum = mul_add(load(offset + i), splat(offset_factors[r]), sum);
+            if (offset != nullptr) sum = mul_add(load(offset + i), offset_factor, sum);
             store(to + i, sum);
         }
     }

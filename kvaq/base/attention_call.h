@@ -35,7 +35,7 @@ struct ScoreRule {
 /// cache was told of beforehand (KvCache::begin).
 ///   out[t, h] = sum_j softmax_j(bend(scale * <q[t, h], k_j>)) * v_j  over every visible token j of t's sequence
 /// q, k after RoPE; q unscaled. out: f32, overwritten.
-/// device >= 0: q, k, v and out are pointers into that CUDA device's memory (rule.sink_logits and rope stay on the host), the team is one thread, and
+/// device >= 0: q, k, v and out are pointers into that CUDA device's memory, out apart from q (rule.sink_logits and rope stay on the host), the team is one thread, and
 /// the handler is a cache whose layer was placed there (KvCache::place_layers).
 struct AttentionCall {
     int32_t layer = 0;

@@ -19,22 +19,37 @@ template <unsigned kLow, unsigned kHigh, typename Visit>
 static inline void walk_cells(const CodePlanes planes, Visit visit) {
     constexpr uint32_t kLowMask = ((1U << kLow) - 1U) * 0x01010101U;
     constexpr uint32_t kHighMask = ((1U << kHigh) - 1U) * 0x01010101U;
-    size_t cell = 0;
-    for (size_t quad = 0; quad < planes.n_quads; ++quad) {
-        for (size_t lanes = 0; lanes < planes.n_lanes16; ++lanes, ++cell) {
-            const uint8_t* low = planes.low + cell / (8 / kLow) * 64;
-            const auto low_shift = static_cast<uint32_t>(cell % (8 / kLow) * kLow);
-            for (size_t part = 0; part < 16; part += KVAQ_LANES) {
-                VecU codes = (load_u(low + part * 4) >> low_shift) & kLowMask;
-                if constexpr (kHigh > 0) {
-                    const uint8_t* high = planes.high + cell / (8 / kHigh) * 64;
-                    const auto high_shift = static_cast<uint32_t>(cell % (8 / kHigh) * kHigh);
-                    codes |= ((load_u(high + part * 4) >> high_shift) & kHighMask) << kLow;
-                }
-                visit(quad, lanes * 16 + part, codes);
+    constexpr size_t kLowCells = 8 / kLow;  // of a block
+    constexpr size_t kHighCells = kHigh > 0 ? 8 / kHigh : 1;
+    constexpr size_t kSpan = kLowCells > kHighCells ? kLowCells : kHighCells;
+    size_t quad = 0;
+    size_t lanes = 0;
+    // The c-th cell from where blocks of both planes begin.
+    const auto take = [&](const uint8_t* low, const uint8_t* high, size_t c) {
+        for (size_t part = 0; part < 16; part += KVAQ_LANES) {
+            const auto low_shift = static_cast<uint32_t>(c % kLowCells * kLow);
+            VecU codes = (load_u(low + c / kLowCells * 64 + part * 4) >> low_shift) & kLowMask;
+            if constexpr (kHigh > 0) {
+                const auto high_shift = static_cast<uint32_t>(c % kHighCells * kHigh);
+                codes |= ((load_u(high + c / kHighCells * 64 + part * 4) >> high_shift) & kHighMask) << kLow;
             }
+            visit(quad, lanes * 16 + part, codes);
         }
+        if (++lanes < planes.n_lanes16) return;
+        lanes = 0;
+        ++quad;
+    };
+    const size_t n_cells = planes.n_quads * planes.n_lanes16;
+    const uint8_t* low = planes.low;
+    const uint8_t* high = planes.high;
+    size_t cell = 0;
+    for (; cell + kSpan <= n_cells; cell += kSpan) {
+#pragma GCC unroll 8
+        for (size_t c = 0; c < kSpan; ++c) take(low, high, c);  // shifts are constants
+        low += kSpan / kLowCells * 64;
+        if constexpr (kHigh > 0) high += kSpan / kHighCells * 64;
     }
+    for (size_t c = 0; cell + c < n_cells; ++c) take(low, high, c);
 }
 
 // Calls run<low bits, high bits>() for a band's planes.

@@ -59,29 +59,21 @@ void run_import(const ImportFlags& flags) {
     const ImportedPlan imported = import_plan(text, context);
     for (const std::string& warning : imported.warnings) fmt::print(stderr, "kvaq: warning: {}\n", warning);
     write_plan(imported.plan, flags.out);
-    double key = 0;
-    double value = 0;
-    double n = 0;
-    for (const LayerPlan& layer : imported.plan.layers) {
-        for (const HeadPlan& head : layer.heads) {
-            key += nominal_bits(head.key);
-            value += nominal_bits(head.value);
-            ++n;
-        }
-    }
+    const double key = mean_bits(imported.plan, Side::kKey);
+    const double value = mean_bits(imported.plan, Side::kValue);
     const double bits = cache_bytes(imported.plan, kContext).effective_bits;
     write_json(flags.json, json_text({{"schema_version", 1},
                                       {"kind", "kvaq.import"},
                                       {"format", imported.format},
                                       {"warnings", imported.warnings},
-                                      {"mean_key_bits", key / n},
-                                      {"mean_value_bits", value / n},
+                                      {"mean_key_bits", key},
+                                      {"mean_value_bits", value},
                                       {"n_ctx", kContext},
                                       {"effective_bits", bits},
                                       {"output", flags.out}}));
     if (is_stdout(flags.json)) return;
     fmt::print("{} for {}: mean code bits K {:.2f}, V {:.2f}; {:.2f} effective bits at {} tokens. Wrote {}\n",
-               imported.format, imported.plan.model_name, key / n, value / n, bits, kContext, flags.out);
+               imported.format, imported.plan.model_name, key, value, bits, kContext, flags.out);
 }
 
 struct ExportFlags {

@@ -145,7 +145,8 @@ TEST_F(CudaCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
     const ModelShape model = small_model(40, 24, 50);
     const Plan plan = make_uniform_plan(parse_preset("k4v4-rot-w20-s3"), model);
     for (size_t i = 0; i < rules.size(); ++i) {
-        const auto cache = make(plan, {.n_seq_max = 1, .n_ctx = 512, .max_batch_tokens = 256});
+        const auto cache =
+            make(plan, {.n_seq_max = 1, .n_ctx = 512, .max_batch_tokens = 256, .gpu_work_bytes = size_t{1} << 15});
         const auto reference = make_reference_handler(plan, 1, 512);
         int32_t pos = 0;
         for (const int32_t n : {100, 1, 120, 1, 3}) {
@@ -254,7 +255,9 @@ TEST_F(CudaCache, RandomOperationsMatchTheReference) {
                 plan.key_period = 96;
                 for (LayerPlan& layer : plan.layers) layer.key_turn = rope;
             }
-            const auto cache = make(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200});
+            KvCacheOptions options{.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200};
+            if (sliding > 0) options.gpu_work_bytes = size_t{1} << 16;  // parts of a few row tiles
+            const auto cache = make(plan, options);
             const auto reference = make_reference_handler(plan, 4, 100000);
             const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
             for (int op = 0; op < 150; ++op) {

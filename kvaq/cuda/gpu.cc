@@ -140,8 +140,7 @@ void Gpu::finish_layers() {
 }
 
 size_t Gpu::allocated_bytes() const noexcept {
-    size_t bytes = trellis_.bytes() + scratch_.bytes() + lists_.bytes() + fragments_.bytes() + row_info_.bytes() +
-                   sums_.bytes() + norms_.bytes();
+    size_t bytes = trellis_.bytes() + scratch_.bytes() + lists_.bytes() + work_.bytes();
     for (const auto& layer : layers_) {
         for (const DeviceBuffer* buffer : {&layer->packed, &layer->open, &layer->sinks, &layer->codecs, &layer->tables})
             bytes += buffer->bytes();
@@ -156,40 +155,45 @@ void Gpu::begin(bool deferred) {
     upload_lists();
 }
 
+Gpu::Part Gpu::part_of(const LayerClass& c, size_t first_tile, size_t n_tiles) const {
+    const RowTile& first = c.lists.row_tiles[first_tile];
+    const RowTile& last = c.lists.row_tiles[first_tile + n_tiles - 1];
+    Part part{.first_tile = first_tile,
+              .n_tiles = n_tiles,
+              .first_run = static_cast<size_t>(first.first_run),
+              .n_runs = static_cast<size_t>(last.first_run + last.n_runs - first.first_run)};
+    const size_t queries = n_tiles * c.lists.turns.size() * c.n_kv_heads * 2;
+    const size_t states = part.n_runs * c.n_kv_heads * kTileRows;
+    part.info = aligned(queries * c.n_groups * 64 * sizeof(uint4));
+    part.sums = part.info + aligned(queries * kTileRows * sizeof(float2));
+    part.norms = part.sums + aligned(states * ((c.dim_v + 15) / 16 * 16) * sizeof(float));
+    part.bytes = part.norms + aligned(states * sizeof(float2));
+    return part;
+}
+
 void Gpu::make_room() {
-    size_t fragments = 0;
-    size_t info = 0;
-    size_t sums = 0;
-    size_t norms = 0;
+    size_t most = 0;
     for (LayerClass& c : classes_) {
-        const size_t queries = c.lists.turns.size() * c.n_kv_heads * 2;  // of a row tile
-        const size_t query_bytes = queries * c.n_groups * 64 * sizeof(uint4);
-        const size_t run_bytes = c.n_kv_heads * kTileRows * ((c.dim_v + 15) / 16 * 16) * sizeof(float);
         c.parts.clear();
-        size_t used = 0;
-        for (size_t i = 0; i < c.lists.row_tiles.size(); ++i) {
-            const RowTile& tile = c.lists.row_tiles[i];
-            const auto n_runs = static_cast<size_t>(tile.n_runs);
-            const size_t bytes = query_bytes + n_runs * run_bytes;
-            if (c.parts.empty() || used + bytes > work_bytes_) {
-                c.parts.push_back({.first_tile = i, .first_run = static_cast<size_t>(tile.first_run)});
-                used = 0;
+        const size_t n_tiles = c.lists.row_tiles.size();
+        for (size_t first = 0; first < n_tiles;) {
+            Part part = part_of(c, first, 1);
+            while (first + part.n_tiles < n_tiles) {
+                const Part longer = part_of(c, first, part.n_tiles + 1);
+                if (longer.bytes > work_bytes_) break;
+                part = longer;
             }
-            ++c.parts.back().n_tiles;
-            c.parts.back().n_runs += n_runs;
-            used += bytes;
-        }
-        for (const Part& part : c.parts) {
-            fragments = std::max(fragments, part.n_tiles * query_bytes);
-            info = std::max(info, part.n_tiles * queries * kTileRows * sizeof(float2));
-            sums = std::max(sums, part.n_runs * run_bytes);
-            norms = std::max(norms, part.n_runs * c.n_kv_heads * kTileRows * sizeof(float2));
+            c.parts.push_back(part);
+            most = std::max(most, part.bytes);
+            first += part.n_tiles;
         }
     }
-    grow(fragments_, device_, fragments, "queries");
-    grow(row_info_, device_, info, "queries");
-    grow(sums_, device_, sums, "partial results");
-    grow(norms_, device_, norms, "partial results");
+    // Room to grow, but within the limit.
+    if (work_.bytes() < most) {
+        work_ = DeviceBuffer();
+        work_ = DeviceBuffer(device_, std::max(most, std::min(most + most / 4, work_bytes_)),
+                             "queries and partial results");
+    }
 }
 
 void Gpu::upload_lists() {
@@ -284,8 +288,8 @@ PrepareArgs Gpu::prepare_args(const GpuLayer& layer, const AttentionCall& call, 
                         .n_turns = static_cast<int32_t>(c.lists.turns.size()),
                         .q = {call.q.data, call.q.token_stride, call.q.head_stride},
                         .scale = rule.softcap > 0.0F ? rule.scale / rule.softcap : rule.scale,
-                        .fragments = fragments_.as<uint4>(),
-                        .row_info = row_info_.as<float2>(),
+                        .fragments = work_.as<uint4>(),
+                        .row_info = work_.as<float2>(part.info),
                         .n_groups = static_cast<int32_t>(layer.n_groups)};
     if (const RopeTable* table = turned(layer, call); table != nullptr) {
         const size_t n = table->layout.n_dims / 2;
@@ -352,15 +356,15 @@ void Gpu::attend_part(const GpuLayer& layer, const AttentionCall& call, const Pa
                             .n_row_tiles = n_row_tiles,
                             .n_runs = n_runs,
                             .n_groups = static_cast<int32_t>(layer.n_groups),
-                            .fragments = fragments_.as<const uint4>(),
-                            .row_info = row_info_.as<const float2>(),
+                            .fragments = work_.as<const uint4>(),
+                            .row_info = work_.as<const float2>(part.info),
                             .trellis = trellis_.as<const int8_t>(),
                             .softcap = rule.softcap,
                             .slopes = rule.alibi_max_bias > 0 ? layer.slopes.as<const float>() : nullptr,
                             .sliding_window = rule.sliding_window,
                             .chunked_window = rule.chunked_window,
-                            .sums = sums_.as<float>(),
-                            .norms = norms_.as<float2>()};
+                            .sums = work_.as<float>(part.sums),
+                            .norms = work_.as<float2>(part.norms)};
     check(attend_runs(attend, stream_.get()), "cannot start a kernel");
     const MergeArgs merge{.layer = layer.view,
                           .row_tiles = c.view.row_tiles + part.first_tile,

@@ -49,7 +49,7 @@ class Gpu {
 
     /// The page table has begun a micro-batch: makes and uploads its lists. deferred: rows stay in each layer's own place.
     void begin(bool deferred);
-    /// K and V of a call into the layer's f16 pages and, if wanted, into page-locked memory; its queries made ready for attend().
+    /// K and V of a call into the layer's f16 pages and, if wanted, into page-locked memory; the first part's queries made ready for attend().
     void begin_call(GpuLayer& layer, const AttentionCall& call, bool to_host);
     /// Where begin_call() put K and V (valid after wait()): [token][KV head][channel].
     [[nodiscard]] HeadRows<const float16> keys(const GpuLayer& layer) const noexcept;
@@ -73,6 +73,8 @@ class Gpu {
     /// Row tiles [first_tile, first_tile + n_tiles) and their runs, whose queries and partial results are in memory together.
     struct Part {
         size_t first_tile = 0, n_tiles = 0, first_run = 0, n_runs = 0;
+        size_t info = 0, sums = 0, norms = 0;  ///< places in work_, behind the fragments
+        size_t bytes = 0;
     };
     struct LayerClass {
         size_t reach = 0, group = 0;
@@ -92,8 +94,9 @@ class Gpu {
     };
 
     void upload_lists();
-    /// Cuts the lists into parts of work_bytes_ and makes room for the largest.
+    /// Cuts the lists into parts of at most work_bytes_ (or one row tile) and makes room for the largest.
     void make_room();
+    [[nodiscard]] Part part_of(const LayerClass& c, size_t first_tile, size_t n_tiles) const;
     [[nodiscard]] PrepareArgs prepare_args(const GpuLayer& layer, const AttentionCall& call, const Part& part);
     void attend_part(const GpuLayer& layer, const AttentionCall& call, const Part& part);
     [[nodiscard]] const RopeTable* turned(const GpuLayer& layer, const AttentionCall& call);
@@ -110,7 +113,7 @@ class Gpu {
     std::vector<LayerClass> classes_;
     bool deferred_ = false;
     size_t shared_rows_ = 0;  ///< place of the rows of micro-batches that are not deferred
-    DeviceBuffer trellis_, scratch_, lists_, fragments_, row_info_, sums_, norms_;
+    DeviceBuffer trellis_, scratch_, lists_, work_;
     PinnedBuffer host_lists_, rows_, items_;
     std::vector<RopeTable> ropes_;  ///< kept while the turns are the same
 };

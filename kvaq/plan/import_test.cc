@@ -114,6 +114,10 @@ TEST(Import, BitsAreThoseOfTheFileWhateverTheBasesCodec) {
                  {"1.58", "-tcq"});
     expect_error(R"({"g_k": [32], "g_v": [64]})", context(1, "k4v4-lm"), ErrorCode::kInvalidArgument,
                  {"group", "k4v4-rot"});
+    // Rule and axis say nothing of codebooks: said, not silently dropped.
+    const std::string config = R"({"nbits": 4, "backend": "hqq", "axis": 0})";
+    EXPECT_TRUE(warned(import_plan(config, context(1, "k4v4-lm")), "backend and axis are left out"));
+    EXPECT_FALSE(warned(import_plan(config, context(1, "k4v4-rot")), "backend and axis are left out"));
 }
 
 TEST(Import, TheAllocatorLeavesOutWidthsThatTheBaseDoesNotHave) {

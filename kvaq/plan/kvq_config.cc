@@ -158,6 +158,9 @@ class ConfigImport {
             if (backend != "quanto" && backend != "hqq") fail("'backend'", "quanto or hqq", brief(backend));
             hqq = backend == "hqq";
         }
+        if (context_.base.lloyd_max && (has("backend") || has("axis") || has("axis_key") || has("axis_value")))
+            result_.warnings.emplace_back(
+                "backend and axis are left out: a base of -lm or -tcq has codebooks and one gain a token");
         for (const Side side : {Side::kKey, Side::kValue}) {
             const char* old_key = side == Side::kKey ? "axis_key" : "axis_value";
             double axis = hqq ? 1 : 0;  // their defaults
