@@ -331,7 +331,7 @@ size_t ServingCache::group_at(const LayerStore& layer, const PageTable::QueryBlo
 }
 
 void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
-                              TileAttention& work) noexcept {
+                              const Next& next, TileAttention& work) noexcept {
     const PageTable::QueryBlock& block = table_.work().blocks[run.block];
     const LayerShape& shape = layer.plan().shape;
     const TileAttention::Shape rows{.n_tokens = block.n_tokens,
@@ -401,10 +401,15 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
             PackedTiles tiles;
             for (size_t j = first; j < end; ++j) tiles.add(layer, layer.slots(block.segments[j].page), kv_head);
             PackedTiles soon;
-            for (size_t j = end; j < run.end_page && soon.n < tiles.n; ++j) {
-                const PageSlots& there = layer.slots(block.segments[j].page);
-                if (there.packed != kNone) soon.add(layer, there, kv_head);
-            }
+            const auto ask = [&](const PageTable::QueryBlock& of, size_t page, size_t end_page, size_t head_there) {
+                for (; page < end_page && soon.n < tiles.n; ++page) {
+                    const PageSlots& there = layer.slots(of.segments[page].page);
+                    if (there.packed != kNone) soon.add(layer, there, head_there);
+                }
+            };
+            ask(block, end, run.end_page, kv_head);
+            if (soon.n == 0 && next.run != nullptr)
+                ask(table_.work().blocks[next.run->block], next.run->first_page, next.run->end_page, next.kv_head);
             work.add_packed(key_layout, value_layout, tiles.all(), keys, token_begin, token_end, soon.all());
         };
         if (split < group_split) add_packed(i, i + 1, split, group_split);
@@ -444,8 +449,13 @@ void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
         // Late blocks of a prefill see most pages: take them first, so that the threads end together. Runs of one block: head by head,
         // so that a thread turns and rounds a head's queries once.
         const bool one_block = runs_.size() > 1 && runs_[0].n_runs == runs_.size();
-        const size_t run = one_block ? unit % runs_.size() : unit / n_heads;
-        attend_run(call, layer, runs_[runs_.size() - 1 - run], one_block ? unit / runs_.size() : unit % n_heads, *work);
+        const auto of_unit = [&](size_t u) {
+            const size_t run = one_block ? u % runs_.size() : u / n_heads;
+            return Next{&runs_[runs_.size() - 1 - run], one_block ? u / runs_.size() : u % n_heads};
+        };
+        const Next now = of_unit(unit);
+        const size_t later = unit + team.size();  // most likely this thread's next one
+        attend_run(call, layer, *now.run, now.kv_head, later < n_units ? of_unit(later) : Next{}, *work);
     }
     // The last thread to leave makes the counters ready: the others are not back before it has left (AttentionHandler::attend).
     if (n_left_.fetch_add(1, std::memory_order_acq_rel) + 1 < team.size()) return;

@@ -62,6 +62,11 @@ class ServingCache : public KvCache {
         size_t n_runs = 1;      ///< runs of the block; > 1: partial states are merged afterwards
         size_t state_slot = 0;  ///< of the block's first run, in runs
     };
+    /// A thread's unit of work; null: none.
+    struct Next {
+        const Run* run = nullptr;
+        size_t kv_head = 0;
+    };
 
     [[nodiscard]] size_t block_tokens() const noexcept;
     [[nodiscard]] const LayerStore& store(int32_t layer) const noexcept;
@@ -75,8 +80,9 @@ class ServingCache : public KvCache {
     [[nodiscard]] size_t first_packed(const PageTable::QueryBlock& block, const Segment& segment) const noexcept;
     [[nodiscard]] size_t group_at(const LayerStore& layer, const PageTable::QueryBlock& block, size_t first, size_t end,
                                   size_t most) const noexcept;
+    /// next: whose tiles are asked from memory at the end.
     void attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
-                    TileAttention& work) noexcept;
+                    const Next& next, TileAttention& work) noexcept;
     void load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n,
                   TileAttention& work) const noexcept;
     /// Carries out what a removal asks for, then releases the pages.
