@@ -27,6 +27,7 @@ struct ModelShape {
     std::string name;
     std::string fingerprint;  ///< hex sha256, see kvaq/llama/fingerprint.h; empty when unknown
     int32_t n_ctx_train = 0;
+    bool shares_layers = false;  ///< layers after those of `layers` read an earlier one's K/V
     std::vector<LayerShape> layers;
 };
 

@@ -401,9 +401,9 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
             PackedTiles tiles;
             for (size_t j = first; j < end; ++j) tiles.add(layer, layer.slots(block.segments[j].page), kv_head);
             PackedTiles soon;
-            const auto ask = [&](const PageTable::QueryBlock& of, size_t page, size_t end_page, size_t head_there) {
-                for (; page < end_page && soon.n < tiles.n; ++page) {
-                    const PageSlots& there = layer.slots(of.segments[page].page);
+            const auto ask = [&](const PageTable::QueryBlock& of, size_t j, size_t end_page, size_t head_there) {
+                for (; j < end_page && soon.n < tiles.n; ++j) {
+                    const PageSlots& there = layer.slots(of.segments[j].page);
                     if (there.packed != kNone) soon.add(layer, there, head_there);
                 }
             };

@@ -17,6 +17,8 @@ struct EstimateFlags {
     std::vector<std::string> plans = {"f16", "k8v8-g32", "k4v4-rot", "k4v2-rot"};
     size_t n_ctx = 0;
     std::string memory;
+    size_t n_batch = 2048;
+    size_t n_ubatch = 512;
     std::string json;
     bool per_layer = false;
     bool swa_full = false;
@@ -27,17 +29,22 @@ void print_estimate(const EstimateFlags& flags, const Estimate& found) {
     const bool memory = !flags.memory.empty();
     fmt::print("{}: {} layers with a K/V cache; bytes of one sequence of {} tokens\n\n", found.shape.name,
                found.shape.layers.size(), found.n_ctx);
-    fmt::print("| cache | bits/element | MiB | bytes/token |{}\n|---|---|---|---|{}\n",
+    fmt::print("| cache | bits/element | MiB | bytes/token | process MiB |{}\n|---|---|---|---|---|{}\n",
                memory ? fmt::format(" largest context in {} |", flags.memory) : "", memory ? "---|" : "");
     for (const Estimate::Row& row : found.plans) {
-        fmt::print("| {} | {:.2f} | {:.1f} | {:.0f} |{}\n", row.plan.name, row.bytes.effective_bits,
+        fmt::print("| {} | {:.2f} | {:.1f} | {:.0f} | {:.1f} |{}\n", row.plan.name, row.bytes.effective_bits,
                    static_cast<double>(row.bytes.total) / kMiB, bytes_per_token(row.plan),
-                   memory ? fmt::format(" {} |", row.largest_context) : "");
+                   static_cast<double>(row.process) / kMiB, memory ? fmt::format(" {} |", row.largest_context) : "");
     }
     for (const Estimate::LlamaRow& row : found.llama) {
-        fmt::print("| llama.cpp {} | {:.2f} | {:.1f} | |{}\n", row.type, row.effective_bits,
-                   static_cast<double>(row.bytes) / kMiB, memory ? fmt::format(" {} |", row.largest_context) : "");
+        const double mib = static_cast<double>(row.bytes) / kMiB;
+        fmt::print("| llama.cpp {} | {:.2f} | {:.1f} | | {:.1f} |{}\n", row.type, row.effective_bits, mib, mib,
+                   memory ? fmt::format(" {} |", row.largest_context) : "");
     }
+    fmt::print(
+        "\nMiB: the cache. process MiB: with what the drop-in needs beside it, f16 rows of a micro-batch (-ub {}) and "
+        "llama.cpp's own cache of one batch (-b {}); smaller ones need less\n",
+        flags.n_ubatch, flags.n_batch);
     if (!flags.per_layer) return;
     for (const Estimate::Row& row : found.plans) {
         fmt::print("\n{} per layer\n\n| layer | K MiB | V MiB | f16 pages KiB | sinks KiB |\n|---|---|---|---|---|\n",
@@ -56,6 +63,8 @@ void run_estimate(const EstimateFlags& flags) {
                                   .plans = flags.plans,
                                   .n_ctx = flags.n_ctx,
                                   .memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory),
+                                  .n_batch = flags.n_batch,
+                                  .n_ubatch = flags.n_ubatch,
                                   .swa_full = flags.swa_full};
     const Estimate found = estimate(request);
     if (!is_stdout(flags.json)) print_estimate(flags, found);
@@ -72,7 +81,14 @@ void add_estimate(CLI::App& app) {
     verb->add_option("-c,--ctx-size", flags->n_ctx, "tokens (0 = the model's training context)")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
-    verb->add_option("--memory", flags->memory, "also the largest context that fits in this much, e.g. 512MiB or 4GiB");
+    verb->add_option("--memory", flags->memory,
+                     "also the largest context whose process MiB fit in this much, e.g. 512MiB or 4GiB");
+    verb->add_option("-b,--batch-size", flags->n_batch, "as the program gets it: its own cache of one batch stays")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    verb->add_option("--ubatch-size,--ub", flags->n_ubatch, "as the program gets it: f16 rows of a micro-batch stay")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
     verb->add_flag("--layers", flags->per_layer, "a table per layer as well");
     verb->add_flag("--swa-full", flags->swa_full,
                    "sliding-window layers keep all their tokens, as llama.cpp programs have it with the same flag");

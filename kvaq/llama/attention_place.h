@@ -34,6 +34,12 @@ class AttentionPlace {
     [[nodiscard]] bool on_gpu() const noexcept { return on_gpu_; }
     /// Layers that were given to a CUDA device.
     [[nodiscard]] const std::map<int32_t, OnGpu>& gpu_layers() const noexcept { return gpu_layers_; }
+    /// The layers of a context in the making may have the same memory for their new rows (interpose_buffers.cc): each is read by its own layer only.
+    void share_rows() noexcept { layers_share_rows_ = true; }
+    [[nodiscard]] bool layers_share_rows() const noexcept { return layers_share_rows_; }
+    /// Bytes of llama.cpp's own cache.
+    [[nodiscard]] size_t own_cache() const noexcept { return own_cache_; }
+    void note_own_cache(size_t bytes) noexcept { own_cache_ += bytes; }
     void note_devices(size_t n) noexcept { n_devices_ = n > n_devices_ ? n : n_devices_; }
     void note_gpu_layer(int32_t layer, OnGpu place) { gpu_layers_[layer] = place; }
     /// That of this thread, or null.
@@ -42,7 +48,9 @@ class AttentionPlace {
   private:
     ServedContext* context_;
     bool on_gpu_;
+    bool layers_share_rows_ = false;
     size_t n_devices_ = 0;
+    size_t own_cache_ = 0;
     std::map<int32_t, OnGpu> gpu_layers_;
 };
 

@@ -16,15 +16,19 @@ struct EstimateRequest {
     std::vector<std::string> plans;  ///< presets or *.plan.gguf
     size_t n_ctx = 0;                ///< tokens of one sequence; 0 = the model's training context
     size_t memory = 0;               ///< bytes for which the largest context is asked; 0 = not asked
+    size_t n_batch = 2048;           ///< llama.cpp's -b: its own cache of one batch stays beside ours
+    size_t n_ubatch = 512;           ///< llama.cpp's -ub: f16 rows of one micro-batch stay too
     bool swa_full = false;           ///< sliding-window layers keep everything
 };
 
-/// What caches of one sequence of n_ctx tokens take (cache_bytes, largest_context), and llama.cpp's own beside them.
+/// What caches of one sequence of n_ctx tokens take (cache_bytes), and llama.cpp's own beside them.
 struct Estimate {
     struct Row {
         Plan plan;
         CacheBytes bytes;
-        size_t largest_context = 0;  ///< 0 also where it was not asked
+        size_t process =
+            0;  ///< what the process reserves for attention: reserved_bytes(), and llama.cpp's own cache of one batch
+        size_t largest_context = 0;  ///< whose `process` fits; 0 also where it was not asked
     };
     struct LlamaRow {
         std::string type;  ///< f16, q8_0, q5_1, q4_0

@@ -227,6 +227,7 @@ class Shape {
             const int64_t n_shared = file_.find_int(key("attention.shared_kv_layers"), 0, n_all).value_or(0);
             n_owners = std::min(n_layers, static_cast<size_t>(n_all - n_shared));
         }
+        shape.shares_layers = n_owners < n_layers;
         // Looped models run the same blocks several times, each time with a cache of their own.
         const auto n_loops =
             static_cast<size_t>(arch_ == "nanbeige" ? file_.find_int(key("num_loops"), 1, kMaxLayers).value_or(1) : 1);

@@ -70,21 +70,20 @@ std::string mebibytes(size_t bytes) {
     return text;
 }
 
-void print_start(const ServedContext& context, const llama_context_params& own) {
+void print_start(const ServedContext& context, size_t own_cache) {
     if (context.cache == nullptr || !plans_announced()) return;
     const Plan& plan = context.cache->plan();
     const CacheBytes bytes = cache_bytes(plan, context.n_ctx, !context.frees_windows);
     size_t token_bytes = 0;
     for (const LayerShape& layer : context.shape.layers)
         token_bytes += layer.n_kv_heads * (layer.head_dim_k + layer.head_dim_v) * 2;
-    const size_t n_own = (own.n_ctx + 255) / 256 * 256;
     std::fprintf(stderr, "kvaq: plan %s, window %d, sinks %d\n", plan.name.c_str(), plan.window, plan.sinks);
     for (const std::string& line : context.cache->describe()) std::fprintf(stderr, "kvaq: %s\n", line.c_str());
     std::fprintf(stderr,
                  "kvaq: %s for a full context of %u tokens, %.2f bits per element (f16: %s); llama.cpp's own cache "
                  "keeps one batch: %s\n",
                  mebibytes(bytes.total).c_str(), context.n_ctx, bytes.effective_bits,
-                 mebibytes(token_bytes * context.n_ctx).c_str(), mebibytes(token_bytes * n_own).c_str());
+                 mebibytes(token_bytes * context.n_ctx).c_str(), mebibytes(own_cache).c_str());
 }
 
 /// Whether layers on CUDA devices are to be kept there. Throws Error kUnsupported if that was asked for and cannot be.
@@ -216,6 +215,8 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     }
     const std::string metrics_url = context->cache != nullptr ? start_metrics_server() : "";
     AttentionPlace place(nullptr, context->on_gpu);
+    // Not where later layers read an earlier one's rows (gemma3n, gemma4), nor on GPUs.
+    if (!context->on_gpu && !context->shape.shares_layers) place.share_rows();
     llama_context* ctx = KVAQ_REAL(llama_init_from_model)(model, own);
     if (ctx == nullptr) return nullptr;
     try {
@@ -224,7 +225,7 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
         KVAQ_REAL(llama_free)(ctx);
         throw;
     }
-    print_start(*context, own);
+    print_start(*context, place.own_cache());
     if (plans_announced()) std::fputs(limit.c_str(), stderr);
     if (!metrics_url.empty()) std::fprintf(stderr, "kvaq: metrics at %s\n", metrics_url.c_str());
     print_devices(*context, place);
