@@ -80,7 +80,8 @@ class Calibration {
             started_->fingerprint == shape_.fingerprint) {
             stats_ = std::move(*started_);
             done_ = n_chunks_;
-            progress_(done_, total_, "statistics (from the interrupted run)");
+            std::fputs("kvaq: going on where the interrupted run stopped\n", stderr);
+            progress_(done_, total_, "statistics");
         } else {
             collect();
             stats_.text_sha256 = text_sha256;
