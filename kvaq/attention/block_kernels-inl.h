@@ -207,17 +207,18 @@ static inline void softmax_some(float* s, size_t ld, size_t n_tokens, float* m, 
 static void softmax_step(float* s, size_t ld, size_t n_rows, size_t n_tokens, size_t lo, size_t hi, float* m, float* l,
                          float* tile_sums, float* factors) {
     const float minus_inf = -__builtin_inff();
-    for (size_t r = 0; r < n_rows; ++r) {
-        if (lo >= hi) {
+    if (lo >= hi) {
+        for (size_t r = 0; r < n_rows; ++r) {
             for (size_t t = 0; t < n_tokens; ++t) s[r * ld + t] = 0.0F;
             factors[r] = 1.0F;
             tile_sums[r] = 0.0F;
-            continue;
         }
+        return;
+    }
+    for (size_t r = 0; r < n_rows; ++r) {
         for (size_t t = 0; t < lo; ++t) s[r * ld + t] = minus_inf;
         for (size_t t = hi; t < n_tokens; ++t) s[r * ld + t] = minus_inf;
     }
-    if (lo >= hi) return;
     size_t r = 0;
     const auto rows = [&](auto run, size_t n) {
         run(s + r * ld, ld, n_tokens, m + r, l + r, tile_sums + r, factors + r);

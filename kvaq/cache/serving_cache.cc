@@ -331,7 +331,7 @@ size_t ServingCache::group_at(const LayerStore& layer, const PageTable::QueryBlo
 }
 
 void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
-                              const Next& next, TileAttention& work) noexcept {
+                              const Unit& next, TileAttention& work) noexcept {
     const PageTable::QueryBlock& block = table_.work().blocks[run.block];
     const LayerShape& shape = layer.plan().shape;
     const TileAttention::Shape rows{.n_tokens = block.n_tokens,
@@ -451,11 +451,11 @@ void ServingCache::attend(const AttentionCall& call, Team& team) noexcept {
         const bool one_block = runs_.size() > 1 && runs_[0].n_runs == runs_.size();
         const auto of_unit = [&](size_t u) {
             const size_t run = one_block ? u % runs_.size() : u / n_heads;
-            return Next{&runs_[runs_.size() - 1 - run], one_block ? u / runs_.size() : u % n_heads};
+            return Unit{&runs_[runs_.size() - 1 - run], one_block ? u / runs_.size() : u % n_heads};
         };
-        const Next now = of_unit(unit);
+        const Unit now = of_unit(unit);
         const size_t later = unit + team.size();  // most likely this thread's next one
-        attend_run(call, layer, *now.run, now.kv_head, later < n_units ? of_unit(later) : Next{}, *work);
+        attend_run(call, layer, *now.run, now.kv_head, later < n_units ? of_unit(later) : Unit{}, *work);
     }
     // The last thread to leave makes the counters ready: the others are not back before it has left (AttentionHandler::attend).
     if (n_left_.fetch_add(1, std::memory_order_acq_rel) + 1 < team.size()) return;

@@ -63,7 +63,7 @@ class ServingCache : public KvCache {
         size_t state_slot = 0;  ///< of the block's first run, in runs
     };
     /// A thread's unit of work; null: none.
-    struct Next {
+    struct Unit {
         const Run* run = nullptr;
         size_t kv_head = 0;
     };
@@ -82,7 +82,7 @@ class ServingCache : public KvCache {
                                   size_t most) const noexcept;
     /// next: whose tiles are asked from memory at the end.
     void attend_run(const AttentionCall& call, const LayerStore& layer, const Run& run, size_t kv_head,
-                    const Next& next, TileAttention& work) noexcept;
+                    const Unit& next, TileAttention& work) noexcept;
     void load_f16(const OpenPageShape& shape, std::byte* page, size_t head, size_t n,
                   TileAttention& work) const noexcept;
     /// Carries out what a removal asks for, then releases the pages.

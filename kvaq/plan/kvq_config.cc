@@ -101,9 +101,7 @@ class ConfigImport {
         if (has("budget")) {
             std::vector<double> range = {1, 1.58, 2, 3, 3.5, 4, 5, 6, 8};  // the authors' default
             if (has("bit_range")) range = numbers(context_.what, "bit_range", json_.at("bit_range"));
-            std::vector<std::string> left_out;
-            drop_ternary(context_, range, left_out);
-            for (const std::string& warning : left_out) note(warning);
+            drop_ternary(context_, range, result_.warnings);
             const BitAllocation allocation = allocate_bits_greedy(norms(), number("budget"), range);
             builder_.per_layer("budget", allocation.key, set(Side::kKey));
             builder_.per_layer("budget", allocation.value, set(Side::kValue));
