@@ -22,6 +22,8 @@ constexpr std::array kTrellisTries = {0, 1, 2, 4, 7, 11};
 static_assert(kTries.size() == kTrellisTries.size());
 
 constexpr size_t kLanes = 16;
+constexpr int kCorrections =
+    1;  ///< of a basis's rounding; norms of E (see to_basis) are .02 to .04, so .1 % of it is left
 constexpr float kRound = 12582912.0F;  ///< 1.5 * 2^23: adding and taking it away rounds |x| < 2^22 half to even
 using Vec = float __attribute__((vector_size(64), aligned(64)));
 
@@ -30,6 +32,8 @@ SealTrial seal_trial;
 struct Scratch {
     alignas(64) std::array<float, kMaxDim * kMaxTile> x;        // [channel][token]
     alignas(64) std::array<float, kMaxDim * kMaxTile> u;        // levels at gain 1, [codec channel][token]
+    alignas(64) std::array<float, kMaxDim * kMaxTile> y;        // [channel][token]
+    alignas(64) std::array<float, kMaxDim * kMaxTile> back;     // [channel][token]
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> codes;  // [codec channel][token]
     alignas(64) std::array<uint8_t, kMaxDim * kMaxTile> ordered;
 };
@@ -97,32 +101,45 @@ KVAQ_CLONES void transpose(const float* __restrict x, size_t n, size_t dim, floa
     }
 }
 
-/// u[t] = sum_j weight_j x[j][t]: row i of the codec's matrix [j][i] times the tile.
-KVAQ_CLONES void multiply(const int8_t* __restrict weight, size_t stride, const float* __restrict x, size_t dim,
-                          size_t n, float* __restrict u) noexcept {
-    for (size_t t = 0; t < n; t += 4 * kLanes) {
-        Vec a0 = {};
-        Vec a1 = {};
-        Vec a2 = {};
-        Vec a3 = {};
-        for (size_t j = 0; j < dim; ++j) {
-            const auto w = static_cast<float>(weight[j * stride]);
-            const auto* row = reinterpret_cast<const Vec*>(x + j * n + t);
-            a0 += w * row[0];
-            a1 += w * row[1];
-            a2 += w * row[2];
-            a3 += w * row[3];
+/// z[i][t] = sum_j weight(i, j) x[j][t] for rows i in [0, n_rows), weight(i, j) at weight[i * row_stride + j * stride]; n_rows a multiple of 4, n of 32.
+KVAQ_CLONES void multiply(const int8_t* __restrict weight, size_t row_stride, size_t stride, size_t n_rows,
+                          const float* __restrict x, size_t dim, size_t n, float* __restrict z) noexcept {
+    for (size_t i = 0; i < n_rows; i += 4) {
+        for (size_t t = 0; t < n; t += 2 * kLanes) {
+            Vec sum[8] = {};
+            for (size_t j = 0; j < dim; ++j) {
+                const auto* row = reinterpret_cast<const Vec*>(x + j * n + t);
+                const int8_t* w = weight + i * row_stride + j * stride;
+                for (size_t r = 0; r < 4; ++r) {
+                    const auto factor = static_cast<float>(w[r * row_stride]);
+                    sum[2 * r] += factor * row[0];
+                    sum[2 * r + 1] += factor * row[1];
+                }
+            }
+            for (size_t r = 0; r < 4; ++r) {
+                auto* out = reinterpret_cast<Vec*>(z + (i + r) * n + t);
+                out[0] = sum[2 * r];
+                out[1] = sum[2 * r + 1];
+            }
         }
-        auto* out = reinterpret_cast<Vec*>(u + t);
-        out[0] = a0;
-        out[1] = a1;
-        out[2] = a2;
-        out[3] = a3;
     }
 }
 
-KVAQ_CLONES void normalize(float* u, size_t n, float row_scale, float offset, float inverse) noexcept {
-    for (size_t t = 0; t < n; ++t) u[t] = (u[t] * row_scale - offset) * inverse;
+/// x[j][t] *= factor_j
+KVAQ_CLONES void scale_rows(const float* __restrict factor, size_t dim, size_t n, float* __restrict x) noexcept {
+    for (size_t j = 0; j < dim; ++j) {
+        for (size_t t = 0; t < n; ++t) x[j * n + t] *= factor[j];
+    }
+}
+
+/// y += x - r
+KVAQ_CLONES void add_residual(const float* __restrict x, const float* __restrict r, size_t count,
+                              float* __restrict y) noexcept {
+    for (size_t i = 0; i < count; ++i) y[i] += x[i] - r[i];
+}
+
+KVAQ_CLONES void normalize(float* u, size_t n, float offset, float inverse) noexcept {
+    for (size_t t = 0; t < n; ++t) u[t] = (u[t] - offset) * inverse;
 }
 
 KVAQ_CLONES void add_squares(const float* __restrict u, size_t n, float* __restrict sum) noexcept {
@@ -204,6 +221,23 @@ void share(Row& x, size_t n) noexcept {
     for (size_t t = 0; t < n; ++t) x[t] = sum;
 }
 
+/// s.u = U^-T s.x, so that U^T s.u, what readers make of it, is s.x: y = x, then y += x - U^T U y kCorrections times, s.u = U y.
+/// U is orthonormal but for its rounding to int8, U^T U = 1 + E, and what is missing is E^(kCorrections + 1) x.
+void to_basis(const TransformFit& fit, size_t n, Scratch& s) noexcept {
+    const size_t dim = fit.dim;
+    const size_t to_codec = fit.side == Side::kKey ? 1 : dim;  // from U_ij to U_i+1,j
+    const size_t to_model = fit.side == Side::kKey ? dim : 1;  // from U_ij to U_i,j+1
+    std::copy_n(s.x.data(), dim * n, s.y.data());
+    for (int round = 0;; ++round) {
+        multiply(fit.matrix.data(), to_codec, to_model, dim, s.y.data(), dim, n, s.u.data());
+        scale_rows(fit.row_scale.data(), dim, n, s.u.data());
+        if (round == kCorrections) return;
+        scale_rows(fit.row_scale.data(), dim, n, s.u.data());
+        multiply(fit.matrix.data(), to_model, to_codec, dim, s.u.data(), dim, n, s.back.data());
+        add_residual(s.x.data(), s.back.data(), dim * n, s.y.data());
+    }
+}
+
 }  // namespace
 
 void set_seal_trial(const SealTrial& trial) noexcept { seal_trial = trial; }
@@ -214,19 +248,19 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     const size_t n = layout.tile_tokens;
     const size_t dim = layout.head_dim;
     transpose(x, n, dim, s.x.data());
-    if (fit.hadamard) hadamard_columns(s.x.data(), dim, n, n);
+    if (fit.hadamard) {
+        hadamard_columns(s.x.data(), dim, n, n);
+        std::copy_n(s.x.data(), dim * n, s.u.data());
+    } else {
+        to_basis(fit, n, s);
+    }
     size_t n_coded = 0;
     for (const Band& band : layout.bands) {
         if (static_cast<int>(band.bits) != 0) n_coded = size_t{band.first_channel} + band.n_channels;
     }
     for (size_t i = 0; i < n_coded; ++i) {
         float* u = &s.u[i * n];
-        if (fit.hadamard) {
-            std::copy_n(&s.x[i * n], n, u);
-        } else {
-            multiply(fit.matrix.data() + i, dim, s.x.data(), dim, n, u);
-        }
-        normalize(u, n, fit.row_scale[i], fit.offset[i], fit.scale[i] > 0 ? 1.0F / fit.scale[i] : 0.0F);
+        normalize(u, n, fit.offset[i], fit.scale[i] > 0 ? 1.0F / fit.scale[i] : 0.0F);
     }
     alignas(64) Row energy = {};
     float expected = 0;

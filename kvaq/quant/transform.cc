@@ -129,10 +129,21 @@ TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
 
 void transform_forward(const TransformFit& fit, double* x) {
     if (fit.hadamard) return hadamard_transform(x, fit.dim);
+    // U (U^T U)^-1 x, by y += x - U^T U y: what is missing shrinks by the norm of U^T U - 1 each time.
+    constexpr int kRounds = 12;
+    std::array<double, kMaxDim> y = {};
     std::array<double, kMaxDim> z = {};
-    for (size_t i = 0; i < fit.dim; ++i) {
-        for (size_t j = 0; j < fit.dim; ++j) z[i] += static_cast<double>(fit.at(i, j)) * x[j];
-        z[i] *= static_cast<double>(fit.row_scale[i]);
+    std::copy_n(x, fit.dim, y.data());
+    for (int round = 0;; ++round) {
+        for (size_t i = 0; i < fit.dim; ++i) {
+            z[i] = 0;
+            for (size_t j = 0; j < fit.dim; ++j) z[i] += static_cast<double>(fit.at(i, j)) * y[j];
+            z[i] *= static_cast<double>(fit.row_scale[i]);
+        }
+        if (round == kRounds) break;
+        std::array<double, kMaxDim> back = z;
+        transform_backward(fit, back.data());
+        for (size_t j = 0; j < fit.dim; ++j) y[j] += x[j] - back[j];
     }
     std::copy_n(z.data(), fit.dim, x);
 }

@@ -13,7 +13,7 @@
 namespace kvaq {
 
 /// What a transform codec knows of one (layer, side, KV head), fitted on calibration data (kvaq/stats/transform_fit.h):
-///   z = U x,  U [dim, dim] orthonormal but for rounding to int8;   z_i ~ offset_i + gain * scale_i * level,  level in int8
+///   x = U^T z,  U [dim, dim] orthonormal but for rounding to int8, so z = U^-T x, and <U q, z> = <q, x> exactly;   z_i ~ offset_i + gain * scale_i * level,  level in int8
 /// in units of kLevelsPerSigma: at gain 1 the standard deviation of z_i is kLevelsPerSigma steps.
 /// Channels are sorted by what an error in them costs, so that equal numbers of bits lie side by side.
 struct TransformFit {
@@ -41,7 +41,7 @@ struct TransformFit {
 /// How codes of 1 to 6 bits become levels.
 enum class TransformCodes {
     kCodebook,  ///< Lloyd-Max codebooks of the fit
-    kTrellis,   ///< trellis codes (kvaq/quant/trellis.h): a third to a half less noise, more work when sealing and reading
+    kTrellis,  ///< trellis codes (kvaq/quant/trellis.h): a third to a half less noise, more work when sealing and reading
 };
 
 /// Codec of one (layer, side, KV head): a fit and the bits of every unit of channels.
@@ -64,15 +64,15 @@ inline constexpr float kLevelsPerSigma = 32;
 [[nodiscard]] constexpr size_t transform_unit(Side side) noexcept { return side == Side::kKey ? 8 : 16; }
 
 /// A codec with its digest. Throws Error kCorrupt when sizes, bits or codebooks do not fit together.
-[[nodiscard]] std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const TransformFit> fit,
-                                                                         std::vector<uint8_t> unit_bits,
-                                                                         TransformCodes codes = TransformCodes::kCodebook);
+[[nodiscard]] std::shared_ptr<const TransformCodec> make_transform_codec(
+    std::shared_ptr<const TransformFit> fit, std::vector<uint8_t> unit_bits,
+    TransformCodes codes = TransformCodes::kCodebook);
 
 /// A fit as bytes for files, little-endian, and back. parse throws Error kCorrupt.
 [[nodiscard]] std::vector<std::byte> transform_fit_bytes(const TransformFit& fit);
 [[nodiscard]] TransformFit parse_transform_fit(std::span<const std::byte> bytes);
 
-/// z = U x and x = U^T z, [dim], in place; the oracle of the kernels.
+/// z = U^-T x (to 1e-9 where U is orthonormal to a few percent) and x = U^T z, [dim], in place; the oracle of the kernels.
 void transform_forward(const TransformFit& fit, double* x);
 void transform_backward(const TransformFit& fit, double* z);
 

@@ -8,7 +8,7 @@
 namespace kvaq {
 namespace {
 
-TEST(Transform, BackwardUndoesForwardButForTheRoundingOfItsMatrix) {
+TEST(Transform, BackwardUndoesForwardWhateverTheRoundingOfItsMatrix) {
     for (const Side side : {Side::kKey, Side::kValue}) {
         for (const size_t dim : {8U, 40U, 64U, 256U}) {
             const auto fit = sample_fit(side, dim, 5);
@@ -24,7 +24,7 @@ TEST(Transform, BackwardUndoesForwardButForTheRoundingOfItsMatrix) {
                 error += (y[i] - x[i]) * (y[i] - x[i]);
                 energy += x[i] * x[i];
             }
-            EXPECT_LT(error, 1e-3 * energy) << dim;
+            EXPECT_LT(error, 1e-18 * energy) << dim;
         }
     }
 }

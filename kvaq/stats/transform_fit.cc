@@ -254,6 +254,8 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         }
     }
     const Vector weight = (u * metric * u.transpose()).diagonal();
+    // Tiles hold z = U^-T x, which readers turn back by U^T exactly (kvaq/quant/transform.h).
+    if (key) u = u.transpose().inverse().eval();
     const Vector offset = u * mu;
     const Vector variance = (u * covariance * u.transpose()).diagonal();
 
