@@ -8,8 +8,10 @@ KVAQ=${KVAQ:-build/release/bin/kvaq}
 PACKAGES="matplotlib==3.11.2 contourpy==1.3.3 cycler==0.12.1 fonttools==4.68.0 kiwisolver==1.5.1 packaging==26.4 pillow==13.0.0 pyparsing==3.3.3 python-dateutil==4.0.0"
 [ $# -gt 0 ] || set -- smollm2-135m=.deps/model/SmolLM2-135M-Instruct.Q4_1.gguf,out/smollm2-135m.stats.gguf gemma-3-270m=.deps/model/gemma-3-270m-q4_k_m.gguf,out/gemma-3-270m.stats.gguf
 [ -x .deps/venv/bin/python ] || python3 -m venv .deps/venv
+stamp=.deps/venv/paper-packages
 # shellcheck disable=SC2086
-.deps/venv/bin/pip install -q --disable-pip-version-check --only-binary :all: numpy==2.4.6 $PACKAGES ||
+[ "$(cat $stamp 2>/dev/null)" = "$PACKAGES" ] ||
+    { .deps/venv/bin/pip install -q --disable-pip-version-check --only-binary :all: numpy==2.4.6 $PACKAGES && echo "$PACKAGES" >$stamp; } ||
     { echo "paper_page.sh: error: cannot install $PACKAGES. Check the network and pip's settings (pip config list), then run this again" >&2; exit 1; }
 mkdir -p out results
 pages=()

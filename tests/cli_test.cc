@@ -146,21 +146,25 @@ TEST_F(CommandLine, CalibratesOnAfterAKillThenPlansChecksRepairsAndDrawsTheFront
     ASSERT_EQ(measured.exit_code, 0) << measured.err;
     EXPECT_NE(measured.err.find("going on where the interrupted run stopped"), std::string::npos) << measured.err;
     const std::string plan = folder_.file("m.plan.gguf");
+    const std::string floor = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan}).err;
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan},
                           {"budget", "bits"});
+    const size_t from = floor.find('(') + 1;  // "at least 1.18bits (1695.94 B/token, ..."
+    const std::string least = floor.substr(from, floor.find(' ', from) - from) + "B/token";
+    const ProcessResult enough = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", least});
+    EXPECT_EQ(enough.exit_code, 0) << least << ": " << enough.err;
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "many", "-o", plan}, {"many"});
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "4bits", "--sinks", "65", "-o", plan},
                           {"sink", "64", "65"});
-    const ProcessResult bytes = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "24MiB@4096"});
-    EXPECT_NE(bytes.out.find("MiB at 4096 tokens"), std::string::npos) << bytes.out;
     expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "-o", plan}, {"--budget"});
     EXPECT_FALSE(fs::exists(plan));
     EXPECT_FALSE(fs::exists(stats + ".partial"));
 
     // Measured on the built-in text, the plan says what to think of it; a budget near the floor is no good.
-    const ProcessResult checked = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "5bits", "-c", "8192",
-                                            "--check", "--check-ctx", "256", "--refine", "0", "-o", plan});
+    const ProcessResult checked = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "24MiB@4096", "--check",
+                                            "--check-ctx", "256", "--refine", "0", "-o", plan});
     ASSERT_EQ(checked.exit_code, 0) << checked.err;
+    EXPECT_NE(checked.out.find("MiB at 4096 tokens"), std::string::npos) << checked.out;
     EXPECT_NE(checked.out.find("predicted KL"), std::string::npos) << checked.out;
     EXPECT_NE(checked.out.find("verdict: "), std::string::npos) << checked.out;
     const ProcessResult low = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "1.25bits", "-c", "8192",

@@ -10,7 +10,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-KVAQ, SOURCE, MODEL = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+KVAQ, SOURCE, MODEL = str(Path(sys.argv[1]).resolve()), Path(sys.argv[2]), str(Path(sys.argv[3]).resolve())
 TEMPORARY = tempfile.TemporaryDirectory(prefix="kvaq_errors_")
 FOLDER = Path(TEMPORARY.name)
 TEXT = str(SOURCE / "data/wiki-excerpt.txt")
@@ -38,11 +38,28 @@ WRONG = [
     (["plan", "-m", MODEL, "--stats", PLAN, "--budget", "512MiB"], ["512MiB@32768"]),
     (["plan", "-m", MODEL, "--frontier"], ["-f TEXT"]),
     (["plan", "-m", MODEL, "--frontier", "-f", TEXT, "-o", OUT], ["--frontier-out"]),
+    (["plan", "-m", MODEL, "--frontier", "-f", TEXT, "-c", "512"], ["--ctx-size", "--check-ctx"]),
     (["plan", "-m", MODEL, "--policy", "uniform"], ["uniform:<preset>"]),
+    (["plan", "-m", MODEL, "--policy", "uniform:k4v4", "--stats", PLAN], ["--stats", "uniform:k4v4"]),
+    (["plan", "-m", MODEL, "--policy", "uniform:k4v4", "--head-weights", "output"], ["--head-weights", "measured"]),
+    (["plan", "-m", MODEL, "--policy", "uniform:k4v4", "--frontier-out", OUT], ["--frontier-out", "--frontier"]),
+    (["plan", "-m", MODEL, "--policy", "uniform:k4v4", "--check-ctx", "64"], ["--check-ctx", "-f TEXT"]),
+    (["plan", "-m", MODEL, "--policy", "transform:k4v2.5junk"], ["k4v2.5junk", "transform:k4v2.5"]),
+    (["plan", "-m", MODEL, "--policy", "transform:k4v2-w64"], ["transform:k4v2-w64"]),
+    (["plan", "-m", MODEL, "--policy", "uniform:k4v4", "-c", "1073741825"], ["--ctx-size", "to 1073741824"]),
+    (["plan", "-m", MODEL, "--stats", PLAN, "--budget", "8MiB@4096", "-c", "512"], ["two contexts", "8MiB@4096"]),
+    (["plan", "-m", MODEL, "--policy", "uniform:k4v4", "-o", "-"], ["'-'", "--json"]),
+    (["plan", "-m", MODEL, "--policy", "uniform:k4v4", "-o", OUT, "--json", OUT], ["two outputs", OUT]),
+    (["export", PLAN, "--to", "kvtuner", "-o", PLAN], ["overwrite", PLAN]),
+    (["estimate", "-m", MODEL, "--json", MODEL], ["overwrite", MODEL]),
+    (["estimate", "-m", MODEL, "--plan", PLAN, "--json", str(FOLDER / "." / "p.plan.gguf")], ["overwrite"]),
     (["estimate", "-m", str(FOLDER)], [str(FOLDER), "a folder"]),
     (["estimate", "-m", MODEL, "-c", "abc"], ["--ctx-size", "a number from 0", "'abc'"]),
     (["estimate", "-m", MODEL, "-c", "-5"], ["a number from 0", "'-5'"]),
+    (["estimate", "-m", MODEL, "-c", "99999999999"], ["a number from 0", "99999999999"]),
+    (["estimate", "-m", MODEL, "-ub", "0"], ["--ubatch-size", "'0'"]),
     (["estimate", "-m", MODEL, "--memory", "4X"], ["4X", "GiB"]),
+    (["estimate", "-m", MODEL, "--memory", ""], ["unreadable size", "''"]),
     (["estimate", "-m", MODEL, "--plan", ""], ["preset", "''"]),
     (["estimate", "-m", MODEL, "--plan", "k4"], ["'k4'", "k4v2"]),
     (["estimate", "-m", MODEL, "--plan", "q4_K"], ["q4_K", "q4_0"]),
@@ -71,6 +88,8 @@ WRONG = [
     (["import", str(FOLDER / "none.json"), "-m", MODEL, "-o", OUT], ["none.json"]),
     (["import", "-m", MODEL, "-o", OUT], ["FILE", "--kvq"]),
     (["import", "-m", MODEL, "-o", OUT, "--kvq", "nonsense"], ["nonsense", "JSON"]),
+    (["import", "-m", MODEL, "-o", OUT, "--kvq", "nbits=4", "--budget", "3"], ["--budget", "norms"]),
+    (["import", "-m", MODEL, "-o", OUT, "--kvq", '{"schema_version": 1}'], ["*.plan.gguf"]),
     (["report", "-o", OUT], ["--plan", "--eval"]),
     (["report", "--eval", TEXT, "-o", OUT], [TEXT, "kvaq eval --json"]),
     (["analyze", "-m", MODEL, "--score", "X"], ["'X'", "F (Frobenius)"]),
@@ -97,6 +116,24 @@ class Errors(unittest.TestCase):
                 for thing in things:
                     self.assertIn(thing, said.stderr)
         self.assertEqual([path.name for path in FOLDER.iterdir()], ["p.plan.gguf"], "something was left behind")
+
+    def test_a_full_stdout_is_an_error(self):
+        for args in (["estimate", "-m", MODEL, "-c", "512"], ["man"], ["--help"], ["completion", "bash"]):
+            with self.subTest(" ".join(args)), open("/dev/full", "w") as full:
+                said = subprocess.run([KVAQ, *args], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+                self.assertEqual(said.returncode, 1)
+                self.assertIn("cannot write to stdout: found No space left", said.stderr)
+
+    def test_presets_are_presets_whatever_lies_in_the_folder(self):
+        folder = tempfile.TemporaryDirectory(prefix="kvaq_names_")
+        (Path(folder.name) / "q8_0").mkdir()
+        said = subprocess.run([KVAQ, "exec", "--plan", "q8_0", "--", "/usr/bin/env"], capture_output=True, text=True, cwd=folder.name,
+                              check=False, timeout=60)
+        self.assertIn("KVAQ_PLAN=q8_0\n", said.stdout, said.stderr)
+
+    def test_a_context_is_what_llama_cpp_makes_of_it(self):
+        said = kvaq("estimate", "-m", MODEL, "--plan", "k4v4", "-c", "1000", "--json", "-")
+        self.assertEqual(json.loads(said.stdout)["n_ctx"], 1024)
 
     def test_help_comes_in_every_way(self):
         whole = kvaq("--help")

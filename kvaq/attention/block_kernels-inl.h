@@ -40,6 +40,16 @@ static inline auto largest_lane(V x) {
 // a * b + c. The targets' flags contract this to one FMA where the CPU has it (see CMake: -ffp-contract=fast here only).
 static inline VecF mul_add(VecF a, VecF b, VecF c) { return a * b + c; }
 
+// run(rows as a type with ::value, first row) over n_rows rows, four at a time, then the 3, 2 or 1 that are left.
+template <typename Run>
+static inline void by_rows(size_t n_rows, const Run& run) {
+    size_t r = 0;
+    for (; n_rows - r >= 4; r += 4) run(std::integral_constant<size_t, 4>{}, r);
+    if (n_rows - r == 3) run(std::integral_constant<size_t, 3>{}, r);
+    if (n_rows - r == 2) run(std::integral_constant<size_t, 2>{}, r);
+    if (n_rows - r == 1) run(std::integral_constant<size_t, 1>{}, r);
+}
+
 template <size_t kRows>
 static inline void scores_rows(const float* q, size_t ld_q, size_t dim_k, const float* kt, size_t ld_kt,
                                size_t n_tokens, float* s, size_t ld_s) {
@@ -219,15 +229,9 @@ static void softmax_step(float* s, size_t ld, size_t n_rows, size_t n_tokens, si
         for (size_t t = 0; t < lo; ++t) s[r * ld + t] = minus_inf;
         for (size_t t = hi; t < n_tokens; ++t) s[r * ld + t] = minus_inf;
     }
-    size_t r = 0;
-    const auto rows = [&](auto run, size_t n) {
-        run(s + r * ld, ld, n_tokens, m + r, l + r, tile_sums + r, factors + r);
-        r += n;
-    };
-    while (n_rows - r >= 4) rows(softmax_some<4>, 4);
-    if (n_rows - r == 3) rows(softmax_some<3>, 3);
-    if (n_rows - r == 2) rows(softmax_some<2>, 2);
-    if (n_rows - r == 1) rows(softmax_some<1>, 1);
+    by_rows(n_rows, [&](auto rows, size_t r) {
+        softmax_some<decltype(rows)::value>(s + r * ld, ld, n_tokens, m + r, l + r, tile_sums + r, factors + r);
+    });
 }
 
 static void scale(float* x, size_t n, float factor) {

@@ -103,15 +103,10 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
 
 static void quantize_coefs(const float* x, size_t ld_x, const float* weight, size_t n_rows, size_t n, int16_t* coef,
                            size_t ld_coef, float* steps, int32_t* sums) {
-    size_t r = 0;
-    const auto rows = [&](auto run, size_t k) {
-        run(x + r * ld_x, ld_x, weight, n, coef + r * ld_coef, ld_coef, steps + r, sums + r);
-        r += k;
-    };
-    while (n_rows - r >= 4) rows(quantize_some<4>, 4);
-    if (n_rows - r == 3) rows(quantize_some<3>, 3);
-    if (n_rows - r == 2) rows(quantize_some<2>, 2);
-    if (n_rows - r == 1) rows(quantize_some<1>, 1);
+    by_rows(n_rows, [&](auto rows, size_t r) {
+        quantize_some<decltype(rows)::value>(x + r * ld_x, ld_x, weight, n, coef + r * ld_coef, ld_coef, steps + r,
+                                             sums + r);
+    });
 }
 
 #if defined(__AVX512VNNI__)
@@ -225,15 +220,10 @@ static void dot_units(const uint8_t* cells, size_t cell_stride, size_t n_lanes16
 
 static void dot_cells(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
                       size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out) {
-    size_t r = 0;
-    const auto rows = [&](auto run, size_t n) {
-        run(cells, cell_stride, n_lanes16, n_quads, coef + r * ld_coef, ld_coef, init + r, out + r * ld_out, ld_out);
-        r += n;
-    };
-    while (n_rows - r >= 4) rows(dot_units<4>, 4);
-    if (n_rows - r == 3) rows(dot_units<3>, 3);
-    if (n_rows - r == 2) rows(dot_units<2>, 2);
-    if (n_rows - r == 1) rows(dot_units<1>, 1);
+    by_rows(n_rows, [&](auto rows, size_t r) {
+        dot_units<decltype(rows)::value>(cells, cell_stride, n_lanes16, n_quads, coef + r * ld_coef, ld_coef, init + r,
+                                         out + r * ld_out, ld_out);
+    });
 }
 
 static void add_levels(const int32_t* acc, size_t ld_acc, size_t n_rows, size_t n, const float* steps,

@@ -46,8 +46,7 @@ void run_analyze(const AnalyzeFlags& flags) {
         throw Error(ErrorCode::kInvalidArgument, "two sources of statistics", "-f TEXT or --stats FILE", "both");
     if (flags.score != "F" && flags.score != "S")
         throw Error(ErrorCode::kInvalidArgument, "--score", "F (Frobenius) or S (spectral)", "'" + flags.score + "'");
-    require_json(flags.json);
-    require_writable(flags.norms);
+    require_outputs({json_file(flags.json), flags.norms}, {flags.request.model, flags.stats, flags.request.text});
     const ModelShape shape = read_model_shape(flags.request.model);
     ModelAnalysis analysis{.model = flags.request.model,
                            .name = shape.name,
@@ -106,7 +105,7 @@ void add_analyze(CLI::App& app) {
     verb->add_option("--score", flags->score, "which norm --norms writes: F (Frobenius) or S (spectral)")
         ->capture_default_str();
     verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk of the text")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, kMostTokens))
         ->capture_default_str();
     verb->add_option("--chunks", request.n_chunks, "chunks at most")->check(CLI::PositiveNumber)->capture_default_str();
     verb->add_option("--tiles", flags->max_tiles, "sample tiles of 64 tokens per head that are quantized, at most")

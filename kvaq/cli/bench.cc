@@ -149,7 +149,9 @@ std::vector<Cache> caches_of(const BenchFlags& flags) {
 }
 
 void run_bench(BenchFlags flags) {
-    require_json(flags.json);
+    std::vector<std::string> inputs = flags.plans;
+    inputs.push_back(flags.model);
+    require_outputs({json_file(flags.json)}, inputs);
     if (flags.plans.empty()) {
         const char* plan = std::getenv("KVAQ_PLAN");
         if (plan != nullptr && *plan != '\0') flags.plans = {plan};

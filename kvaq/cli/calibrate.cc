@@ -61,8 +61,7 @@ CalibrateRequest request_of(const CalibrateFlags& flags) {
 
 void run_calibrate(const CalibrateFlags& flags) {
     const CalibrateRequest request = request_of(flags);
-    require_writable(flags.out);
-    require_json(flags.json);
+    require_outputs({flags.out, json_file(flags.json), flags.out + ".partial"}, {request.model, request.text});
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
     const std::string partial = flags.out + ".partial";
@@ -110,7 +109,7 @@ void add_calibrate(CLI::App& app) {
     verb->add_option("-o,--output", flags->out, "*.stats.gguf to write")->required();
     verb->add_option("--json", flags->json, kJsonHelp);
     verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, kMostTokens))
         ->capture_default_str();
     verb->add_option("--effort", flags->effort, "quick, normal or thorough: how much text and how many probes")
         ->check(CLI::IsMember({"quick", "normal", "thorough"}))

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "kvaq/cli/flags.h"
 #include "kvaq/cli/verbs.h"
@@ -16,7 +17,7 @@ struct EstimateFlags {
     std::string model;
     std::vector<std::string> plans = {"f16", "k8v8-g32", "k4v4-rot", "k4v2-rot"};
     size_t n_ctx = 0;
-    std::string memory;
+    std::optional<std::string> memory;
     size_t n_batch = 2048;
     size_t n_ubatch = 512;
     std::string json;
@@ -26,11 +27,14 @@ struct EstimateFlags {
 
 void print_estimate(const EstimateFlags& flags, const Estimate& found) {
     constexpr double kMiB = 1024 * 1024;
-    const bool memory = !flags.memory.empty();
+    const bool memory = flags.memory.has_value();
     fmt::print("{}: {} layers with a K/V cache; bytes of one sequence of {} tokens\n\n", found.shape.name,
-               found.shape.layers.size(), found.n_ctx);
+               found.shape.layers.size(),
+               flags.n_ctx == 0 || flags.n_ctx == found.n_ctx
+                   ? fmt::format("{}", found.n_ctx)
+                   : fmt::format("{} (what llama.cpp makes of -c {})", found.n_ctx, flags.n_ctx));
     fmt::print("| cache | bits/element | MiB | bytes/token | process MiB |{}\n|---|---|---|---|---|{}\n",
-               memory ? fmt::format(" largest context in {} |", flags.memory) : "", memory ? "---|" : "");
+               memory ? fmt::format(" largest context in {} |", *flags.memory) : "", memory ? "---|" : "");
     for (const Estimate::Row& row : found.plans) {
         fmt::print("| {} | {:.2f} | {:.1f} | {:.0f} | {:.1f} |{}\n", row.plan.name, row.bytes.effective_bits,
                    static_cast<double>(row.bytes.total) / kMiB, bytes_per_token(row.plan),
@@ -58,11 +62,13 @@ void print_estimate(const EstimateFlags& flags, const Estimate& found) {
 }
 
 void run_estimate(const EstimateFlags& flags) {
-    require_json(flags.json);
+    std::vector<std::string> inputs = flags.plans;
+    inputs.push_back(flags.model);
+    require_outputs({json_file(flags.json)}, inputs);
     const EstimateRequest request{.model = flags.model,
                                   .plans = flags.plans,
                                   .n_ctx = flags.n_ctx,
-                                  .memory = flags.memory.empty() ? 0 : parse_bytes(flags.memory),
+                                  .memory = flags.memory ? parse_bytes(*flags.memory) : 0,
                                   .n_batch = flags.n_batch,
                                   .n_ubatch = flags.n_ubatch,
                                   .swa_full = flags.swa_full};
@@ -79,15 +85,15 @@ void add_estimate(CLI::App& app) {
     verb->add_option("-m,--model", flags->model, "GGUF model")->required();
     verb->add_option("--plan", flags->plans, "presets or *.plan.gguf files, separated by commas")->delimiter(',');
     verb->add_option("-c,--ctx-size", flags->n_ctx, "tokens (0 = the model's training context)")
-        ->check(CLI::NonNegativeNumber)
+        ->check(CLI::Range(0, kMostTokens))
         ->capture_default_str();
     verb->add_option("--memory", flags->memory,
                      "also the largest context whose process MiB fit in this much, e.g. 512MiB or 4GiB");
     verb->add_option("-b,--batch-size", flags->n_batch, "as the program gets it: its own cache of one batch stays")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, kMostTokens))
         ->capture_default_str();
     verb->add_option("--ubatch-size,--ub", flags->n_ubatch, "as the program gets it: f16 rows of a micro-batch stay")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, kMostTokens))
         ->capture_default_str();
     verb->add_flag("--layers", flags->per_layer, "a table per layer as well");
     verb->add_flag("--swa-full", flags->swa_full,

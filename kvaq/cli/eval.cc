@@ -37,6 +37,13 @@ struct EvalFlags {
     const CLI::App* verb = nullptr;
 };
 
+std::vector<std::string> inputs_of(const EvalFlags& flags) {
+    std::vector<std::string> inputs = flags.request.plans;
+    inputs.insert(inputs.end(), {flags.request.model, flags.request.text});
+    for (const std::string& data : flags.task_data) inputs.push_back(data.substr(data.find('=') + 1));
+    return inputs;
+}
+
 /// Table to stdout and --md, numbers to --json; with --json - only they go to stdout.
 void write_results(const EvalFlags& flags, const std::string& table, const std::string& json) {
     if (!is_stdout(flags.json)) std::fputs(table.c_str(), stdout);
@@ -148,7 +155,7 @@ void run_tasks(const EvalFlags& flags) {
     }
     if (request.results.empty() && !flags.json.empty() && !is_stdout(flags.json))
         request.results = flags.json + ".items.jsonl";
-    require_writable(request.results);
+    require_outputs({request.results, json_file(flags.json), flags.markdown}, inputs_of(flags));
     std::string command = fmt::format("kvaq eval -m {} --task {}", request.model, fmt::join(flags.tasks, ","));
     if (!flags.request.text.empty()) command += " -f " + flags.request.text;
     const std::vector<std::pair<const char*, const std::vector<std::string>*>> lists = {
@@ -166,8 +173,7 @@ void run_tasks(const EvalFlags& flags) {
 }
 
 void run_eval(const EvalFlags& flags) {
-    require_json(flags.json);
-    require_writable(flags.markdown);
+    require_outputs({json_file(flags.json), flags.markdown}, inputs_of(flags));
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
     if (!flags.tasks.empty()) {
@@ -201,7 +207,7 @@ void add_eval(CLI::App& app) {
                      "llama.cpp cache types as rows, separated by commas (f16 is always the reference)")
         ->delimiter(',');
     verb->add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, kMostTokens))
         ->capture_default_str();
     verb->add_option("--chunks", request.n_chunks, "number of chunks")
         ->check(CLI::PositiveNumber)

@@ -15,10 +15,15 @@
 
 namespace kvaq {
 
+namespace {
+
+namespace fs = std::filesystem;
+
 void require_writable(const std::string& path) {
-    if (path.empty()) return;
-    namespace fs = std::filesystem;
     std::error_code ignored;
+    if (path == "-")
+        throw Error(ErrorCode::kIo, "cannot write the output", "the name of a file", "'-'",
+                    "Only --json takes - for stdout");
     if (fs::is_directory(path, ignored)) {
         throw Error(ErrorCode::kIo, "cannot write the output", "the name of a file", "the folder '" + path + "'");
     }
@@ -34,8 +39,30 @@ void require_writable(const std::string& path) {
     }
 }
 
-void require_json(const std::string& json) {
-    if (!is_stdout(json)) require_writable(json);
+/// By name, or by what links lead to.
+bool same_file(const std::string& a, const std::string& b) {
+    std::error_code none;
+    if (fs::equivalent(a, b, none)) return true;
+    return fs::weakly_canonical(a, none) == fs::weakly_canonical(b, none);
+}
+
+}  // namespace
+
+void require_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
+    for (size_t i = 0; i < outputs.size(); ++i) {
+        if (outputs[i].empty()) continue;
+        require_writable(outputs[i]);
+        std::error_code none;
+        for (const std::string& input : inputs) {
+            if (!input.empty() && fs::exists(input, none) && same_file(outputs[i], input))
+                throw Error(ErrorCode::kIo, "the output would overwrite what is read", "another name",
+                            "'" + outputs[i] + "'");
+        }
+        for (size_t j = 0; j < i; ++j) {
+            if (!outputs[j].empty() && same_file(outputs[i], outputs[j]))
+                throw Error(ErrorCode::kIo, "two outputs of one name", "a file for each", "'" + outputs[i] + "' twice");
+        }
+    }
 }
 
 void write_json(const std::string& json, std::string_view text) {

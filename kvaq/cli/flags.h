@@ -4,22 +4,27 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace kvaq {
 
-/// Throws Error kIo unless a file can be made at `path` (its folder exists and may be written to). Called before long work, so
-/// that a wrong -o costs a second, not an hour. An empty path means that no file is wanted.
-void require_writable(const std::string& path);
-
 /// What --json takes: a file, or "-" for stdout, where the verb then prints nothing else.
 [[nodiscard]] inline bool is_stdout(const std::string& json) noexcept { return json == "-"; }
-/// require_writable, but for "-".
-void require_json(const std::string& json);
+/// --json as a file: empty where it goes to stdout.
+[[nodiscard]] inline std::string json_file(const std::string& json) { return is_stdout(json) ? "" : json; }
+
+/// Throws Error kIo unless a file can be made at each output (its folder exists and may be written to) and no two of them, nor an output and an input, are
+/// one file. Called before long work, so that a wrong -o costs a second, not an hour, and never a model. Empty paths and inputs that are no files
+/// (presets) are left out.
+void require_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs);
 /// Writes it there; nothing for an empty path. Throws Error kIo.
 void write_json(const std::string& json, std::string_view text);
 /// Indented, pure ASCII, bytes that are no UTF-8 replaced, a newline at the end.
 [[nodiscard]] std::string json_text(const nlohmann::ordered_json& json);
 inline constexpr const char* kJsonHelp = "write all numbers to this file as JSON; - prints them instead of the table";
+
+/// Of -c, -b and -ub: no context of more tokens is looked for (kvaq/plan/budget.h).
+inline constexpr int kMostTokens = 1 << 30;
 
 /// What -t is without being given: every processor this program may run on, at least 1.
 [[nodiscard]] int32_t default_threads() noexcept;

@@ -61,7 +61,7 @@ std::vector<Plan> make_plans(const FrontierRequest& request, size_t& n_measured)
 }  // namespace
 
 void run_frontier(const FrontierRequest& request) {
-    for (const char* ending : {".md", ".json", ".svg"}) require_writable(request.out + ending);
+    require_outputs({request.out + ".md", request.out + ".json", request.out + ".svg"}, {request.model, request.text});
     size_t n_measured = 0;
     CompareRequest compared;
     compared.model = request.model;

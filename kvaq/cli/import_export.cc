@@ -37,8 +37,7 @@ void run_import(const ImportFlags& flags) {
         throw Error(ErrorCode::kInvalidArgument, "what to import", "a FILE, or --kvq TEXT",
                     flags.file.empty() ? "neither" : "both");
     }
-    require_writable(flags.out);
-    require_json(flags.json);
+    require_outputs({flags.out, json_file(flags.json)}, {flags.file, flags.model});
     std::string text = flags.kvq;
     if (!flags.file.empty()) {
         const std::vector<std::byte> bytes = read_file(flags.file, kMaxText);
@@ -85,8 +84,7 @@ struct ExportFlags {
 };
 
 void run_export(const ExportFlags& flags) {
-    require_writable(flags.out);
-    require_json(flags.json);
+    require_outputs({flags.out, json_file(flags.json)}, {flags.plan, flags.model});
     Plan plan;
     if (is_preset(flags.plan)) {
         if (flags.model.empty())
@@ -96,6 +94,11 @@ void run_export(const ExportFlags& flags) {
     } else {
         require_plan_file(flags.plan);
         plan = read_plan(flags.plan);
+        if (!flags.model.empty()) {
+            ModelShape shape = read_model_shape(flags.model);
+            shape.fingerprint = model_fingerprint(flags.model);
+            check_plan_fits(plan, shape);
+        }
     }
     const ExportedPlan exported = export_plan(plan, flags.to);
     for (const std::string& lost : exported.lost) fmt::print(stderr, "kvaq: lost: {}\n", lost);
@@ -138,7 +141,7 @@ void add_export(CLI::App& app) {
     CLI::App* verb = app.add_subcommand("export", "a plan in another program's words; stderr says what is lost");
     verb->add_option("plan", flags->plan, "*.plan.gguf, or a preset with -m")->required();
     verb->add_option("--to", flags->to, fmt::format("{}", fmt::join(export_formats(), ", ")))->required();
-    verb->add_option("-m,--model", flags->model, "GGUF model, for a preset");
+    verb->add_option("-m,--model", flags->model, "GGUF model: what a preset is for; a plan file is held to it");
     verb->add_option("-o,--output", flags->out, "file to write (default: stdout)");
     verb->add_option("--json", flags->json, "write text and losses as JSON; - prints them instead of the text");
     verb->callback([flags] { run_export(*flags); });

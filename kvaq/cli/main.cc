@@ -1,8 +1,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <numeric>
@@ -55,8 +57,8 @@ std::string plain(const std::string& message) {
     const double high = std::strtod(found[4].str().c_str(), nullptr);
     const bool tiny = low > 0 && low < 1e-300;  // CLI11's way to say "above 0"
     return fmt::format("{}: wanted a number {}{}, found '{}'", found[1].str(),
-                       tiny ? "above 0" : fmt::format("from {:g}", low),
-                       high > 1e300 ? "" : fmt::format(" to {:g}", high), found[2].str());
+                       tiny ? "above 0" : fmt::format("from {:.15g}", low),
+                       high > 1e300 ? "" : fmt::format(" to {:.15g}", high), found[2].str());
 }
 
 /// What the command line says of itself for shells and for man.
@@ -113,8 +115,10 @@ int run(int argc, char** argv) {
         }
         if (!known) return unknown_verb(args[0], names);
     }
+    // -ub is llama.cpp's name of a flag that CLI11 cannot have: long names want two dashes.
+    std::replace(args.begin(), args.end(), std::string("-ub"), std::string("--ub"));
     try {
-        app.parse(argc, argv);
+        app.parse(std::vector<std::string>(args.rbegin(), args.rend()));
     } catch (const CLI::ParseError& error) {
         if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
         return fail(plain(error.what()) + " (see kvaq " + args[0] + " --help)");
@@ -128,7 +132,10 @@ int main(int argc, char** argv) {
     kvaq::quiet_llama(false);
     const kvaq::PrettyStdout pretty;
     try {
-        return run(argc, argv);
+        const int code = run(argc, argv);
+        if (code == 0 && (std::fflush(stdout) != 0 || std::ferror(stdout) != 0))
+            return fail(fmt::format("cannot write to stdout: found {}", std::strerror(errno)));
+        return code;
     } catch (const std::exception& error) {
         return fail(error.what());
     }

@@ -132,6 +132,11 @@ void refuse_flags(const PlanFlags& flags) {
     if (flags.frontier) {
         if (flags.given("--policy"))
             throw Error(ErrorCode::kInvalidArgument, "a frontier compares policies", "no --policy", flags.policy);
+        for (const char* flag : {"--ctx-size", "--name", "--refine", "--head-weights", "--check"}) {
+            if (flags.given(flag))
+                throw Error(ErrorCode::kInvalidArgument, fmt::format("{} does not go with --frontier", flag),
+                            "--check-ctx and --check-chunks for what it measures", flag);
+        }
         return;
     }
     const bool measured = codec_family(flags.policy).has_value();
@@ -144,6 +149,19 @@ void refuse_flags(const PlanFlags& flags) {
                         ? "The paper's allocators take their bits per matrix: norm-greedy:bits=3"
                         : "Its bits are in its name");
     }
+    if (flags.given("--frontier-out"))
+        throw Error(ErrorCode::kInvalidArgument, "--frontier-out names the files of a frontier", "--frontier", "none");
+    for (const char* flag : {"--check-ctx", "--check-chunks", "--refine"}) {
+        if (flags.given(flag) && !flags.check && flags.text.empty())
+            throw Error(ErrorCode::kInvalidArgument, fmt::format("{} is of a check", flag), "--check or -f TEXT",
+                        "neither");
+    }
+    if (uniform && flags.given("--stats"))
+        throw Error(ErrorCode::kInvalidArgument, "--stats does not go with --policy uniform:<preset>",
+                    "a policy that reads statistics", flags.policy);
+    if (!measured && flags.given("--head-weights"))
+        throw Error(ErrorCode::kInvalidArgument, "--head-weights is for the measured policies", "a measured policy",
+                    flags.policy);
     for (const char* flag : {"--window", "--sinks"}) {
         if (uniform && flags.given(flag))
             throw Error(ErrorCode::kInvalidArgument, fmt::format("{} does not go with --policy uniform:<preset>", flag),
@@ -193,12 +211,11 @@ void measure(const PlanFlags& flags, Made& made) {
     made.measured = true;
 }
 
-Made make_measured(const PlanFlags& flags, CodecFamily family) {
-    if (flags.budget.empty())
-        throw Error(ErrorCode::kInvalidArgument, "no budget given", "--budget 3.25bits, 700B/token or 512MiB@32768",
+Made make_measured(const PlanFlags& flags, const std::optional<Budget>& budget, CodecFamily family) {
+    if (!budget)
+        throw Error(ErrorCode::kInvalidArgument, "no budget given", "--budget 3.25bits, 4500B/token or 512MiB@32768",
                     "nothing");
-    const PlanRequest request{
-        .budget = parse_budget(flags.budget), .n_ctx = flags.n_ctx, .window = flags.window, .sinks = flags.sinks};
+    const PlanRequest request{.budget = *budget, .n_ctx = flags.n_ctx, .window = flags.window, .sinks = flags.sinks};
     const ModelStats stats = stats_of(flags);
     if (!flags.text.empty()) warn_of_own_text(stats, flags.text);
     DamageModel damage(stats, family, flags.head_weights == "output" ? HeadWeights::kOutput : HeadWeights::kLogits);
@@ -227,8 +244,9 @@ Made make_measured(const PlanFlags& flags, CodecFamily family) {
     return made;
 }
 
-Made make_plan(const PlanFlags& flags) {
-    if (const std::optional<CodecFamily> family = codec_family(flags.policy)) return make_measured(flags, *family);
+Made make_plan(const PlanFlags& flags, const std::optional<Budget>& budget) {
+    if (const std::optional<CodecFamily> family = codec_family(flags.policy))
+        return make_measured(flags, budget, *family);
     Made made;
     if (flags.policy.rfind("uniform:", 0) == 0) {
         ModelShape shape = read_model_shape(flags.model);
@@ -248,10 +266,12 @@ Made make_plan(const PlanFlags& flags) {
     } else if (flags.policy.rfind("transform:", 0) == 0) {
         double key = -1;
         double value = -1;
-        if (std::sscanf(flags.policy.c_str(), "transform:k%lfv%lf", &key, &value) != 2 || !(key >= 0) ||
-            !(value >= 0)) {
+        int length = 0;
+        if (std::sscanf(flags.policy.c_str(), "transform:k%lfv%lf%n", &key, &value, &length) != 2 ||
+            static_cast<size_t>(length) != flags.policy.size() || !(key >= 0 && key <= 16) ||
+            !(value >= 0 && value <= 16)) {
             throw Error(ErrorCode::kInvalidArgument, "unreadable policy",
-                        "transform:k<bits>v<bits>, e.g. transform:k4v2.5", "'" + flags.policy + "'");
+                        "transform:k<bits>v<bits>, e.g. transform:k4v2.5, bits from 0 to 16", "'" + flags.policy + "'");
         }
         const ModelStats stats = stats_of(flags);
         made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, std::max(0, flags.window), flags.sinks,
@@ -269,15 +289,14 @@ Made make_plan(const PlanFlags& flags) {
 
 void run_plan(const PlanFlags& flags) {
     refuse_flags(flags);
-    require_writable(flags.out);
-    require_json(flags.json);
+    require_outputs({flags.out, json_file(flags.json)}, {flags.model, flags.stats, flags.text});
     quiet_llama(flags.verbose);
     announce_plans(flags.verbose);
     if (flags.frontier) {
         if (flags.text.empty())
             throw Error(ErrorCode::kInvalidArgument, "a frontier is measured",
                         "-f TEXT, which is not the calibration text", "no text");
-        if (!flags.out.empty() || !flags.json.empty() || !flags.budget.empty())
+        if (!flags.out.empty() || !flags.json.empty() || flags.given("--budget"))
             throw Error(ErrorCode::kInvalidArgument, "a frontier has its own budgets and files",
                         "--frontier-out NAME for NAME.md, NAME.json and NAME.svg", "-o, --json or --budget");
         const ModelStats stats = stats_of(flags);
@@ -293,11 +312,15 @@ void run_plan(const PlanFlags& flags) {
                       .n_threads = flags.n_threads});
         return;
     }
-    Made made = make_plan(flags);
+    std::optional<Budget> budget;
+    if (flags.given("--budget")) budget = parse_budget(flags.budget);
+    const size_t budget_ctx = budget ? budget->n_tokens : 0;  // one of bytes brings its own context
+    if (budget_ctx > 0 && flags.given("--ctx-size") && flags.n_ctx != budget_ctx)
+        throw Error(ErrorCode::kInvalidArgument, "two contexts", "-c, or the one of the budget",
+                    fmt::format("-c {} and --budget {}", flags.n_ctx, flags.budget));
+    Made made = make_plan(flags, budget);
     if (!flags.name.empty()) made.plan.name = flags.name;
     if (!flags.out.empty()) write_plan(made.plan, flags.out);
-    // A budget of bytes brings its own context.
-    const size_t budget_ctx = flags.budget.empty() ? 0 : parse_budget(flags.budget).n_tokens;
     const size_t n_ctx = budget_ctx > 0 ? budget_ctx : flags.n_ctx;
     if (!flags.json.empty()) write_json(flags.json, plan_json(made, n_ctx));
     if (is_stdout(flags.json)) return;
@@ -315,7 +338,7 @@ void add_plan(CLI::App& app) {
     verb->add_option("-m,--model", flags->model, "GGUF model")->required();
     verb->add_option("--stats", flags->stats, "statistics of kvaq calibrate");
     verb->add_option("--budget", flags->budget,
-                     "3.25bits (per element, everything counted), 700B/token or 512MiB@32768");
+                     "3.25bits (per element, everything counted), 4500B/token or 512MiB@32768");
     verb->add_option(
             "--policy", flags->policy,
             "measured (fitted transforms, trellis codes), measured-codebook (the same with plain codebooks: noisier, "
@@ -344,7 +367,7 @@ void add_plan(CLI::App& app) {
     verb->add_option("--name", flags->name, "the plan's name in tables");
     verb->add_option("--json", flags->json, kJsonHelp);
     verb->add_option("-c,--ctx-size", flags->n_ctx, "context at which bits and bytes per token are counted")
-        ->check(CLI::PositiveNumber)
+        ->check(CLI::Range(1, kMostTokens))
         ->capture_default_str();
     verb->add_option("--window", flags->window,
                      "newest tokens kept in f16 (measured policies: chosen by what calibration measured; others: 0)")

@@ -10,6 +10,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/kvaq.h"
+#include "kvaq/plan/plan.h"
 
 namespace kvaq {
 namespace {
@@ -67,7 +68,7 @@ std::string preload_value() {
 
 std::string plan_value(const std::string& plan) {
     (void)plan_factory(plan);
-    return fs::exists(plan) ? fs::absolute(plan).string() : plan;
+    return is_preset(plan) ? plan : fs::absolute(plan).string();
 }
 
 }  // namespace kvaq

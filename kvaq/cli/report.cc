@@ -127,9 +127,11 @@ void run_report(const ReportFlags& flags) {
     if (flags.html.empty() && flags.markdown.empty())
         throw Error(ErrorCode::kInvalidArgument, "nothing to write", "-o REPORT.html, --md REPORT.md or both",
                     "neither");
-    require_writable(flags.html);
-    require_writable(flags.markdown);
-    require_json(flags.json);
+    std::vector<std::string> inputs = flags.evals;
+    for (const std::string* file :
+         {&flags.model, &flags.plan, &flags.stats, &flags.frontier, &flags.suite, &flags.analysis, &flags.speed})
+        inputs.push_back(*file);
+    require_outputs({flags.html, flags.markdown, json_file(flags.json)}, inputs);
     const Document document = make_report(read_inputs(flags));
     // Both texts are made before the first file is written.
     const std::string html = to_html(document);

@@ -23,9 +23,12 @@ size_t largest_within(size_t bytes, BytesAt bytes_at) {
     return low;
 }
 
+/// What llama.cpp makes of -c.
+size_t context_of(size_t n_ctx) noexcept { return (n_ctx + 255) / 256 * 256; }
+
 /// As the drop-in makes it for one sequence of n_ctx tokens (kvaq/llama/interpose_context.cc).
 size_t process_bytes(const EstimateRequest& request, const Plan& plan, const ModelShape& shape, size_t n_ctx) {
-    n_ctx = (n_ctx + 255) / 256 * 256;
+    n_ctx = context_of(n_ctx);
     const size_t n_batch = std::min(n_ctx, request.n_batch);
     const bool frees_windows =
         !request.swa_full && std::any_of(shape.layers.begin(), shape.layers.end(), [&](const LayerShape& layer) {
@@ -59,7 +62,7 @@ Estimate estimate(const EstimateRequest& request) {
     Estimate out;
     out.shape = read_model_shape(request.model);
     out.shape.fingerprint = model_fingerprint(request.model);
-    out.n_ctx = request.n_ctx > 0 ? request.n_ctx : static_cast<size_t>(out.shape.n_ctx_train);
+    out.n_ctx = context_of(request.n_ctx > 0 ? request.n_ctx : static_cast<size_t>(out.shape.n_ctx_train));
     for (const std::string& name : request.plans) {
         Estimate::Row row{.plan = plan_for(name, out.shape), .bytes = {}};
         row.bytes = cache_bytes(row.plan, out.n_ctx, request.swa_full);

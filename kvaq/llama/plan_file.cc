@@ -191,8 +191,10 @@ void write_plan(const Plan& original, const std::string& path) {
     file.set(key("value_codec"), value_codec);
     file.set(key("sha256"), sha256_hex(canonical_text(plan)));
     std::vector<std::vector<std::byte>> turn_data;
-    for (const LayerPlan& one : plan.layers) turn_data.push_back(rope_rule_bytes(one.key_turn));
-    for (size_t i = 0; i < turn_data.size() && plan.key_period > 0; ++i)
+    if (plan.key_period > 0) {
+        for (const LayerPlan& one : plan.layers) turn_data.push_back(rope_rule_bytes(one.key_turn));
+    }
+    for (size_t i = 0; i < turn_data.size(); ++i)
         file.add_tensor_bytes(turn_tensor(plan.layers[i].shape.layer), turn_data[i]);
     std::vector<std::vector<std::byte>> fit_data;
     for (const TransformFit* fit : fits) fit_data.push_back(transform_fit_bytes(*fit));

@@ -19,13 +19,15 @@ double leading_number(const std::string& text, std::string& rest) {
 }
 
 [[noreturn]] void bad_budget(const std::string& text) {
-    throw Error(ErrorCode::kInvalidArgument, "unreadable budget", "3.25bits, 700B/token or 512MiB@32768",
+    throw Error(ErrorCode::kInvalidArgument, "unreadable budget", "3.25bits, 4500B/token or 512MiB@32768",
                 "'" + text + "'");
 }
 
 }  // namespace
 
-size_t parse_bytes(const std::string& text) {
+namespace {
+
+double bytes_of(const std::string& text) {
     std::string unit;
     const double value = leading_number(text, unit);
     double factor = 0;
@@ -43,8 +45,12 @@ size_t parse_bytes(const std::string& text) {
         throw Error(ErrorCode::kInvalidArgument, "unreadable size", "a number with B, KiB, MiB, GiB or TiB",
                     "'" + text + "'");
     }
-    return static_cast<size_t>(value * factor);
+    return value * factor;
 }
+
+}  // namespace
+
+size_t parse_bytes(const std::string& text) { return static_cast<size_t>(bytes_of(text)); }
 
 Budget parse_budget(const std::string& text) {
     std::string rest;
@@ -57,8 +63,7 @@ Budget parse_budget(const std::string& text) {
     if (rest == "bits" || rest == "bit") return {.unit = Budget::Unit::kEffectiveBits, .amount = value};
     if (rest.rfind("bit", 0) == 0) bad_budget(text);
     if (const size_t slash = text.find("/token"); slash != std::string::npos && slash + 6 == text.size()) {
-        return {.unit = Budget::Unit::kBytesPerToken,
-                .amount = static_cast<double>(parse_bytes(text.substr(0, slash)))};
+        return {.unit = Budget::Unit::kBytesPerToken, .amount = bytes_of(text.substr(0, slash))};
     }
     const size_t at = text.find('@');
     if (at == std::string::npos) bad_budget(text);

@@ -17,7 +17,7 @@ struct Budget {
     size_t n_tokens = 0;  ///< kBytes: at this context ("512MiB@32768"); otherwise 0
 };
 
-/// "3.25bits", "700B/token", "512MiB@32768". Throws Error kInvalidArgument.
+/// "3.25bits", "4500B/token", "512MiB@32768". Throws Error kInvalidArgument.
 [[nodiscard]] Budget parse_budget(const std::string& text);
 
 }  // namespace kvaq

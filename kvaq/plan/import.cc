@@ -122,8 +122,14 @@ ImportedPlan import_plan(const std::string& text, const ImportContext& context) 
     const size_t first = text.find_first_not_of(" \t\r\n");
     if (first == std::string::npos)
         refuse(context.what, "nothing to import", "JSON, KVTuner YAML, or key=value,key=value", "an empty text");
+    const auto refuse_budget = [&] {  // a budget that is not kept would be worse than none
+        if (context.budget > 0 || context.group_budget > 0)
+            refuse(context.what, "--budget and --group-budget are for files of norms", "neither of them",
+                   "a configuration, which says its bits itself");
+    };
     ImportedPlan result;
     if (looks_like_kvtuner_yaml(text)) {
+        refuse_budget();
         result = import_kvtuner(text, context);
     } else {
         Json json;
@@ -145,6 +151,10 @@ ImportedPlan import_plan(const std::string& text, const ImportContext& context) 
             if (context.qk_norm) result.warnings.emplace_back(kQkNormWarning);
             result.plan = greedy_plan(norms, context, result.warnings);
         } else {
+            if (json.contains("schema_version"))
+                refuse(context.what, "JSON of kvaq itself cannot be read back", "the *.plan.gguf it was made of",
+                       "kvaq's own JSON");
+            refuse_budget();
             result = import_config(json, context);
         }
     }

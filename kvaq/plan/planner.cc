@@ -1,6 +1,7 @@
 #include "kvaq/plan/planner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "kvaq/base/error.h"
@@ -116,13 +117,15 @@ Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
     const std::vector<size_t> picked = solve_budget(choices, room.blocks());
     if (picked.empty()) {
         const double floor_bytes = room.fixed + static_cast<double>(Room::kBlock * smallest_bytes(choices));
-        const auto in_units = [&](double bytes) {
-            return number(8 * bytes / room.elements) + "bits (" + number(bytes / static_cast<double>(room.n_ctx)) +
-                   " B/token, " + number(bytes / (1024 * 1024)) + " MiB)";
+        const auto in_units = [&](double bytes, auto rounded) {
+            return number(rounded(8 * bytes / room.elements)) + "bits (" +
+                   number(rounded(bytes / static_cast<double>(room.n_ctx))) + " B/token, " +
+                   number(rounded(bytes / (1024 * 1024))) + " MiB)";
         };
+        const auto up = [](double x) { return std::ceil(100 * x) / 100; };  // what is said to be enough is
         throw Error(ErrorCode::kBudgetTooSmall,
                     "the budget is below this model's floor at " + std::to_string(room.n_ctx) + " tokens",
-                    "at least " + in_units(floor_bytes), in_units(room.bytes),
+                    "at least " + in_units(floor_bytes, up), in_units(room.bytes, [](double x) { return x; }),
                     "The smallest plan keeps a window of " + std::to_string(request.window) +
                         " tokens in f16, and no head gets fewer bits than were measured (1); a longer context" +
                         (request.window > 0 ? " or --window 0" : "") + " lowers the floor");

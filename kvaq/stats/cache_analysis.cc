@@ -142,12 +142,12 @@ CacheAnalysis analyze_cache(const ModelStats& stats, size_t max_tiles, size_t n_
                 const LayerStats& layer = stats.layers[i];
                 out.layers[i].shape = layer.shape;
                 for (const HeadStats& head : layer.heads) {
-                    const std::vector<float16> keys = out.as_cached && !stats.tile_turns.empty()
-                                                          ? cached_tiles(head, layer.rope, stats.tile_turns)
-                                                          : head.key_tiles;
+                    const bool turned = out.as_cached && layer.rope.n_dims > 0;
+                    std::vector<float16> turned_back;
+                    if (turned) turned_back = cached_tiles(head, layer.rope, stats.tile_turns);
                     out.layers[i].heads.push_back(
                         {.key = analyze_side(head, Side::kKey, out.as_cached ? head.cached_keys() : head.key_second,
-                                             keys, stats.n_tokens, max_tiles),
+                                             turned ? turned_back : head.key_tiles, stats.n_tokens, max_tiles),
                          .value = analyze_side(head, Side::kValue, head.value_second, head.value_tiles, stats.n_tokens,
                                                max_tiles)});
                 }
