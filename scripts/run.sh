@@ -33,7 +33,9 @@ step "2/4 planning bits per layer, side and head for $BUDGET, and measuring the 
 if fresh "$plan" "$stats"; then
     echo "$plan is there (delete it to plan again)"
 else
-    "$KVAQ" plan -m "$MODEL" --stats "$stats" --budget "$BUDGET" -c 4096 --check -t "$THREADS" -o "$plan"
+    at=(-c 4096)
+    case $BUDGET in *@*) at=() ;; esac  # a budget of bytes names its context
+    "$KVAQ" plan -m "$MODEL" --stats "$stats" --budget "$BUDGET" "${at[@]}" --check -t "$THREADS" -o "$plan"
 fi
 
 step "3/4 comparing with llama.cpp's own cache types on a text that the plan has not seen (about 5 minutes)"

@@ -124,6 +124,15 @@ class Errors(unittest.TestCase):
                 self.assertEqual(said.returncode, 1)
                 self.assertIn("cannot write to stdout: found No space left", said.stderr)
 
+    def test_a_device_is_no_output(self):
+        folder = tempfile.TemporaryDirectory(prefix="kvaq_device_")
+        link = Path(folder.name) / "null"
+        link.symlink_to("/dev/null")
+        said = kvaq("estimate", "-m", MODEL, "--json", str(link))
+        self.assertEqual(said.returncode, 1)
+        self.assertIn("a device or pipe", said.stderr)
+        self.assertTrue(link.is_symlink())
+
     def test_presets_are_presets_whatever_lies_in_the_folder(self):
         folder = tempfile.TemporaryDirectory(prefix="kvaq_names_")
         (Path(folder.name) / "q8_0").mkdir()

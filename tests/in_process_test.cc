@@ -79,6 +79,29 @@ TEST(InProcess, BatchesWithoutPositionsContinueTheSequence) {
     EXPECT_EQ(served.logits(), expected.logits());
 }
 
+TEST(InProcess, BatchesThatNameASequenceAloneGoThere) {
+    Tokens tokens = tokenize("One two three four five six seven");
+    const Session served("f16");
+    llama_seq_id second = 1;
+    std::vector<llama_seq_id*> seq_ids(tokens.size(), &second);
+    llama_batch batch = llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size()));
+    batch.seq_id = seq_ids.data();  // without n_seq_id: one each
+    ASSERT_EQ(llama_decode(served.ctx(), batch), 0);
+    EXPECT_EQ(llama_memory_seq_pos_max(served.memory(), 0), -1);
+    EXPECT_EQ(llama_memory_seq_pos_max(served.memory(), 1), static_cast<llama_pos>(tokens.size()) - 1);
+}
+
+// As mtmd does around an image: what the switch refuses must not outlive it, nor be forgotten by a cleared memory.
+TEST(InProcess, NonCausalAttentionIsRefusedUntilItIsSwitchedOff) {
+    const Tokens tokens = tokenize("One two three four five six seven");
+    const Session served("f16");
+    llama_set_causal_attn(served.ctx(), false);
+    llama_memory_clear(served.memory(), true);
+    EXPECT_EQ(served.decode(tokens, 0), -1);
+    llama_set_causal_attn(served.ctx(), true);
+    EXPECT_EQ(served.decode(tokens, 0), 0);
+}
+
 TEST(InProcess, ExtendedBatchesGiveTheSameLogits) {
     const Tokens tokens = tokenize("One two three four five six seven");
     const Session expected("k4v4-rot");

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "kvaq/base/error.h"
 
@@ -137,6 +138,11 @@ std::string write_beside(const std::string& path, std::span<const std::byte> byt
 }  // namespace
 
 void atomic_write(const std::string& path, std::span<const std::byte> bytes) {
+    std::error_code none;
+    if (std::filesystem::exists(path, none) &&
+        !std::filesystem::is_regular_file(path, none)) {  // a device would be replaced
+        throw Error(ErrorCode::kIo, "cannot write '" + path + "'", "a file", "a folder, device or pipe");
+    }
     const std::string temporary = write_beside(path, bytes);
     if (::rename(temporary.c_str(), path.c_str()) != 0) {
         const int error = errno;

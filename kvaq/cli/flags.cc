@@ -27,6 +27,10 @@ void require_writable(const std::string& path) {
     if (fs::is_directory(path, ignored)) {
         throw Error(ErrorCode::kIo, "cannot write the output", "the name of a file", "the folder '" + path + "'");
     }
+    if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored)) {
+        throw Error(ErrorCode::kIo, "cannot write '" + path + "'", "a file", "a device or pipe",
+                    "Only --json takes - for stdout");
+    }
     fs::path folder = fs::path(path).parent_path();
     if (folder.empty()) folder = ".";
     if (!fs::is_directory(folder, ignored)) {
@@ -43,7 +47,7 @@ void require_writable(const std::string& path) {
 bool same_file(const std::string& a, const std::string& b) {
     std::error_code none;
     if (fs::equivalent(a, b, none)) return true;
-    return fs::weakly_canonical(a, none) == fs::weakly_canonical(b, none);
+    return fs::weakly_canonical(fs::absolute(a), none) == fs::weakly_canonical(fs::absolute(b), none);
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ struct State {
 };
 
 State& state() {
-    static State state;
+    static State& state = *new State();  // never destroyed, as Registry
     return state;
 }
 

@@ -37,7 +37,7 @@ struct Estimate {
         size_t largest_context = 0;
     };
     ModelShape shape;
-    size_t n_ctx = 0;
+    size_t n_ctx = 0;  ///< as llama.cpp rounds it up: a multiple of 256
     std::vector<Row> plans;
     std::vector<LlamaRow> llama;
 };

@@ -132,7 +132,8 @@ ServedNode* prepare_node(ServedContext& context, ggml_tensor* node) {
         (served->layer == context.first_layer && context.appended.contains(served->layer))) {
         begin_micro_batch(context, static_cast<size_t>(node->src[0]->ne[1]));
     }
-    if (static_cast<size_t>(node->src[0]->ne[1]) != context.micro_end - context.micro_first) {
+    served->skip = static_cast<size_t>(node->src[0]->ne[1]) != context.micro_end - context.micro_first;
+    if (served->skip) {
         context.fail(-2, "layers of one micro-batch have different numbers of tokens: this architecture is not served");
     }
     served->append = context.appended.insert(served->layer).second;
@@ -168,7 +169,7 @@ class LlamaTeam final : public Team {
 void run_node(ggml_tensor* node, int index, int size, void* user_data) {
     const ServedNode& served = *static_cast<const ServedNode*>(user_data);
     ServedContext& context = *served.context;
-    if (context.failed.load(std::memory_order_relaxed) && !context.micro_open) {
+    if (served.skip || (context.failed.load(std::memory_order_relaxed) && !context.micro_open)) {
         if (index == 0) std::memset(node->data, 0, ggml_nbytes(node));  // the whole batch is going to be refused
         return;
     }

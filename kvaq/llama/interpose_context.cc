@@ -58,7 +58,14 @@ void check_params(const llama_model* model, const llama_context_params& params, 
         params.pooling_type != LLAMA_POOLING_TYPE_UNSPECIFIED) {
         refuse("embedding contexts are not served: they keep no cache", "", "", "Start without a plan");
     }
-    if (metadata(model, shape.architecture + ".rope.scaling.type") == "longrope") {
+    // Two sets of factors, of which llama.cpp takes one by the size of its own cache, which is a batch here. Files of Phi 3 and 4 do not name the type.
+    const auto tokens = [&](const char* key) {
+        return std::strtoull(metadata(model, shape.architecture + key).c_str(), nullptr, 10);
+    };
+    const bool phi = (shape.architecture == "phi3" || shape.architecture == "phimoe") &&
+                     tokens(".rope.scaling.original_context_length") > 0 &&
+                     tokens(".rope.scaling.original_context_length") < tokens(".context_length");
+    if (phi || metadata(model, shape.architecture + ".rope.scaling.type") == "longrope") {
         refuse("LongRoPE models are not served: their factors depend on llama.cpp's own cache size", "",
                shape.architecture, "Start without a plan");
     }
@@ -322,12 +329,8 @@ uint32_t llama_n_ctx_seq(const llama_context* ctx) {
 
 void llama_set_causal_attn(llama_context* ctx, bool causal) {
     ServedContext* context = Registry::instance().find(ctx);
-    if (context != nullptr && !causal) {
-        context->poisoned = "the program switched to non-causal attention, which the plan's cache does not serve";
-        print_error(context->poisoned);
-        return;
-    }
-    KVAQ_REAL(llama_set_causal_attn)(ctx, causal);
+    if (context == nullptr) return KVAQ_REAL(llama_set_causal_attn)(ctx, causal);
+    context->non_causal = !causal;  // until the program switches back: its batches are refused
 }
 
 }  // extern "C"

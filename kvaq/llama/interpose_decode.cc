@@ -24,7 +24,7 @@ struct MirrorToken {
 class BatchMirrors {
   public:
     static BatchMirrors& instance() {
-        static BatchMirrors mirrors;
+        static BatchMirrors& mirrors = *new BatchMirrors();  // never destroyed, as Registry
         return mirrors;
     }
     std::vector<MirrorToken>& of(const llama_batch_ext* batch) {
@@ -70,6 +70,12 @@ bool positions_continue(ServedContext& context) {
 
 template <typename Decode>
 int32_t decode_tokens(ServedContext& context, Decode decode) {
+    if (context.non_causal) {
+        print_error(
+            "not decoding: the program wants non-causal attention (llama_set_causal_attn), which the plan's cache does "
+            "not serve");
+        return -1;
+    }
     if (!context.poisoned.empty()) {
         print_error("not decoding: " + context.poisoned);
         return -1;
@@ -168,17 +174,20 @@ void take_tokens(ServedContext& context, const std::vector<MirrorToken>& batch) 
         context.tokens.push_back({.pos = token.pos, .seq_ids = {token.seq_ids.begin(), token.seq_ids.end()}});
 }
 
-/// Returns every token's position.
+constexpr size_t kMostPositions = 4;  ///< of a token: M-RoPE's, of which llama.cpp reads all from batches of embeddings
+
+/// Returns every token's position, and zeros for its further ones.
 std::vector<llama_pos> take_tokens(ServedContext& context, const llama_batch& batch) {
     const auto n = static_cast<size_t>(std::max(0, batch.n_tokens));
     std::vector<int32_t> next(context.n_seq_max);
     for (size_t s = 0; s < next.size(); ++s) next[s] = context.handler->seq_pos_max(static_cast<int32_t>(s)) + 1;
-    std::vector<llama_pos> positions(n);
+    std::vector<llama_pos> positions(kMostPositions * n);
     context.tokens.clear();
     for (size_t i = 0; i < n; ++i) {
         PendingToken token;
-        if (batch.seq_id != nullptr && batch.n_seq_id != nullptr) {
-            token.seq_ids.assign(batch.seq_id[i], batch.seq_id[i] + batch.n_seq_id[i]);
+        if (batch.seq_id != nullptr) {
+            token.seq_ids.assign(batch.seq_id[i],
+                                 batch.seq_id[i] + (batch.n_seq_id != nullptr ? batch.n_seq_id[i] : 1));
             std::sort(token.seq_ids.begin(), token.seq_ids.end());
         } else {
             token.seq_ids = {0};

@@ -72,7 +72,8 @@ std::string ServedContext::why_no_shift() const {
 }
 
 Registry& Registry::instance() {
-    static Registry registry;
+    static Registry& registry =
+        *new Registry();  // never destroyed: a program may exit() while its threads still decode
     return registry;
 }
 

@@ -53,6 +53,7 @@ struct ServedNode {
     bool program_wants = false;      ///< the program's own callback wants to see it
     std::vector<float> sink_logits;  ///< of a node on a device
     bool append = true;              ///< of the micro-batch in progress
+    bool skip = false;               ///< its rows are not those of the micro-batch in progress: it is not computed
     bool check_mask = false;         ///< first node with its mask in the micro-batch in progress
 };
 
@@ -98,7 +99,8 @@ struct ServedContext {
     int32_t fail_code = 0;
     std::string failure;  ///< guarded by failure_mutex
     std::mutex failure_mutex;
-    std::string poisoned;  ///< why no batch may be decoded any more (until clear), empty = fine
+    bool non_causal = false;  ///< the program wants attention that is not served (llama_set_causal_attn)
+    std::string poisoned;     ///< why no batch may be decoded any more (until clear), empty = fine
 
     std::unordered_map<const ggml_tensor*, std::unique_ptr<ServedNode>> nodes;
     SpinBarrier barrier;

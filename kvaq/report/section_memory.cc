@@ -75,7 +75,8 @@ std::optional<Section> memory_section(const ReportInput& input) {
     const double f16 = llama_bytes(*input.shape, "f16", longest);
     const size_t in_f16_memory = largest_context(*input.plan, static_cast<size_t>(f16));
     const std::string says = fmt::format(
-        "At {} tokens the plan takes {}, f16 {}. In the memory that f16 takes there, the plan holds {} tokens.",
+        "At {} tokens the plan takes {}, f16 {}. In the memory that f16 takes there, the plan's cache holds {} tokens "
+        "(what a process needs beside it: kvaq estimate).",
         longest, bytes_text(own), bytes_text(f16), in_f16_memory);
     chart.title = "Memory against context. " + says;
     for (const size_t n : {longest / 8, longest / 4, longest / 2, longest})
