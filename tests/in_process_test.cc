@@ -274,6 +274,19 @@ TEST(InProcess, TheF16PlanIsAsCloseToPlainAsPlainToItselfInOtherBatches) {
 }
 
 // As llama-server restores a slot: the tokens, then the state, from a file.
+TEST(InProcess, AnEmptySequenceIsSavedAndRestored) {
+    TemporaryFolder folder;
+    const std::string path = folder.file("empty.slot");
+    const Session served("k4v4-rot");
+    ASSERT_GT(llama_state_seq_save_file(served.ctx(), path.c_str(), 0, nullptr, 0), 0U);
+    ASSERT_EQ(served.decode(tokenize("One two three"), 0), 0);
+    Tokens room(16);
+    size_t n = 99;
+    EXPECT_GT(llama_state_seq_load_file(served.ctx(), path.c_str(), 0, room.data(), room.size(), &n), 0U);
+    EXPECT_EQ(n, 0U);
+    EXPECT_EQ(llama_memory_seq_pos_max(served.memory(), 0), -1);
+}
+
 TEST(InProcess, DamagedSlotFilesAreRefusedAndChangeNothing) {
     TemporaryFolder folder;
     const std::string path = folder.file("slot.bin");

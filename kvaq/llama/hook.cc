@@ -213,16 +213,16 @@ void check_mask(ServedContext& context, const ggml_tensor* mask, const void* dat
         context.fail(-2, "llama.cpp's attention mask has an unexpected shape: this architecture is not served");
         return;
     }
+    // Cell j of llama.cpp's cache is token j of the batch. The micro-batch's own tokens in every row; those before them, which show windows as long as
+    // the batch, in its first and last row.
     for (size_t i = 0; i < n; ++i) {
-        const auto* row =
-            reinterpret_cast<const uint16_t*>(static_cast<const char*>(data) + i * mask->nb[1]) + context.micro_first;
+        const auto* row = reinterpret_cast<const uint16_t*>(static_cast<const char*>(data) + i * mask->nb[1]);
         const PendingToken& query = context.tokens[context.micro_first + i];
-        for (size_t j = 0; j < n; ++j) {
-            if ((row[j] != kMinusInf) == visible(context, shape, query, context.tokens[context.micro_first + j]))
-                continue;
+        for (size_t j = i == 0 || i + 1 == n ? 0 : context.micro_first; j < context.micro_end; ++j) {
+            if ((row[j] != kMinusInf) == visible(context, shape, query, context.tokens[j])) continue;
             context.fail(-2, "llama.cpp's attention mask of layer " + std::to_string(shape.layer) +
-                                 " differs from the rule we serve (token " + std::to_string(i) + " and " +
-                                 std::to_string(j) + " of the micro-batch): please report this model");
+                                 " differs from the rule we serve (token " + std::to_string(context.micro_first + i) +
+                                 " and " + std::to_string(j) + " of the batch): please report this model");
             return;
         }
     }

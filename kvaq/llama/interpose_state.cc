@@ -141,7 +141,12 @@ size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq
             throw Error(ErrorCode::kInvalidArgument, std::string("cannot restore ") + path,
                         "room for " + std::to_string(count) + " tokens", std::to_string(capacity));
         }
-        load(*context, cache, seq_id, slot.snapshot);
+        if (slot.snapshot.empty() && count == 0) {  // of an empty sequence
+            (void)cache.seq_rm(seq_id, -1, -1);
+            context->publish();
+        } else {
+            load(*context, cache, seq_id, slot.snapshot);
+        }
         *n_tokens_out = count;
         std::copy(slot.tokens.begin(), slot.tokens.end(), tokens);
         return file.size();
