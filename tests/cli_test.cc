@@ -39,7 +39,8 @@ void write_other_model(const std::string& path) {
 }
 
 /// Exit code 1, nothing on stdout, and on stderr one line which starts "kvaq: error:" and names all of `things`.
-void expect_one_clear_line(const std::vector<std::string>& args, const std::vector<std::string>& things) {
+/// Returns the line.
+std::string expect_one_clear_line(const std::vector<std::string>& args, const std::vector<std::string>& things) {
     const ProcessResult result = kvaq_cli(args);
     std::string command = "kvaq";
     for (const std::string& arg : args) command += " " + arg;
@@ -51,6 +52,7 @@ void expect_one_clear_line(const std::vector<std::string>& args, const std::vect
     EXPECT_EQ(lines_starting(result.err, "").size(), 1U) << "more than the one line";
     for (const std::string& thing : things)
         EXPECT_NE(result.err.find(thing), std::string::npos) << "does not name " << thing;
+    return result.err;
 }
 
 class CommandLine : public testing::Test {
@@ -146,9 +148,8 @@ TEST_F(CommandLine, CalibratesOnAfterAKillThenPlansChecksRepairsAndDrawsTheFront
     ASSERT_EQ(measured.exit_code, 0) << measured.err;
     EXPECT_NE(measured.err.find("going on where the interrupted run stopped"), std::string::npos) << measured.err;
     const std::string plan = folder_.file("m.plan.gguf");
-    const std::string floor = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan}).err;
-    expect_one_clear_line({"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan},
-                          {"budget", "bits"});
+    const std::string floor = expect_one_clear_line(
+        {"plan", "-m", kModel, "--stats", stats, "--budget", "0.1bits", "-o", plan}, {"budget", "bits"});
     const size_t from = floor.find('(') + 1;  // "at least 1.18bits (1695.94 B/token, ..."
     const std::string least = floor.substr(from, floor.find(' ', from) - from) + "B/token";
     const ProcessResult enough = kvaq_cli({"plan", "-m", kModel, "--stats", stats, "--budget", least});

@@ -273,7 +273,6 @@ TEST(InProcess, TheF16PlanIsAsCloseToPlainAsPlainToItselfInOtherBatches) {
     EXPECT_LE(plan.mean_kl.value, 1.5 * control.mean_kl.value);
 }
 
-// As llama-server restores a slot: the tokens, then the state, from a file.
 TEST(InProcess, AnEmptySequenceIsSavedAndRestored) {
     TemporaryFolder folder;
     const std::string path = folder.file("empty.slot");
@@ -287,6 +286,7 @@ TEST(InProcess, AnEmptySequenceIsSavedAndRestored) {
     EXPECT_EQ(llama_memory_seq_pos_max(served.memory(), 0), -1);
 }
 
+// As llama-server restores a slot: the tokens, then the state, from a file.
 TEST(InProcess, DamagedSlotFilesAreRefusedAndChangeNothing) {
     TemporaryFolder folder;
     const std::string path = folder.file("slot.bin");

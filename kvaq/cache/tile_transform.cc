@@ -22,8 +22,8 @@ constexpr std::array kTrellisTries = {0, 1, 2, 4, 7, 11};
 static_assert(kTries.size() == kTrellisTries.size());
 
 constexpr size_t kLanes = 16;
-constexpr int kCorrections =
-    1;  ///< of a basis's rounding; norms of E (see to_basis) are .02 to .04, so .1 % of it is left
+/// Of a basis's rounding: norms of E (see to_basis) are .02 to .04, so about .1 % of it is left.
+constexpr int kCorrections = 1;
 constexpr float kRound = 12582912.0F;  ///< 1.5 * 2^23: adding and taking it away rounds |x| < 2^22 half to even
 using Vec = float __attribute__((vector_size(64), aligned(64)));
 
@@ -221,21 +221,24 @@ void share(Row& x, size_t n) noexcept {
     for (size_t t = 0; t < n; ++t) x[t] = sum;
 }
 
-/// s.u = U^-T s.x, so that U^T s.u, what readers make of it, is s.x: y = x, then y += x - U^T U y kCorrections times, s.u = U y.
+/// The first n_coded rows of s.u = U^-T s.x, so that U^T s.u, what readers make of it, is s.x: y = x, then y += x - U^T U y kCorrections times, s.u = U y.
 /// U is orthonormal but for its rounding to int8, U^T U = 1 + E, and what is missing is E^(kCorrections + 1) x.
-void to_basis(const TransformFit& fit, size_t n, Scratch& s) noexcept {
+void to_basis(const TransformFit& fit, size_t n, size_t n_coded, Scratch& s) noexcept {
     const size_t dim = fit.dim;
     const size_t to_codec = fit.side == Side::kKey ? 1 : dim;  // from U_ij to U_i+1,j
     const size_t to_model = fit.side == Side::kKey ? dim : 1;  // from U_ij to U_i,j+1
     std::copy_n(s.x.data(), dim * n, s.y.data());
-    for (int round = 0;; ++round) {
-        multiply(fit.matrix.data(), to_codec, to_model, dim, s.y.data(), dim, n, s.u.data());
-        scale_rows(fit.row_scale.data(), dim, n, s.u.data());
-        if (round == kCorrections) return;
+    const auto forward = [&](size_t n_rows) {
+        multiply(fit.matrix.data(), to_codec, to_model, n_rows, s.y.data(), dim, n, s.u.data());
+        scale_rows(fit.row_scale.data(), n_rows, n, s.u.data());
+    };
+    for (int round = 0; round < kCorrections; ++round) {
+        forward(dim);
         scale_rows(fit.row_scale.data(), dim, n, s.u.data());
         multiply(fit.matrix.data(), to_model, to_codec, dim, s.u.data(), dim, n, s.back.data());
         add_residual(s.x.data(), s.back.data(), dim * n, s.y.data());
     }
+    forward(n_coded);
 }
 
 }  // namespace
@@ -248,15 +251,15 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     const size_t n = layout.tile_tokens;
     const size_t dim = layout.head_dim;
     transpose(x, n, dim, s.x.data());
-    if (fit.hadamard) {
-        hadamard_columns(s.x.data(), dim, n, n);
-        std::copy_n(s.x.data(), dim * n, s.u.data());
-    } else {
-        to_basis(fit, n, s);
-    }
     size_t n_coded = 0;
     for (const Band& band : layout.bands) {
         if (static_cast<int>(band.bits) != 0) n_coded = size_t{band.first_channel} + band.n_channels;
+    }
+    if (fit.hadamard) {
+        hadamard_columns(s.x.data(), dim, n, n);
+        std::copy_n(s.x.data(), n_coded * n, s.u.data());
+    } else {
+        to_basis(fit, n, n_coded, s);
     }
     for (size_t i = 0; i < n_coded; ++i) {
         float* u = &s.u[i * n];

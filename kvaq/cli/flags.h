@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "kvaq/plan/budget.h"
+
 namespace kvaq {
 
 /// What --json takes: a file, or "-" for stdout, where the verb then prints nothing else.
@@ -23,8 +25,8 @@ void write_json(const std::string& json, std::string_view text);
 [[nodiscard]] std::string json_text(const nlohmann::ordered_json& json);
 inline constexpr const char* kJsonHelp = "write all numbers to this file as JSON; - prints them instead of the table";
 
-/// Of -c, -b and -ub: no context of more tokens is looked for (kvaq/plan/budget.h).
-inline constexpr int kMostTokens = 1 << 30;
+/// Of -c, -b and -ub, as CLI::Range wants it beside an int.
+inline constexpr int kMostTokens = static_cast<int>(kMaxTokens);
 
 /// What -t is without being given: every processor this program may run on, at least 1.
 [[nodiscard]] int32_t default_threads() noexcept;

@@ -8,6 +8,7 @@
 #include "kvaq/base/file.h"
 #include "kvaq/cli/flags.h"
 #include "kvaq/cli/verbs.h"
+#include "kvaq/llama/estimate.h"
 #include "kvaq/llama/gguf_model.h"
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/llama/weight_norms.h"
@@ -91,14 +92,13 @@ void run_export(const ExportFlags& flags) {
             throw Error(ErrorCode::kInvalidArgument, "preset '" + flags.plan + "' is no plan of a model yet",
                         "-m MODEL.gguf", "nothing");
         plan = make_uniform_plan(parse_preset(flags.plan), read_model_shape(flags.model));
-    } else {
+    } else if (flags.model.empty()) {
         require_plan_file(flags.plan);
         plan = read_plan(flags.plan);
-        if (!flags.model.empty()) {
-            ModelShape shape = read_model_shape(flags.model);
-            shape.fingerprint = model_fingerprint(flags.model);
-            check_plan_fits(plan, shape);
-        }
+    } else {
+        ModelShape shape = read_model_shape(flags.model);
+        shape.fingerprint = model_fingerprint(flags.model);
+        plan = plan_for(flags.plan, shape);
     }
     const ExportedPlan exported = export_plan(plan, flags.to);
     for (const std::string& lost : exported.lost) fmt::print(stderr, "kvaq: lost: {}\n", lost);

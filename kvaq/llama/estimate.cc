@@ -45,7 +45,7 @@ size_t process_bytes(const EstimateRequest& request, const Plan& plan, const Mod
                                  .n_ctx = n_ctx,
                                  .max_batch_tokens = std::min(n_batch, request.n_ubatch),
                                  .keep_sliding = !frees_windows}) +
-           (own[0] + own[1]) * ((n_batch + 255) / 256 * 256);
+           (own[0] + own[1]) * context_of(n_batch);
 }
 
 }  // namespace

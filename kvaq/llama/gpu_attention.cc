@@ -72,7 +72,7 @@ int32_t cuda_device_of(const ggml_tensor* tensor) {
 }
 
 void run_on_gpu(ServedContext& context, ServedNode& served, ggml_tensor* node) {
-    if (served.skip || (context.failed.load() && !context.micro_open)) {
+    if (context.leaves_out(served)) {
         ggml_backend_tensor_memset(node, 0, 0, ggml_nbytes(node));  // the whole batch is going to be refused
         return;
     }

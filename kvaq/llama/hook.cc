@@ -169,7 +169,7 @@ class LlamaTeam final : public Team {
 void run_node(ggml_tensor* node, int index, int size, void* user_data) {
     const ServedNode& served = *static_cast<const ServedNode*>(user_data);
     ServedContext& context = *served.context;
-    if (served.skip || (context.failed.load(std::memory_order_relaxed) && !context.micro_open)) {
+    if (context.leaves_out(served)) {
         if (index == 0) std::memset(node->data, 0, ggml_nbytes(node));  // the whole batch is going to be refused
         return;
     }

@@ -62,9 +62,9 @@ void check_params(const llama_model* model, const llama_context_params& params, 
     const auto tokens = [&](const char* key) {
         return std::strtoull(metadata(model, shape.architecture + key).c_str(), nullptr, 10);
     };
-    const bool phi = (shape.architecture == "phi3" || shape.architecture == "phimoe") &&
-                     tokens(".rope.scaling.original_context_length") > 0 &&
-                     tokens(".rope.scaling.original_context_length") < tokens(".context_length");
+    const auto original = tokens(".rope.scaling.original_context_length");
+    const bool phi = (shape.architecture == "phi3" || shape.architecture == "phimoe") && original > 0 &&
+                     original < tokens(".context_length");
     if (phi || metadata(model, shape.architecture + ".rope.scaling.type") == "longrope") {
         refuse("LongRoPE models are not served: their factors depend on llama.cpp's own cache size", "",
                shape.architecture, "Start without a plan");

@@ -106,6 +106,10 @@ struct ServedContext {
     SpinBarrier barrier;
 
     void fail(int32_t code, std::string_view why) noexcept;
+    /// Whether a node is zeroed instead of computed: the batch is going to be refused.
+    [[nodiscard]] bool leaves_out(const ServedNode& node) const noexcept {
+        return node.skip || (failed.load(std::memory_order_relaxed) && !micro_open);
+    }
     /// Tells the metrics what the cache holds now: after everything that changes it, in the thread that did.
     void publish() noexcept {
         if (metrics != nullptr) metrics->set_use(cache->use());

@@ -11,8 +11,6 @@ namespace kvaq {
 
 namespace {
 
-constexpr size_t kMaxTokens = size_t{1} << 30;  // positions are int32_t; no larger context is looked for
-
 /// Bytes of a layer's units, computed once per plan.
 struct LayerUnits {
     int32_t layer = 0;

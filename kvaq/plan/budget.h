@@ -9,6 +9,9 @@
 
 namespace kvaq {
 
+/// No larger context is looked for: positions are int32_t.
+inline constexpr size_t kMaxTokens = size_t{1} << 30;
+
 /// Bytes of one layer at a context, every kind counted apart. They are what KvCache allocates for one sequence of that
 /// many tokens (tests hold them equal).
 struct LayerBytes {

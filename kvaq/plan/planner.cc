@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <functional>
 
 #include "kvaq/base/error.h"
 #include "kvaq/plan/budget.h"
@@ -125,7 +126,7 @@ Plan solve_with_window(const DamageModel& model, const PlanRequest& request) {
         const auto up = [](double x) { return std::ceil(100 * x) / 100; };  // what is said to be enough is
         throw Error(ErrorCode::kBudgetTooSmall,
                     "the budget is below this model's floor at " + std::to_string(room.n_ctx) + " tokens",
-                    "at least " + in_units(floor_bytes, up), in_units(room.bytes, [](double x) { return x; }),
+                    "at least " + in_units(floor_bytes, up), in_units(room.bytes, std::identity()),
                     "The smallest plan keeps a window of " + std::to_string(request.window) +
                         " tokens in f16, and no head gets fewer bits than were measured (1); a longer context" +
                         (request.window > 0 ? " or --window 0" : "") + " lowers the floor");

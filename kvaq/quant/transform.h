@@ -13,7 +13,8 @@
 namespace kvaq {
 
 /// What a transform codec knows of one (layer, side, KV head), fitted on calibration data (kvaq/stats/transform_fit.h):
-///   x = U^T z,  U [dim, dim] orthonormal but for rounding to int8, so z = U^-T x, and <U q, z> = <q, x> exactly;   z_i ~ offset_i + gain * scale_i * level,  level in int8
+///   x = U^T z,  U [dim, dim] orthonormal but for rounding to int8, so z = U^-T x, and <U q, z> = <q, x> exactly
+///   z_i ~ offset_i + gain * scale_i * level,  level in int8
 /// in units of kLevelsPerSigma: at gain 1 the standard deviation of z_i is kLevelsPerSigma steps.
 /// Channels are sorted by what an error in them costs, so that equal numbers of bits lie side by side.
 struct TransformFit {
