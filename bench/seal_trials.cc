@@ -7,15 +7,19 @@
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "bench/escape_cache.h"
 #include "kvaq/base/file.h"
+#include "kvaq/base/sha256.h"
 #include "kvaq/cache/tile.h"
-#include "kvaq/eval/compare.h"
+#include "kvaq/eval/prober.h"
 #include "kvaq/eval/session.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/plan/budget.h"
+#include "kvaq/plan/plan_json.h"
 
 namespace kvaq {
 namespace {
@@ -24,13 +28,27 @@ struct Trial {
     const char* name;
     SealTrial how;
 };
+constexpr SealTrial kNoGain = {.gain = SealTrial::Gain::kFixed};
 constexpr Trial kTrials[] = {
     {"a gain per token", {}},
     {"one gain per tile", {.gain = SealTrial::Gain::kTile}},
-    {"no gain", {.gain = SealTrial::Gain::kFixed}},
+    {"no gain", kNoGain},
     {"a quarter of values' errors fed back", {.value_feedback = 0.25F}},
     {"half of values' errors fed back", {.value_feedback = 0.5F}},
     {"half of keys' errors fed back", {.key_feedback = 0.5F}},
+};
+
+/// Tokens that escape to f16, see bench/escape_cache.h.
+struct EscapeTrial {
+    const char* name;
+    SealTrial how;
+    size_t kept;      ///< tokens a tile
+    size_t plan = 0;  ///< of those given
+};
+constexpr EscapeTrial kEscapeTrials[] = {
+    {"a gain per token, by escape_cache.h", {}, 0},        {"a gain per token, 1 token of 64 escapes to f16", {}, 1},
+    {"the same, a plan with as many bits less", {}, 1, 2}, {"no gain, 1 token of 64 escapes", kNoGain, 1},
+    {"no gain, 4 tokens of 64 escape", kNoGain, 4},
 };
 
 /// Bytes of gains in a cache of n_tokens tokens: one per token and transform codec.
@@ -50,56 +68,81 @@ size_t gain_bytes(const Plan& plan, size_t n_tokens) {
     return sum;
 }
 
-/// Bits an element that are left when the trial's gains are stored as they must be.
-double true_bits(const Trial& trial, const Plan& plan, const CompareRow& row, size_t n_tokens) {
+/// Bits an element when the trial's gains are stored as they must be.
+double true_bits(const SealTrial& how, const Plan& plan, size_t n_tokens) {
+    const CacheBytes bytes = cache_bytes(plan, n_tokens);
     const auto gains = static_cast<double>(gain_bytes(plan, n_tokens));
     double kept = gains;
-    if (trial.how.gain == SealTrial::Gain::kTile) kept = gains / static_cast<double>(plan.tile_tokens);
-    if (trial.how.gain == SealTrial::Gain::kFixed) kept = 0;
-    return row.effective_bits * (1 - (gains - kept) / static_cast<double>(row.bytes));
+    if (how.gain == SealTrial::Gain::kTile) kept = gains / static_cast<double>(plan.tile_tokens);
+    if (how.gain == SealTrial::Gain::kFixed) kept = 0;
+    return 8 * (static_cast<double>(bytes.total) - gains + kept) / static_cast<double>(bytes.elements);
 }
 
-void run(const CompareRequest& given, const std::string& out) {
-    nlohmann::ordered_json json = {
-        {"schema_version", 1},  {"kind", "kvaq.seal_trials"}, {"model", given.model},           {"text", given.text},
-        {"n_ctx", given.n_ctx}, {"n_chunks", given.n_chunks}, {"rows", nlohmann::json::array()}};
+struct Request {
+    std::string model, text, out;
+    std::vector<std::string> plans;
+    size_t n_ctx = 4096, n_chunks = 2;
+    int32_t n_threads = 2;
+};
+
+void run(const Request& request) {
     std::vector<Plan> plans;  // those that are no files are refused before the long work
-    for (const std::string& file : given.plans) plans.push_back(read_plan(file));
+    for (const std::string& file : request.plans) plans.push_back(read_plan(file));
+    const ModelPtr model = load_model(request.model);
+    for (const Plan& plan : plans) check_plan_fits(plan, model_shape_of(model.get()));
+    nlohmann::ordered_json json = {{"schema_version", 2},
+                                   {"kind", "kvaq.seal_trials"},
+                                   {"model", request.model},
+                                   {"text", request.text},
+                                   {"n_ctx", request.n_ctx},
+                                   {"n_chunks", request.n_chunks},
+                                   {"rows", nlohmann::json::array()}};
     std::string table =
         "| sealed with | plan | bits/element | mean KL (nats) | same top token |\n|---|---|---|---|---|\n";
+    Prober prober(
+        model.get(),
+        probe_chunks(model.get(), tokenize_file(model.get(), request.text), 0, request.n_chunks, request.n_ctx),
+        request.n_ctx / 2, request.n_threads, {});
+    const auto measure = [&](const char* name, const SealTrial& how, const Plan& plan, double bits,
+                             HandlerFactory served, size_t n_batch = Prober::kBatch) {
+        set_seal_trial(how);
+        const ProbeResult result = prober.measure(std::move(served), n_batch);
+        const std::string row = fmt::format("| {} | {} | {:.3f} | {:.5f} ± {:.5f} | {:.2f} % |\n", name, plan.name,
+                                            bits, result.kl.value, result.kl.error, 100 * result.same_top);
+        std::fputs(row.c_str(), stderr);
+        table += row;
+        json["rows"].push_back({{"sealed_with", name},
+                                {"plan", plan.name},
+                                {"plan_sha256", sha256_hex(canonical_text(plan))},
+                                {"effective_bits", bits},
+                                {"mean_kl", {{"value", result.kl.value}, {"standard_error", result.kl.error}}},
+                                {"same_top", result.same_top}});
+    };
     for (const Trial& trial : kTrials) {
-        CompareRequest request = given;
-        request.control = false;
         // Other plans are there for comparison at equal bytes.
-        if (&trial != &kTrials[0]) request.plans.resize(1);
-        set_seal_trial(trial.how);
-        const CompareResult result = compare(request, [&](size_t done, size_t total, const std::string& now) {
-            std::fprintf(stderr, "%s: %zu/%zu %s\n", trial.name, done, total, now.c_str());
-        });
-        for (size_t i = 0; i < request.plans.size(); ++i) {
-            const CompareRow& row = result.rows[1 + i];
-            const double bits = true_bits(trial, plans[i], row, request.n_ctx);
-            const ScoreSummary& s = row.summary;
-            table +=
-                fmt::format("| {} | {} | {:.3f} | {:.5f} ± {:.5f} | {:.2f} ± {:.2f} % |\n", trial.name, row.name, bits,
-                            s.mean_kl.value, s.mean_kl.error, 100 * s.same_top.value, 100 * s.same_top.error);
-            json["rows"].push_back({{"sealed_with", trial.name},
-                                    {"plan", row.name},
-                                    {"plan_sha256", row.plan_sha256},
-                                    {"effective_bits", bits},
-                                    {"mean_kl", {{"value", s.mean_kl.value}, {"standard_error", s.mean_kl.error}}},
-                                    {"same_top", {{"value", s.same_top.value}, {"standard_error", s.same_top.error}}}});
-        }
+        for (size_t i = 0; i < (&trial == &kTrials[0] ? plans.size() : 1); ++i)
+            measure(trial.name, trial.how, plans[i], true_bits(trial.how, plans[i], request.n_ctx),
+                    serve_plan(plans[i]));
+    }
+    for (const EscapeTrial& trial : kEscapeTrials) {
+        if (trial.plan >= plans.size()) continue;
+        const Plan& plan = plans[trial.plan];
+        measure(trial.name, trial.how, plan,
+                true_bits(trial.how, plan, request.n_ctx) +
+                    escape_bits(trial.kept, plan.layers[0].shape.head_dim_k, plan.tile_tokens),
+                serve_escaping(plan, trial.kept), plan.tile_tokens);
     }
     std::fputs(table.c_str(), stdout);
-    if (out.empty()) return;
-    atomic_write_text(out + ".md",
-                      fmt::format("Ways to seal transform codecs' tiles, {} on {}, {} chunks of {} tokens, second "
-                                  "halves scored, against llama.cpp's f16. "
-                                  "Gains are counted as they would have to be stored. `scripts/seal_trials.sh`\n\n",
-                                  given.model, given.text, given.n_chunks, given.n_ctx) +
-                          table);
-    atomic_write_text(out + ".json", json.dump(2) + "\n");
+    if (request.out.empty()) return;
+    atomic_write_text(
+        request.out + ".md",
+        fmt::format(
+            "Ways to seal transform codecs' tiles, {} on {}, {} chunks of {} tokens, second "
+            "halves scored, against llama.cpp's f16. Gains and what escapes are counted as they would have to be "
+            "stored. `scripts/seal_trials.sh`\n\n",
+            request.model, request.text, request.n_chunks, request.n_ctx) +
+            table);
+    atomic_write_text(request.out + ".json", json.dump(2) + "\n");
 }
 
 }  // namespace
@@ -107,23 +150,24 @@ void run(const CompareRequest& given, const std::string& out) {
 
 int main(int argc, char** argv) {
     CLI::App app("KL of a plan under other ways to seal a tile");
-    kvaq::CompareRequest request;
-    std::string out;
+    kvaq::Request request;
     app.add_option("-m,--model", request.model, "GGUF model")->required();
     app.add_option("-f,--file", request.text, "text to score")->required();
     app.add_option("--plan", request.plans,
-                   "*.plan.gguf files: the first is tried in every way, the others as they are")
+                   "*.plan.gguf files: the first is tried in every way, the others as they are; the third also with 4 "
+                   "tokens of 256 "
+                   "that escape")
         ->delimiter(',')
         ->required();
     app.add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")->capture_default_str();
     app.add_option("--chunks", request.n_chunks, "number of chunks")->capture_default_str();
     app.add_option("-t,--threads", request.n_threads, "threads")->capture_default_str();
-    app.add_option("--out", out, "writes OUT.md and OUT.json");
+    app.add_option("--out", request.out, "writes OUT.md and OUT.json");
     CLI11_PARSE(app, argc, argv);
     try {
         kvaq::quiet_llama(false);
         kvaq::announce_plans(false);
-        kvaq::run(request, out);
+        kvaq::run(request);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "seal_trials: error: %s\n", error.what());
         return 1;

@@ -7,11 +7,6 @@
 #include "kvaq/cache/kv_cache.h"
 
 namespace kvaq {
-namespace {
-
-constexpr size_t kBatch = 512;
-
-}  // namespace
 
 HandlerFactory serve_plan(const Plan& plan) {
     return [plan](const ModelShape&, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
@@ -27,19 +22,22 @@ Prober::Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks,
     const size_t n_scored = chunks_[0].size() - first_scored_;
     reference_.resize(chunks_.size() * n_scored * n_vocab);
     reference_top_.resize(chunks_.size() * n_scored);
-    decode(std::move(reference), [&](size_t i, std::span<const float> logits) {
+    decode(std::move(reference), kBatch, [&](size_t i, std::span<const float> logits) {
         reference_top_[i] = log_softmax(logits, std::span<float>(&reference_[i * n_vocab], n_vocab));
     });
 }
 
-void Prober::decode(HandlerFactory factory, const Visit& visit) {
+void Prober::decode(HandlerFactory factory, size_t n_batch, const Visit& visit) {
     const size_t n_ctx = chunks_[0].size();
-    const ContextPtr ctx = make_context(
-        model_, {.n_ctx = static_cast<uint32_t>(n_ctx), .n_batch = kBatch, .n_seq_max = 1, .n_threads = n_threads_},
-        std::move(factory));
+    const ContextPtr ctx = make_context(model_,
+                                        {.n_ctx = static_cast<uint32_t>(n_ctx),
+                                         .n_batch = static_cast<uint32_t>(n_batch),
+                                         .n_seq_max = 1,
+                                         .n_threads = n_threads_},
+                                        std::move(factory));
     for (size_t i = 0; i < chunks_.size(); ++i) {
         decode_chunk(
-            ctx.get(), chunks_[i], kBatch, first_scored_,
+            ctx.get(), chunks_[i], n_batch, first_scored_,
             [&](size_t position, std::span<const float> logits) {
                 visit(i * (n_ctx - first_scored_) + position - first_scored_, logits);
             },
@@ -47,11 +45,11 @@ void Prober::decode(HandlerFactory factory, const Visit& visit) {
     }
 }
 
-ProbeResult Prober::measure(const Plan& plan) {
+ProbeResult Prober::measure(HandlerFactory served, size_t n_batch) {
     const size_t n_vocab = reference_.size() / reference_top_.size();
     const size_t n_scored = reference_top_.size() / chunks_.size();
     std::vector<std::vector<TokenScore>> scores(chunks_.size(), std::vector<TokenScore>(n_scored));
-    decode(serve_plan(plan), [&](size_t i, std::span<const float> logits) {
+    decode(std::move(served), n_batch, [&](size_t i, std::span<const float> logits) {
         TokenScore& score = scores[i / n_scored][i % n_scored];
         const SoftmaxNorm norm = softmax_norm(logits);
         score.same_top = norm.arg_max == reference_top_[i];

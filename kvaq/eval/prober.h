@@ -25,16 +25,19 @@ struct ProbeResult {
 /// Measures plans on a few chunks against one reference whose log-probabilities are kept. Memory: scored tokens x vocabulary x 4 bytes.
 class Prober {
   public:
+    static constexpr size_t kBatch = 512;  ///< tokens of a micro-batch
+
     /// chunks: of equal length; tokens first_scored.. of each are scored. reference: empty = plain llama.cpp with its f16 cache. Decodes them once.
     Prober(llama_model* model, std::vector<std::vector<llama_token>> chunks, size_t first_scored, int32_t n_threads,
            HandlerFactory reference);
 
-    [[nodiscard]] ProbeResult measure(const Plan& plan);
+    [[nodiscard]] ProbeResult measure(const Plan& plan) { return measure(serve_plan(plan)); }
+    [[nodiscard]] ProbeResult measure(HandlerFactory served, size_t n_batch = kBatch);
     [[nodiscard]] size_t n_ctx() const noexcept { return chunks_[0].size(); }
 
   private:
     /// visit(number of the scored token, its logits), from several threads at once.
-    void decode(HandlerFactory factory, const Visit& visit);
+    void decode(HandlerFactory factory, size_t n_batch, const Visit& visit);
 
     llama_model* model_;
     std::vector<std::vector<llama_token>> chunks_;
