@@ -43,12 +43,12 @@ class Bench {
         for (float16& x : k_) x = to_float16(normal(random));
         out_.resize(q_.size());
         for (; depth_ < depth; depth_ += kBatch) {
-            attend(kBatch);
+            attend(kBatch, 1);  // only to be filled: tokens see themselves
             cache_->end();
         }
     }
-    /// begin and attend; end or rollback is left to the caller.
-    void attend(int32_t n) {
+    /// begin and attend; end or rollback is left to the caller. sliding_window: of the call, 0 = tokens see all.
+    void attend(int32_t n, int32_t sliding_window = 0) {
         const int32_t seq = 0;
         std::vector<BatchToken> tokens;
         for (int32_t i = 0; i < n; ++i) tokens.push_back({.pos = depth_ + i, .seq_ids = {&seq, 1}});
@@ -63,6 +63,7 @@ class Bench {
             call.v = call.k;
             call.out = {out_.data(), heads_.n_heads * heads_.head_dim, heads_.head_dim};
             call.rule.scale = 0.1F;
+            call.rule.sliding_window = sliding_window;
             cache_->attend(call, team);
         }
     }

@@ -222,57 +222,69 @@ void TileAttention::add_f16(const Keys& keys, size_t tile_tokens, size_t token_b
                          &o_plain_[row0 * dim_v], dim_v);
 }
 
-namespace {
-/// Bytes [begin, end) of a tile, from the cache line that holds the first on.
-void prefetch(const std::byte* tile, size_t begin, size_t end) noexcept {
-    if (tile == nullptr) return;
-    for (size_t i = begin / 64 * 64; i < end; i += 64) __builtin_prefetch(tile + i);
+void TileAttention::Ahead::begin(const TileLayout& key_layout, const TileLayout& value_layout,
+                                 std::span<const PackedTile> soon, size_t n_steps) noexcept {
+    n_parts_ = part_ = line_ = 0;
+    size_t n_lines = 0;
+    const auto add = [&](const std::byte* from, size_t bytes) {
+        if (from == nullptr) return;
+        parts_[n_parts_++] = {from, bytes / kLine};
+        n_lines += bytes / kLine;
+    };
+    for (const PackedTile& tile : soon) add(tile.keys, key_layout.bytes);
+    for (const PackedTile& tile : soon) add(tile.values, value_layout.bytes);
+    lines_a_step_ = (n_lines + n_steps - 1) / n_steps;
 }
-}  // namespace
+
+void TileAttention::Ahead::step() noexcept {
+    for (size_t left = lines_a_step_; left > 0 && part_ < n_parts_;) {
+        const Part& part = parts_[part_];
+        const size_t end = std::min(part.n_lines, line_ + left);
+        left -= end - line_;
+        for (; line_ < end; ++line_) __builtin_prefetch(part.from + line_ * kLine, 0, 2);
+        if (line_ < part.n_lines) return;
+        ++part_;
+        line_ = 0;
+    }
+}
 
 void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& value_layout,
                                std::span<const PackedTile> tiles, const Keys& keys, size_t token_begin,
                                size_t token_end, std::span<const PackedTile> soon) noexcept {
     if (token_begin >= token_end || keys.begin >= keys.end) return;
-    // What is wanted next is asked for in pieces between the steps, never all at once.
-    const auto ask = [&](Side side, size_t tile, size_t half) {
-        if (tile >= soon.size()) return;
-        const size_t bytes = side == Side::kKey ? key_layout.bytes : value_layout.bytes;
-        prefetch(side == Side::kKey ? soon[tile].keys : soon[tile].values, half * bytes / 2, (half + 1) * bytes / 2);
-    };
+    ahead_.begin(key_layout, value_layout, soon, 3 * tiles.size() + 2);
     const size_t n_keys = tiles.size() * key_layout.tile_tokens;
     const size_t dim_k = shape_.head_dim_k;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * shape_.group;
     const size_t n_rows = (token_end - token_begin) * shape_.group;
     packed_used_ = true;
-    ask(Side::kKey, 0, 0);
     if (exact_ || key_layout.spec.is_float16()) {
+        ahead_.step();
         decode_tile(key_layout, tiles[0].keys, keys_.data());
-        ask(Side::kKey, 0, 1);
+        ahead_.step();
         kernels_->scores(&packed_->rows[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), n_keys, n_keys,
                          scores_.data(), n_keys);
     } else {
         for (size_t i = 0; i < tiles.size(); ++i) {
-            if (i > 0) ask(Side::kKey, i, 0);
+            ahead_.step();
             read_levels(target_, key_layout, tiles[i].keys, levels_, i, tiles.size());
-            ask(Side::kKey, i, 1);
         }
         score_levels(key_layout, n_keys, row0, n_rows);
     }
-    ask(Side::kValue, 0, 0);
+    ahead_.step();
     const Range seen = weigh(keys, n_keys, n_keys, token_begin, token_end);
     if (seen.begin >= seen.end) return;
     if (exact_ || value_layout.spec.is_float16()) {
+        ahead_.step();
         decode_tile(value_layout, tiles[0].values, values_.data());
-        ask(Side::kValue, 0, 1);
+        ahead_.step();
         kernels_->accumulate(scores_.data(), n_keys, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
                              &o_packed_[row0 * dim_v], dim_v);
     } else {
         for (size_t i = 0; i < tiles.size(); ++i) {
-            if (i > 0) ask(Side::kValue, i, 0);
+            ahead_.step();
             read_levels(target_, value_layout, tiles[i].values, levels_, i, tiles.size());
-            ask(Side::kValue, i, 1);
         }
         sum_levels(value_layout, n_keys, row0, n_rows);
     }

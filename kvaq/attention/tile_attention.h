@@ -102,6 +102,23 @@ class TileAttention {
                size_t n_states, size_t state_stride) noexcept;
 
   private:
+    /// What is read next, asked from memory in equal parts between the steps of what is read now: a core has a few dozen lines under way at a time, and waits when
+    /// more are asked for.
+    class Ahead {
+      public:
+        void begin(const TileLayout& key_layout, const TileLayout& value_layout, std::span<const PackedTile> soon,
+                   size_t n_steps) noexcept;
+        void step() noexcept;
+
+      private:
+        static constexpr size_t kLine = 64;
+        struct Part {
+            const std::byte* from = nullptr;
+            size_t n_lines = 0;
+        };
+        std::array<Part, 2 * kSeveralTiles> parts_;
+        size_t n_parts_ = 0, part_ = 0, line_ = 0, lines_a_step_ = 0;
+    };
     struct Range {
         size_t begin = 0, end = 0;
         bool operator==(const Range&) const = default;
@@ -161,6 +178,7 @@ class TileAttention {
     std::vector<float> keys_, values_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_, turned_;
     const TransformFit* matrix_of_ = nullptr;  ///< whose basis matrix_ holds
     TileLevels levels_;
+    Ahead ahead_;
     std::vector<int16_t> coefs_;
     std::vector<float> steps_;
     std::vector<float> constants_, factors_;  ///< [row]

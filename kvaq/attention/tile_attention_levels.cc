@@ -88,9 +88,12 @@ void TileAttention::score_levels(const TileLayout& layout, size_t n_keys, size_t
         const float* steps = &packed_->steps[block * all_rows + row0];
         const int32_t* sums = &packed_->sums[block * all_rows + row0];
         for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums[r];
-        kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, n_keys / 16,
-                            block_channels(shape, block) / 4, &packed_->coefs[row0 * dim + first], dim, n_rows,
-                            init_.data(), acc_.data(), n_keys);
+        for (size_t key = 0; key < n_keys; key += layout.tile_tokens) {
+            if (block == 0) ahead_.step();
+            kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride + key * 4], levels_.cell_stride,
+                                layout.tile_tokens / 16, block_channels(shape, block) / 4,
+                                &packed_->coefs[row0 * dim + first], dim, n_rows, init_.data(), &acc_[key], n_keys);
+        }
         const float* scale = &levels_.scale[block * shape.stride];
         const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
         for (size_t r = 0; r < n_rows; ++r) constants_[r] = steps[r] * static_cast<float>(sums[r]);
@@ -123,6 +126,7 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, size_t r
         const size_t channels = (block_channels(shape, block) + 15) / 16 * 16;
         kernels_->quantize_coefs(p, n_keys, scale, n_rows, n_keys, coefs_.data(), n_keys, steps_.data(), sums_.data());
         for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums_[r];
+        if (block == 0) ahead_.step();
         kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, n_keys / 4, coefs_.data(),
                             n_keys, n_rows, init_.data(), acc_.data(), dim);
         for (size_t r = 0; r < n_rows; ++r) {
