@@ -192,6 +192,13 @@ std::string worst_place(const DamageModel& model, const Plan& plan) {
 }
 
 std::unique_ptr<Prober> prober_of(const PlanFlags& flags, llama_model* model) {
+    if (flags.text.empty() && flags.check_chunks * flags.check_ctx > kHeldOutTokens) {
+        fmt::print(stderr,
+                   "kvaq: warning: calibration leaves the last {} tokens of the built-in text to --check; more may be "
+                   "what the "
+                   "statistics were made of. -f TEXT measures on another text\n",
+                   kHeldOutTokens);
+    }
     const std::vector<llama_token> tokens = flags.text.empty()
                                                 ? tokenize_text(model, calibration_text(), "the built-in text")
                                                 : tokenize_file(model, flags.text);

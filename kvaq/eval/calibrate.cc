@@ -63,6 +63,7 @@ class Calibration {
                                           : std::string_view(reinterpret_cast<const char*>(file.data()), file.size());
         const std::string text_sha256 = sha256_hex(std::as_bytes(std::span(text)));
         tokens_ = tokenize_text(model_.get(), text, request_.text.empty() ? "the built-in text" : request_.text);
+        if (request_.text.empty()) tokens_.resize(tokens_.size() - std::min(tokens_.size(), kHeldOutTokens));
         n_chunks_ = std::min(request_.n_chunks, tokens_.size() / request_.n_ctx);
         size_t needed = request_.n_ctx;
         if (request_.probes)

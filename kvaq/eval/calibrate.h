@@ -17,7 +17,7 @@ enum class Effort { kQuick, kNormal, kThorough };
 
 struct CalibrateRequest {
     std::string model;
-    std::string text;            ///< a file; empty: calibration_text()
+    std::string text;            ///< a file; empty: calibration_text() but for its last kHeldOutTokens
     size_t n_ctx = 2048;         ///< tokens per chunk of the statistics
     size_t n_chunks = 8;         ///< at most this many; fewer if the text ends
     size_t n_sample_tiles = 24;  ///< per head
@@ -42,7 +42,7 @@ struct CalibrateRequest {
 ///   layer probes  one side of one layer lowered from 3 bits to 1, everything else at 3 bits of the fitted transform codecs
 ///   length probe  everything at 3 bits at long_ctx tokens, and the same tokens in chunks of joint_ctx
 ///   joint probes  all layers' keys, values or both at 1, 2, 3 and 4 bits; both at 3 bits with the newest 32 to 256 tokens in f16
-/// against plain llama.cpp with its f16 cache (the length probe: against our own), four sink tokens in f16, on text that the statistics have not seen where it is long enough. progress(done, total, what) after every chunk or probe.
+/// against plain llama.cpp with its f16 cache (the length probe: against our own), four sink tokens in f16, on text that the statistics have not seen where it is long enough (in the built-in text: with quick and normal effort). progress(done, total, what) after every chunk or probe.
 ///   started   what an earlier call with the same settings left behind: what it measured is not measured again
 ///   save      called now and then with everything so far, so that the work can go on after an interruption
 /// Throws Error: bad model or text, a text of less than one chunk.

@@ -9,6 +9,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/eval/calibrate.h"
+#include "kvaq/eval/calibration_text.h"
 #include "kvaq/eval/session.h"
 
 namespace kvaq {
@@ -150,6 +151,19 @@ TEST(Calibrate, RefusesRequestsThatWouldDivideByNothing) {
     request.n_ctx = 512;
     request.probe_chunks = 0;
     EXPECT_NE(error_of([&] { (void)calibrate(request, kSilent); }).find("--probe-chunks 0"), std::string::npos);
+}
+
+TEST(Calibrate, LeavesTheEndOfTheBuiltInTextToTheCheck) {
+    const ModelPtr model = load_model(KVAQ_MODEL);
+    const size_t n_tokens = tokenize_text(model.get(), calibration_text(), "the built-in text").size();
+    CalibrateRequest request;
+    request.model = KVAQ_MODEL;
+    request.probes = false;
+    request.n_ctx = n_tokens - kHeldOutTokens + 1;
+    EXPECT_NE(error_of([&] {
+                  (void)calibrate(request, kSilent);
+              }).find(std::to_string(n_tokens - kHeldOutTokens) + " tokens"),
+              std::string::npos);
 }
 
 TEST(Calibrate, CountsEveryTokenFindsWhatOneBitCostsAndGoesOnWhereItStopped) {

@@ -197,7 +197,11 @@ std::vector<std::array<double, 9>> trellis_squared_errors(const Matrix& z, const
     return sum;
 }
 
+FitTrial fit_trial;
+
 }  // namespace
+
+void set_fit_trial(const FitTrial& trial) noexcept { fit_trial = trial; }
 
 FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_tiles) {
     const bool key = side == Side::kKey;
@@ -212,11 +216,16 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     if (key) mu = Eigen::Map<const Vector>(mean.data(), n);
     Matrix covariance = matrix_of(key ? head.key_second : head.value_second, dim) - mu * mu.transpose();
     covariance.diagonal().array() += 1e-6 * covariance.trace() / static_cast<double>(dim) + 1e-12;
-    Matrix metric = key ? matrix_of(head.query_second, dim) : Matrix::Identity(n, n);
+    const FitTrial::Basis basis = key ? fit_trial.keys : fit_trial.values;
+    const bool for_output = basis == FitTrial::Basis::kOutput;
+    const bool fitted = for_output || (key && basis == FitTrial::Basis::kChosen);
+    Matrix metric = for_output ? matrix_of(key ? head.key_metric : head.value_metric, dim)
+                    : key      ? matrix_of(head.query_second, dim)
+                               : Matrix::Identity(n, n);
     metric.diagonal().array() += kRidge * metric.trace() / static_cast<double>(dim) + 1e-12;
     // Values: mixing the whole head leaves nothing of an eigenbasis, so no matrix is kept.
-    Matrix u = key ? find_basis(metric, covariance) : hadamard_matrix(n);
-    if (key) {
+    Matrix u = fitted ? find_basis(metric, covariance) : hadamard_matrix(n);
+    if (fitted) {
         const Matrix a = u * metric * u.transpose();
         const Matrix b = u * covariance * u.transpose();
         std::vector<Eigen::Index> order(dim);
@@ -240,22 +249,22 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     auto fit = std::make_shared<TransformFit>();
     fit->side = side;
     fit->dim = dim;
-    fit->hadamard = !key;
+    fit->hadamard = !fitted;
     fit->row_scale.assign(dim, 1.0F);
-    if (key) fit->matrix.resize(dim * dim);
-    for (Eigen::Index i = 0; i < n && key; ++i) {
+    if (fitted) fit->matrix.resize(dim * dim);
+    for (Eigen::Index i = 0; i < n && fitted; ++i) {
         const double largest = u.row(i).cwiseAbs().maxCoeff();
         fit->row_scale[static_cast<size_t>(i)] = static_cast<float>(largest / 127);
         for (Eigen::Index j = 0; j < n; ++j) {
             const auto step = static_cast<int8_t>(std::lround(u(i, j) / largest * 127));
-            fit->matrix[static_cast<size_t>(j * n + i)] = step;
+            fit->matrix[static_cast<size_t>(key ? j * n + i : i * n + j)] = step;
             u(i, j) = static_cast<double>(step) *
                       static_cast<double>(fit->row_scale[static_cast<size_t>(i)]);  // from here on as it is stored
         }
     }
     const Vector weight = (u * metric * u.transpose()).diagonal();
     // Tiles hold z = U^-T x, which readers turn back by U^T exactly (kvaq/quant/transform.h).
-    if (key) u = u.transpose().inverse().eval();
+    if (fitted) u = u.transpose().inverse().eval();
     const Vector offset = u * mu;
     const Vector variance = (u * covariance * u.transpose()).diagonal();
 

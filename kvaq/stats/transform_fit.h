@@ -36,6 +36,19 @@ struct FittedTransform {
 /// Deterministic. Needs sample tiles (n_sample_tiles > 0).
 [[nodiscard]] FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_tiles);
 
+/// Other bases to fit, for measuring what they are worth (bench/basis_trials.cc).
+struct FitTrial {
+    enum class Basis {
+        kChosen,    ///< what the codec is: see fit_transform
+        kHadamard,  ///< of keys: the Hadamard matrix, nothing fitted but the mean and the channels' scales
+        kOutput,  ///< an eigenbasis for M = HeadStats::key_metric, value_metric: what errors do to the layer's output, by W_O and the attention on the token
+    };
+    Basis keys = Basis::kChosen;
+    Basis values = Basis::kChosen;
+};
+/// From the next fit on, in the whole process. Not thread-safe.
+void set_fit_trial(const FitTrial& trial) noexcept;
+
 /// fit_transform of every head, [layer][side: K, V][KV head] flattened, by all processors. Throws Error kInvalidArgument when the statistics hold no
 /// sample tiles.
 [[nodiscard]] std::vector<FittedTransform> fit_all(const ModelStats& stats);
