@@ -156,7 +156,8 @@ double bootstrap_error(std::span<const double> values, std::span<const double> w
         squares += mean * mean;
     }
     const double mean = sum / kResamples;
-    return std::sqrt(std::max(0.0, squares / kResamples - mean * mean));
+    const auto n = static_cast<double>(values.size());
+    return std::sqrt(std::max(0.0, squares / kResamples - mean * mean) * n / (n - 1));
 }
 
 ScoreSummary summarize(std::span<const std::vector<TokenScore>> chunks) {

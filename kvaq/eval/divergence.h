@@ -58,7 +58,8 @@ struct ScoreSummary {
 /// Quantile of sorted values by linear interpolation, q in [0, 1].
 [[nodiscard]] double quantile(std::span<const double> sorted, double q) noexcept;
 
-/// Standard error of the mean of `values` weighted by `weights`, by resampling entries with replacement.
+/// Standard error of the mean of `values` weighted by `weights`, by resampling entries with replacement; times sqrt(n / (n - 1)), since resamples of n
+/// entries scatter by their variance over n, not n - 1 (Efron and Tibshirani 1993, section 5.3). At least two.
 [[nodiscard]] double bootstrap_error(std::span<const double> values, std::span<const double> weights,
                                      uint32_t seed = 1);
 

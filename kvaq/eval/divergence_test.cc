@@ -101,7 +101,10 @@ TEST(Divergence, BootstrapErrorIsThatOfTheMean) {
         values.push_back(i % 2);
         weights.push_back(1);
     }
-    EXPECT_NEAR(bootstrap_error(values, weights), 0.5 / std::sqrt(50.0), 0.005);
+    EXPECT_NEAR(bootstrap_error(values, weights), 0.5 / std::sqrt(49.0), 0.003);
+    // Few chunks: s / sqrt(n), s^2 with n - 1.
+    EXPECT_NEAR(bootstrap_error(std::vector<double>{1, 3}, std::vector<double>{1, 1}), 1.0, 0.05);
+    EXPECT_NEAR(bootstrap_error(std::vector<double>{0, 0, 0, 4}, std::vector<double>{1, 1, 1, 1}), 1.0, 0.05);
 }
 
 }  // namespace

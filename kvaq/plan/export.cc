@@ -179,6 +179,9 @@ ExportedPlan to_sglang(const Plan& plan) {
     out.text = fmt::format("--kv-cache-dtype {}\n", type.name);
     if (type.key != key || type.value != value) out.lost.push_back(changed_bits(key, value, type));
     if (key != value) out.lost.emplace_back("different bits for K and V: SGLang has one type for both");
+    const std::set<int32_t> kept = f16_layers(plan);
+    if (!kept.empty() && kept.size() < plan.layers.size())
+        out.lost.push_back(fmt::format("layers {} in f16: SGLang has one type for all layers", fmt::join(kept, ", ")));
     common_losses(plan, "SGLang", false, false, out.lost);
     return out;
 }
@@ -224,6 +227,7 @@ ExportedPlan to_kvq(const Plan& plan) {
     static constexpr std::array kKvqWidths = {1, 2, 3, 4, 5, 6, 8};
     std::set<std::string> changed;
     bool f16 = false;
+    bool no_groups = false;
     for (const LayerPlan& layer : plan.layers) {
         for (const Side side : {Side::kKey, Side::kValue}) {
             const bool key = side == Side::kKey;
@@ -233,6 +237,7 @@ ExportedPlan to_kvq(const Plan& plan) {
                 });
             const CodecSpec& spec = spec_of(widest, side);
             f16 = f16 || spec.is_float16();
+            no_groups = no_groups || spec.transform != nullptr;
             nlohmann::ordered_json& bits = json[key ? "nbits_k" : "nbits_v"];
             if (spec.transform != nullptr) {
                 bits.push_back(rounded_up(spec, kKvqWidths, changed));
@@ -247,6 +252,9 @@ ExportedPlan to_kvq(const Plan& plan) {
     out.text = json.dump() + "\n";
     if (!changed.empty()) out.lost.push_back(fmt::format("fractions of bits: {}", fmt::join(changed, ", ")));
     if (f16) out.lost.emplace_back("f16: the authors' form ends at 8 bits");
+    if (no_groups)
+        out.lost.push_back(
+            fmt::format("gains per token: codecs with codebooks have no groups, {} is written", CodecSpec{}.group));
     if (std::any_of(plan.layers.begin(), plan.layers.end(), heads_differ))
         out.lost.emplace_back("the choice per KV head: the widest of a layer is written");
     out.lost.emplace_back(

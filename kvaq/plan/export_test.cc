@@ -56,6 +56,7 @@ TEST(Export, ServersGetTheirNearestTypeAndLayersLeftAlone) {
     const ExportedPlan sglang = export_plan(uniform("k8v6"), "sglang");
     EXPECT_EQ(sglang.text, "--kv-cache-dtype fp8_e4m3\n");
     EXPECT_TRUE(loses(sglang, "one type for both"));
+    EXPECT_TRUE(loses(export_plan(plan, "sglang"), "layers 1 in f16"));
     EXPECT_EQ(export_plan(uniform("k4v2"), "sglang").text, "--kv-cache-dtype fp4_e2m1\n");
 }
 
