@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvaq/base/error.h"
+#include "kvaq/base/forwarding_handler.h"
 #include "kvaq/base/rope.h"
 #include "kvaq/cache/kv_cache.h"
 #include "kvaq/cache/tile.h"
@@ -33,13 +34,12 @@ double cost_of(const CodecSpec& spec, size_t dim, double* d) {
     return sum;
 }
 
-class EscapeCache final : public AttentionHandler {
+class EscapeCache final : public ForwardingHandler {
   public:
-    EscapeCache(const Plan& plan, size_t kept, const ModelShape& shape, KvCacheOptions options)
-        : plan_(plan), kept_(kept) {
+    /// inner: for micro-batches of two pages.
+    EscapeCache(const Plan& plan, size_t kept, std::unique_ptr<AttentionHandler> inner)
+        : ForwardingHandler(std::move(inner)), plan_(plan), kept_(kept) {
         KVAQ_CHECK(plan.window == 0);
-        options.max_batch_tokens = 2 * plan.tile_tokens;
-        inner_ = make_kv_cache(make_uniform_plan(parse_preset("f16"), shape), options);
         for (const LayerPlan& layer : plan_.layers) {
             const auto number = static_cast<size_t>(layer.shape.layer);
             if (layers_.size() <= number) layers_.resize(number + 1);
@@ -86,14 +86,6 @@ class EscapeCache final : public AttentionHandler {
                 std::copy_n(other.out.row(before_ + t, h), shape.head_dim_v, call.out.row(t, h));
         }
     }
-    void end() noexcept override { inner_->end(); }
-    void rollback() noexcept override { inner_->rollback(); }
-    void clear() noexcept override { inner_->clear(); }
-    bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override { return inner_->seq_rm(seq, p0, p1); }
-    bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) override { return inner_->seq_cp(src, dst, p0, p1); }
-    void seq_keep(int32_t seq) noexcept override { inner_->seq_keep(seq); }
-    [[nodiscard]] int32_t seq_pos_min(int32_t seq) const noexcept override { return inner_->seq_pos_min(seq); }
-    [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override { return inner_->seq_pos_max(seq); }
 
   private:
     struct Layer {
@@ -168,7 +160,6 @@ class EscapeCache final : public AttentionHandler {
 
     Plan plan_;
     size_t kept_;
-    std::unique_ptr<KvCache> inner_;
     std::vector<Layer> layers_;
     size_t first_ = 0;   ///< position of the micro-batch's first token
     size_t before_ = 0;  ///< tokens of the page before that are brought again
@@ -179,8 +170,10 @@ class EscapeCache final : public AttentionHandler {
 }  // namespace
 
 HandlerFactory serve_escaping(const Plan& plan, size_t kept) {
-    return [plan, kept](const ModelShape& shape, const KvCacheOptions& options) -> std::unique_ptr<AttentionHandler> {
-        return std::make_unique<EscapeCache>(plan, kept, shape, options);
+    return [plan, kept](const ModelShape& shape, KvCacheOptions options) -> std::unique_ptr<AttentionHandler> {
+        options.max_batch_tokens = 2 * plan.tile_tokens;
+        return std::make_unique<EscapeCache>(plan, kept,
+                                             make_kv_cache(make_uniform_plan(parse_preset("f16"), shape), options));
     };
 }
 

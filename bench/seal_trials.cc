@@ -2,21 +2,14 @@
 // scripts/seal_trials.sh makes the plans and the table.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
-#include <cstdio>
-#include <exception>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bench/escape_cache.h"
-#include "kvaq/base/file.h"
+#include "bench/trials.h"
 #include "kvaq/base/sha256.h"
 #include "kvaq/cache/tile.h"
-#include "kvaq/eval/prober.h"
-#include "kvaq/eval/session.h"
-#include "kvaq/llama/attach.h"
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/plan/budget.h"
 #include "kvaq/plan/plan_json.h"
@@ -78,45 +71,18 @@ double true_bits(const SealTrial& how, const Plan& plan, size_t n_tokens) {
     return 8 * (static_cast<double>(bytes.total) - gains + kept) / static_cast<double>(bytes.elements);
 }
 
-struct Request {
-    std::string model, text, out;
-    std::vector<std::string> plans;
-    size_t n_ctx = 4096, n_chunks = 2;
-    int32_t n_threads = 2;
-};
-
-void run(const Request& request) {
+void run(const TrialRequest& request, const std::vector<std::string>& plan_files) {
     std::vector<Plan> plans;  // those that are no files are refused before the long work
-    for (const std::string& file : request.plans) plans.push_back(read_plan(file));
+    for (const std::string& file : plan_files) plans.push_back(read_plan(file));
     const ModelPtr model = load_model(request.model);
     for (const Plan& plan : plans) check_plan_fits(plan, model_shape_of(model.get()));
-    nlohmann::ordered_json json = {{"schema_version", 2},
-                                   {"kind", "kvaq.seal_trials"},
-                                   {"model", request.model},
-                                   {"text", request.text},
-                                   {"n_ctx", request.n_ctx},
-                                   {"n_chunks", request.n_chunks},
-                                   {"rows", nlohmann::json::array()}};
-    std::string table =
-        "| sealed with | plan | bits/element | mean KL (nats) | same top token |\n|---|---|---|---|---|\n";
-    Prober prober(
-        model.get(),
-        probe_chunks(model.get(), tokenize_file(model.get(), request.text), 0, request.n_chunks, request.n_ctx),
-        request.n_ctx / 2, request.n_threads, {});
+    Trials trials(request, model.get(), "kvaq.seal_trials", 2, "| sealed with | plan |");
     const auto measure = [&](const char* name, const SealTrial& how, const Plan& plan, double bits,
                              HandlerFactory served, size_t n_batch = Prober::kBatch) {
         set_seal_trial(how);
-        const ProbeResult result = prober.measure(std::move(served), n_batch);
-        const std::string row = fmt::format("| {} | {} | {:.3f} | {:.5f} ± {:.5f} | {:.2f} % |\n", name, plan.name,
-                                            bits, result.kl.value, result.kl.error, 100 * result.same_top);
-        std::fputs(row.c_str(), stderr);
-        table += row;
-        json["rows"].push_back({{"sealed_with", name},
-                                {"plan", plan.name},
-                                {"plan_sha256", sha256_hex(canonical_text(plan))},
-                                {"effective_bits", bits},
-                                {"mean_kl", {{"value", result.kl.value}, {"standard_error", result.kl.error}}},
-                                {"same_top", result.same_top}});
+        trials.measure(fmt::format("| {} | {} |", name, plan.name),
+                       {{"sealed_with", name}, {"plan", plan.name}, {"plan_sha256", sha256_hex(canonical_text(plan))}},
+                       bits, std::move(served), n_batch);
     };
     for (const Trial& trial : kTrials) {
         // Other plans are there for comparison at equal bytes.
@@ -132,17 +98,11 @@ void run(const Request& request) {
                     escape_bits(trial.kept, plan.layers[0].shape.head_dim_k, plan.tile_tokens),
                 serve_escaping(plan, trial.kept), plan.tile_tokens);
     }
-    std::fputs(table.c_str(), stdout);
-    if (request.out.empty()) return;
-    atomic_write_text(
-        request.out + ".md",
-        fmt::format(
-            "Ways to seal transform codecs' tiles, {} on {}, {} chunks of {} tokens, second "
-            "halves scored, against llama.cpp's f16. Gains and what escapes are counted as they would have to be "
-            "stored. `scripts/seal_trials.sh`\n\n",
-            request.model, request.text, request.n_chunks, request.n_ctx) +
-            table);
-    atomic_write_text(request.out + ".json", json.dump(2) + "\n");
+    trials.write(fmt::format(
+        "Ways to seal transform codecs' tiles, {} on {}, {} chunks of {} tokens, second "
+        "halves scored, against llama.cpp's f16. Gains and what escapes are counted as they would have to be "
+        "stored. `scripts/seal_trials.sh`",
+        request.model, request.text, request.n_chunks, request.n_ctx));
 }
 
 }  // namespace
@@ -150,27 +110,12 @@ void run(const Request& request) {
 
 int main(int argc, char** argv) {
     CLI::App app("KL of a plan under other ways to seal a tile");
-    kvaq::Request request;
-    app.add_option("-m,--model", request.model, "GGUF model")->required();
-    app.add_option("-f,--file", request.text, "text to score")->required();
-    app.add_option("--plan", request.plans,
-                   "*.plan.gguf files: the first is tried in every way, the others as they are; the third also with 4 "
-                   "tokens of 256 "
-                   "that escape")
+    kvaq::TrialRequest request;
+    std::vector<std::string> plans;
+    app.add_option("--plan", plans,
+                   "*.plan.gguf files: the first is tried in every way, the others as they are; the third also with a "
+                   "token of 64 that escapes")
         ->delimiter(',')
         ->required();
-    app.add_option("-c,--ctx-size", request.n_ctx, "tokens per chunk")->capture_default_str();
-    app.add_option("--chunks", request.n_chunks, "number of chunks")->capture_default_str();
-    app.add_option("-t,--threads", request.n_threads, "threads")->capture_default_str();
-    app.add_option("--out", request.out, "writes OUT.md and OUT.json");
-    CLI11_PARSE(app, argc, argv);
-    try {
-        kvaq::quiet_llama(false);
-        kvaq::announce_plans(false);
-        kvaq::run(request);
-    } catch (const std::exception& error) {
-        std::fprintf(stderr, "seal_trials: error: %s\n", error.what());
-        return 1;
-    }
-    return 0;
+    return kvaq::run_trials(app, request, argc, argv, [&] { kvaq::run(request, plans); });
 }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "kvaq/base/forwarding_handler.h"
 #include "kvaq/plan/plan.h"
 
 namespace kvaq {
@@ -18,9 +19,10 @@ uint64_t mixed(uint64_t x) noexcept {
     return x ^ (x >> 31);
 }
 
-class PerturbedCache final : public AttentionHandler {
+class PerturbedCache final : public ForwardingHandler {
   public:
-    PerturbedCache(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner) : inner_(std::move(inner)) {
+    PerturbedCache(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner)
+        : ForwardingHandler(std::move(inner)) {
         for (const LayerShape& layer : shape.layers) {
             const auto number = static_cast<size_t>(layer.layer);
             if (layers_.size() <= number) layers_.resize(number + 1);
@@ -42,14 +44,6 @@ class PerturbedCache final : public AttentionHandler {
         other.v = rows(call, call.v, shape.n_kv_heads, shape.head_dim_v, 1, values);
         inner_->attend(other, team);
     }
-    void end() noexcept override { inner_->end(); }
-    void rollback() noexcept override { inner_->rollback(); }
-    void clear() noexcept override { inner_->clear(); }
-    bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override { return inner_->seq_rm(seq, p0, p1); }
-    bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) override { return inner_->seq_cp(src, dst, p0, p1); }
-    void seq_keep(int32_t seq) noexcept override { inner_->seq_keep(seq); }
-    [[nodiscard]] int32_t seq_pos_min(int32_t seq) const noexcept override { return inner_->seq_pos_min(seq); }
-    [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override { return inner_->seq_pos_max(seq); }
 
   private:
     [[nodiscard]] HeadRows<const float16> rows(const AttentionCall& call, const HeadRows<const float16>& x,
@@ -67,7 +61,6 @@ class PerturbedCache final : public AttentionHandler {
         return {out.data(), n_heads * dim, dim};
     }
 
-    std::unique_ptr<AttentionHandler> inner_;
     std::vector<LayerShape> layers_;
     std::vector<int32_t> positions_;
 };

@@ -32,7 +32,7 @@ std::span<const T> turned(const RopeRule* rule, const HeadRows<const T>& x, size
 
 StatsCollector::StatsCollector(const ModelShape& shape, std::unique_ptr<AttentionHandler> inner, size_t n_sample_tiles,
                                const std::vector<OutputGrams>& output, int32_t key_period)
-    : inner_(std::move(inner)), n_positions_(shape.n_ctx_train) {
+    : ForwardingHandler(std::move(inner)), n_positions_(shape.n_ctx_train) {
     sums_.architecture = shape.architecture;
     sums_.model_name = shape.name;
     sums_.fingerprint = shape.fingerprint;

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "kvaq/base/attention_call.h"
+#include "kvaq/base/forwarding_handler.h"
 #include "kvaq/stats/model_stats.h"
 #include "kvaq/stats/moments.h"
 #include "kvaq/stats/output_metric.h"
@@ -17,7 +17,7 @@ namespace kvaq {
 /// stand for where they stay. So queries are summed as they would be at positions spread over all that the layer's queries can be from the keys'
 /// frame (each micro-batch is turned to another place, in golden-ratio steps), and keys as packed tiles hold them: turned back by multiples of
 /// key_period (Plan::key_period), or, where that is 0, spread likewise.
-class StatsCollector final : public AttentionHandler {
+class StatsCollector final : public ForwardingHandler {
   public:
     /// n_sample_tiles whole tiles of 64 tokens are kept per head, one per micro-batch of at least 64 tokens, never a
     /// sequence's first tile (its first tokens are attention sinks, which plans keep in f16).
@@ -31,16 +31,9 @@ class StatsCollector final : public AttentionHandler {
     bool begin(std::span<const BatchToken> tokens) override;
     void attend(const AttentionCall& call, Team& team) noexcept override;
     void end() noexcept override;
-    void rollback() noexcept override { inner_->rollback(); }
-    void clear() noexcept override { inner_->clear(); }
-    bool seq_rm(int32_t seq, int32_t p0, int32_t p1) override { return inner_->seq_rm(seq, p0, p1); }
-    bool seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1) override { return inner_->seq_cp(src, dst, p0, p1); }
-    void seq_keep(int32_t seq) noexcept override { inner_->seq_keep(seq); }
     bool seq_add(int32_t seq, int32_t p0, int32_t p1, int32_t delta) override {
         return inner_->seq_add(seq, p0, p1, delta);
     }
-    [[nodiscard]] int32_t seq_pos_min(int32_t seq) const noexcept override { return inner_->seq_pos_min(seq); }
-    [[nodiscard]] int32_t seq_pos_max(int32_t seq) const noexcept override { return inner_->seq_pos_max(seq); }
 
   private:
     struct HeadSums {
@@ -56,7 +49,6 @@ class StatsCollector final : public AttentionHandler {
 
     void follow(const AttentionCall& call, const LayerShape& shape, size_t head, HeadSums& sums);
 
-    std::unique_ptr<AttentionHandler> inner_;
     ModelStats sums_;
     std::vector<int32_t> layer_index_;
     std::vector<std::vector<HeadSums>> head_sums_;  ///< [layer][kv head]
