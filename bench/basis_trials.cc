@@ -18,9 +18,11 @@ using Basis = FitTrial::Basis;
 struct Trial {
     const char* name;
     FitTrial how;
+    bool sorted_keys = false;
 };
 constexpr Trial kKeyTrials[] = {
     {"keys: eigenbasis weighted by the queries (the codec)", {}},
+    {"keys: sorted channels (the codec where a matrix costs too much)", {}, true},
     {"keys: Hadamard matrix", {.keys = Basis::kHadamard}},
     {"keys: eigenbasis weighted by queries, attention and W_O", {.keys = Basis::kOutput}},
 };
@@ -31,14 +33,26 @@ constexpr Trial kValueTrials[] = {
 constexpr double kOtherBits = 8;
 constexpr int32_t kSinks = 4;
 
+/// fits [layer][side][KV head], keys [layer][KV head].
+void take_keys(std::vector<FittedTransform>& fits, const std::vector<FittedTransform>& keys, const ModelStats& stats) {
+    size_t to = 0;
+    size_t from = 0;
+    for (const LayerStats& layer : stats.layers) {
+        for (size_t h = 0; h < layer.heads.size(); ++h) fits[to + h] = keys[from++];
+        to += 2 * layer.heads.size();
+    }
+}
+
 void run(const TrialRequest& request, const std::string& stats_file) {
     const ModelStats stats = read_stats(stats_file);
     const ModelPtr model = load_model(request.model);
     Trials trials(request, model.get(), "kvaq.basis_trials", 1, "| basis | bits of keys | of values |");
     const auto measure = [&](const Trial& trial, double key_bits, double value_bits) {
         set_fit_trial(trial.how);
+        std::vector<FittedTransform> fits = fit_all(stats);
+        if (trial.sorted_keys) take_keys(fits, fit_sorted_keys(stats), stats);
         const Plan plan =
-            uniform_transform_plan(stats, fit_all(stats), key_bits, value_bits, 0, kSinks, TransformCodes::kTrellis);
+            uniform_transform_plan(stats, fits, key_bits, value_bits, 0, kSinks, TransformCodes::kTrellis);
         check_plan_fits(plan, model_shape_of(model.get()));
         trials.measure(fmt::format("| {} | {} | {} |", trial.name, key_bits, value_bits),
                        {{"basis", trial.name}, {"key_bits", key_bits}, {"value_bits", value_bits}},

@@ -67,13 +67,24 @@ def read_gguf(path):
 
 def read_fit(raw):
     data = Bytes(raw.tobytes())
-    version, side, dim, hadamard = data.get("IIII")
-    assert version == 1
+    version, side, dim, basis = data.get("IIII")
+    assert version == (2 if basis == 2 else 1)
     fit = {"side": "kv"[side], "dim": dim, "bytes": raw.tobytes()}
-    fit["row_scale"], fit["scale"], fit["offset"] = (data.array("<f4", dim).astype(float) for _ in range(3))
-    if hadamard:
+    if basis != 2:
+        fit["row_scale"] = data.array("<f4", dim).astype(float)
+    fit["scale"], fit["offset"] = (data.array("<f4", dim).astype(float) for _ in range(2))
+    if basis == 1:
         fit["U"] = hadamard_matrix(dim)
+    elif basis == 2:
+        unit = 8 if side == 0 else 16
+        order = data.array("<u2", dim)
+        assert sorted(order) == list(range(dim))
+        fit["U"] = np.zeros((dim, dim))
+        for a in range(0, dim, unit):
+            n = min(unit, dim - a)
+            fit["U"][a : a + n, order[a : a + n]] = hadamard_matrix(n)
     else:
+        assert basis == 0
         matrix = data.array("i1", dim, dim).astype(float)
         fit["U"] = fit["row_scale"][:, None] * (matrix.T if side == 0 else matrix)
     fit["levels"] = {bits: data.array("i1", 2**bits).astype(float) for bits in range(1, 7)}

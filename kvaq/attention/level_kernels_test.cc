@@ -268,16 +268,15 @@ TEST(LevelKernels, LevelsAreWhatTheReferenceDecodesOnEveryTarget) {
         }
     }
     const size_t n_affine = specs.size();
-    specs.resize(n_affine + 4);
+    specs.resize(n_affine + 6);
     std::mt19937 random(7);
     std::normal_distribution<float> normal(0.3F, 2.0F);
     for (size_t s = 0; s < specs.size(); ++s) {
         for (const size_t dim : {32U, 40U, 64U, 72U, 128U, 256U}) {
             for (const Side side : {Side::kKey, Side::kValue}) {
                 const CodecSpec spec =
-                    s < n_affine
-                        ? specs[s]
-                        : sample_transform(side, dim, 3 + static_cast<unsigned>(s - n_affine), 2 * (s - n_affine));
+                    s < n_affine ? specs[s]
+                                 : sample_transform(side, dim, 3 + static_cast<unsigned>(s - n_affine), s - n_affine);
                 const size_t tile = spec.axis == GroupAxis::kPerChannel && spec.group == 128 ? 128 : 64;
                 const TileLayout layout = make_tile_layout(spec, side, dim, tile);
                 std::vector<float> x(tile * dim);

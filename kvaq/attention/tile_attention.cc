@@ -14,9 +14,12 @@ namespace {
 
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 
-bool is_hadamard(const CodecSpec& codec) noexcept {
-    return codec.transform != nullptr ? codec.transform->fit->hadamard : codec.basis == Basis::kHadamard;
+/// Null: none, or an affine codec's.
+const TransformFit* fit_of(const CodecSpec& codec) noexcept {
+    return codec.transform != nullptr ? codec.transform->fit.get() : nullptr;
 }
+
+bool has_matrix(const TransformFit* fit) noexcept { return fit != nullptr && fit->basis == TransformBasis::kMatrix; }
 
 // Adds a head's learned sink logit to (m, l), divides and writes one row of the output.
 void write_row(const AttentionCall& call, size_t token, size_t head, const float* o, size_t dim, float m,
@@ -170,15 +173,15 @@ void TileAttention::make_packed(int32_t delta, int32_t steps_back, PackedQueries
     const CodecSpec& key_codec = key_layout_->spec;
     const size_t dim = shape_.head_dim_k;
     const size_t n_rows = shape_.n_rows();
-    const bool in_basis = key_codec.transform != nullptr && !is_hadamard(key_codec);
-    float* turned = in_basis ? turned_.data() : packed.rows.data();
+    const TransformFit* fitted = fit_of(key_codec);
+    float* turned = fitted != nullptr ? turned_.data() : packed.rows.data();
     std::copy_n(plain_->rows.data(), n_rows * dim, turned);
     if (steps_back != 0) {
         KVAQ_CHECK(key_turns_ != nullptr);
         key_turns_->back(steps_back, turned, n_rows, dim);
     }
-    if (in_basis) {
-        const TransformFit& fit = *key_codec.transform->fit;  // q^T x^ = (U q)^T z^
+    if (has_matrix(fitted)) {
+        const TransformFit& fit = *fitted;  // q^T x^ = (U q)^T z^
         if (dim % 16 == 0) {
             load_matrix(fit);
             kernels_->scores(turned, dim, n_rows, dim, matrix_.data(), dim, dim, packed.rows.data(), dim);
@@ -194,7 +197,10 @@ void TileAttention::make_packed(int32_t delta, int32_t steps_back, PackedQueries
         for (size_t row = 0; row < n_rows; ++row) {
             for (size_t i = 0; i < dim; ++i) packed.rows[row * dim + i] *= fit.row_scale[i];
         }
-    } else if (is_hadamard(key_codec)) {
+    } else if (fitted != nullptr) {
+        for (size_t row = 0; row < n_rows; ++row)
+            to_codec_channels(*fitted, &turned[row * dim], &packed.rows[row * dim]);
+    } else if (key_codec.basis == Basis::kHadamard) {
         for (size_t row = 0; row < n_rows; ++row) hadamard_transform(&packed.rows[row * dim], dim);
     }
     make_coefs(packed);
@@ -346,9 +352,9 @@ void TileAttention::finish(const TileLayout& value_layout) noexcept {
     const size_t dim = shape_.padded_v();
     const size_t n_rows = shape_.n_rows();
     float* sums = o_packed_.data();
-    const bool hadamard = is_hadamard(value_codec);
-    if (value_codec.transform != nullptr && !exact_) {  // sums of gain * level so far
-        const TransformFit& fit = *value_codec.transform->fit;
+    const TransformFit* fitted = fit_of(value_codec);
+    if (fitted != nullptr && !exact_) {  // sums of gain * level so far
+        const TransformFit& fit = *fitted;
         const size_t n_coded = level_shape(value_layout).n_channels;
         for (size_t row = 0; row < n_rows; ++row) {
             float* o = sums + row * dim;
@@ -356,8 +362,8 @@ void TileAttention::finish(const TileLayout& value_layout) noexcept {
             for (size_t i = n_coded; i < shape_.head_dim_v; ++i) o[i] = p_packed_[row] * fit.offset[i];
         }
     }
-    if (value_codec.transform != nullptr && !hadamard) {
-        const TransformFit& fit = *value_codec.transform->fit;
+    if (has_matrix(fitted)) {
+        const TransformFit& fit = *fitted;
         for (size_t row = 0; row < n_rows; ++row) {
             for (size_t i = 0; i < shape_.head_dim_v; ++i) o_packed_[row * dim + i] *= fit.row_scale[i];
         }
@@ -378,7 +384,11 @@ void TileAttention::finish(const TileLayout& value_layout) noexcept {
     }
     for (size_t row = 0; row < n_rows; ++row) {
         float* packed = sums + row * dim;
-        if (hadamard) hadamard_transform(packed, shape_.head_dim_v);
+        if (fitted != nullptr && !has_matrix(fitted)) {
+            to_model_channels(*fitted, packed, packed);
+        } else if (fitted == nullptr && value_codec.basis == Basis::kHadamard) {
+            hadamard_transform(packed, shape_.head_dim_v);
+        }
         for (size_t d = 0; d < shape_.head_dim_v; ++d) o_plain_[row * dim + d] += packed[d];
     }
 }

@@ -21,6 +21,8 @@ constexpr std::array kTries = {0, -8, -4, 4, 8, 12};
 constexpr std::array kTrellisTries = {0, 1, 2, 4, 7, 11};
 static_assert(kTries.size() == kTrellisTries.size());
 
+constexpr int kLeastManyBits = 5;
+constexpr float kMostLevel = 127;
 constexpr size_t kLanes = 16;
 /// Of a basis's rounding: norms of E (see to_basis) are .02 to .04, so about .1 % of it is left.
 constexpr int kCorrections = 1;
@@ -142,6 +144,13 @@ KVAQ_CLONES void normalize(float* u, size_t n, float offset, float inverse) noex
     for (size_t t = 0; t < n; ++t) u[t] = (u[t] - offset) * inverse;
 }
 
+KVAQ_CLONES void take_largest(const float* __restrict u, size_t n, float* __restrict largest) noexcept {
+    for (size_t t = 0; t < n; ++t) {
+        const float size = u[t] < 0 ? -u[t] : u[t];
+        largest[t] = size > largest[t] ? size : largest[t];
+    }
+}
+
 KVAQ_CLONES void add_squares(const float* __restrict u, size_t n, float* __restrict sum) noexcept {
     for (size_t t = 0; t < n; ++t) sum[t] += u[t] * u[t];
 }
@@ -255,19 +264,34 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     for (const Band& band : layout.bands) {
         if (static_cast<int>(band.bits) != 0) n_coded = size_t{band.first_channel} + band.n_channels;
     }
-    if (fit.hadamard) {
-        hadamard_columns(s.x.data(), dim, n, n);
-        std::copy_n(s.x.data(), n_coded * n, s.u.data());
-    } else {
-        to_basis(fit, n, n_coded, s);
+    switch (fit.basis) {
+        case TransformBasis::kHadamard:
+            hadamard_columns(s.x.data(), dim, n, n);
+            std::copy_n(s.x.data(), n_coded * n, s.u.data());
+            break;
+        case TransformBasis::kSorted: {
+            const size_t unit = transform_unit(fit.side);  // n_coded is a multiple of it, or all
+            for (size_t i = 0; i < n_coded; ++i) std::copy_n(&s.x[fit.order[i] * n], n, &s.u[i * n]);
+            for (size_t i = 0; i < n_coded; i += unit) hadamard_columns(&s.u[i * n], std::min(unit, n_coded - i), n, n);
+            break;
+        }
+        case TransformBasis::kMatrix:
+            to_basis(fit, n, n_coded, s);
+            break;
     }
     for (size_t i = 0; i < n_coded; ++i) {
         float* u = &s.u[i * n];
         normalize(u, n, fit.offset[i], fit.scale[i] > 0 ? 1.0F / fit.scale[i] : 0.0F);
     }
+    // Channels of 8 bits have room (kvaq/stats/transform_fit.h, kWideStep): the others say what gain fits a token.
+    size_t first_fine = 0;
+    for (const Band& band : layout.bands) {
+        if (static_cast<int>(band.bits) == 8) first_fine = size_t{band.first_channel} + band.n_channels;
+    }
+    if (first_fine == n_coded) first_fine = 0;
     alignas(64) Row energy = {};
     float expected = 0;
-    for (size_t i = 0; i < n_coded; ++i) {
+    for (size_t i = first_fine; i < n_coded; ++i) {
         add_squares(&s.u[i * n], n, energy.data());
         expected += kLevelsPerSigma * kLevelsPerSigma;
     }
@@ -284,13 +308,13 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
     std::array<uint8_t, kMaxTile> chosen = {};
     Row least;
     least.fill(std::numeric_limits<float>::infinity());
-    for (const int step : layout.spec.transform->codes == TransformCodes::kTrellis ? kTrellisTries : kTries) {
+    const auto try_gains = [&](const std::array<int, kMaxTile>& codes) {
         Row gain;
         Row inverse;
         Row error = {};
         std::array<uint8_t, kMaxTile> code = {};
         for (size_t t = 0; t < n; ++t) {
-            code[t] = static_cast<uint8_t>(std::clamp(base[t] + step, 0, 255));
+            code[t] = static_cast<uint8_t>(std::clamp(codes[t], 0, 255));
             gain[t] = transform_gain(code[t]);
             inverse[t] = 1.0F / gain[t];
         }
@@ -315,7 +339,34 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
             least[t] = error[t];
             chosen[t] = code[t];
         }
+    };
+    const auto& tries = layout.spec.transform->codes == TransformCodes::kTrellis ? kTrellisTries : kTries;
+    for (const int step : tries) {
+        std::array<int, kMaxTile> codes = base;
+        for (int& code : codes) code += step;
+        try_gains(codes);
     }
+    // Tokens that are small but for one channel of many bits: the gain that spares it the end of the range.
+    alignas(64) Row largest = {};
+    for (const Band& band : layout.bands) {
+        if (static_cast<int>(band.bits) < kLeastManyBits) continue;
+        for (size_t i = band.first_channel; i < size_t{band.first_channel} + band.n_channels; ++i)
+            take_largest(&s.u[i * n], n, largest.data());
+    }
+    if (one_gain) {
+        std::fill_n(largest.begin(), n,
+                    *std::max_element(largest.begin(), largest.begin() + static_cast<ptrdiff_t>(n)));
+    }
+    std::array<int, kMaxTile> spared = base;
+    bool any = false;
+    for (size_t t = 0; t < n; ++t) {
+        if (!(largest[t] > 0)) continue;
+        const int code = 128 + static_cast<int>(std::ceil(16.0F * std::log2(largest[t] * (1.0F / kMostLevel))));
+        if (code <= base[t] + tries.back()) continue;
+        spared[t] = code;
+        any = true;
+    }
+    if (any) try_gains(spared);
     if (seal_trial.gain == SealTrial::Gain::kFixed) chosen.fill(128);
     Row inverse;
     for (size_t t = 0; t < n; ++t) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
 
 #include "kvaq/base/error.h"
@@ -42,6 +43,31 @@ TileBand band_of(const TileLayout& layout, const Band& band) {
     return out;
 }
 
+/// U as int8 rows with a step each, as TransformFit keeps kMatrix; nothing of Hadamard bases.
+struct DenseBasis {
+    std::vector<int8_t> matrix;
+    std::vector<float> row_scale;
+};
+
+/// The kernels multiply by sorted bases as by any matrix: exactly, since they are 0 and +-1 times a step.
+DenseBasis dense_basis_of(const TransformFit& fit) {
+    if (fit.basis != TransformBasis::kSorted) return {fit.matrix, fit.row_scale};
+    DenseBasis dense{.matrix = std::vector<int8_t>(fit.dim * fit.dim), .row_scale = std::vector<float>(fit.dim)};
+    std::vector<float> x(fit.dim);
+    std::vector<float> z(fit.dim);
+    for (size_t j = 0; j < fit.dim; ++j) {
+        std::fill(x.begin(), x.end(), 0.0F);
+        x[j] = 1;
+        to_codec_channels(fit, x.data(), z.data());
+        for (size_t i = 0; i < fit.dim; ++i) {
+            if (z[i] == 0.0F) continue;
+            dense.row_scale[i] = std::fabs(z[i]);
+            dense.matrix[fit.side == Side::kKey ? j * fit.dim + i : i * fit.dim + j] = z[i] > 0 ? 1 : -1;
+        }
+    }
+    return dense;
+}
+
 }  // namespace
 
 TileCodec tile_codec_of(const TileLayout& layout, size_t place) {
@@ -52,7 +78,8 @@ TileCodec tile_codec_of(const TileLayout& layout, size_t place) {
     for (const Band& band : layout.bands) codec.bands[codec.n_bands++] = band_of(layout, band);
     if (layout.spec.transform != nullptr) {
         codec.store = Store::kTransform;
-        codec.basis = layout.spec.transform->fit->hadamard ? BasisKind::kHadamard : BasisKind::kMatrix;
+        codec.basis =
+            layout.spec.transform->fit->basis == TransformBasis::kHadamard ? BasisKind::kHadamard : BasisKind::kMatrix;
         codec.gains = static_cast<uint32_t>(layout.gain_offset);
         return codec;
     }
@@ -95,8 +122,9 @@ CodecTables codec_tables_of(const CodecSpec& spec) {
     };
     put(fit.scale.data(), fit.scale.size() * sizeof(float));
     tables.channel_offset = put(fit.offset.data(), fit.offset.size() * sizeof(float));
-    tables.row_scale = put(fit.row_scale.data(), fit.row_scale.size() * sizeof(float));
-    tables.matrix = put(fit.matrix.data(), fit.matrix.size());
+    const DenseBasis basis = dense_basis_of(fit);
+    tables.row_scale = put(basis.row_scale.data(), basis.row_scale.size() * sizeof(float));
+    tables.matrix = put(basis.matrix.data(), basis.matrix.size());
     std::vector<int8_t> levels;
     for (size_t bits = 1; bits < fit.levels.size(); ++bits)
         levels.insert(levels.end(), fit.levels[bits].begin(), fit.levels[bits].end());

@@ -166,8 +166,8 @@ class Calibration {
                 Plan plan = base;
                 for (HeadPlan& head : plan.layers[l].heads) {
                     const FittedTransform& fitted = fits_[next++];
-                    (side == Side::kKey ? head.key : head.value).transform = make_transform_codec(
-                        fitted.fit, rung_at(fitted, kProbeBits, kProbeCodes).unit_bits, kProbeCodes);
+                    (side == Side::kKey ? head.key : head.value).transform =
+                        fitted_codec(fitted, rung_at(fitted, kProbeBits, kProbeCodes).unit_bits, kProbeCodes);
                 }
                 const bool missing = kl <= LayerProbe::kNotMeasured;
                 if (missing) kl = prober.measure(plan).kl.value - stats_.base_kl;

@@ -50,7 +50,7 @@ void add_unfitted(DamageSlot& slot, const HeadStats& head, const FittedTransform
     few.value_tiles.resize(std::min(few.value_tiles.size(), n_tiles * kTile * head.value_mean.size()));
     TransformChoice rung = rung_at(fitted, 3, codes);
     CodecSpec own;
-    own.transform = make_transform_codec(fitted.fit, rung.unit_bits, codes);
+    own.transform = fitted_codec(fitted, rung.unit_bits, codes);
     const double found = codec_noise(few, slot.side, own, n_tiles);
     const double unit = found > 0 ? rung.cost / found : 1.0;
     for (const uint8_t bits : kUnfittedBits) {
@@ -61,16 +61,17 @@ void add_unfitted(DamageSlot& slot, const HeadStats& head, const FittedTransform
     }
 }
 
-/// Codecs, bytes, and noise relative to the probe's; the noise of the probe itself goes into `share`.
+/// Codecs, bytes (sorted: of keys, else null), and noise relative to the probe's; the noise of the probe itself goes into `share`.
 void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, HeadWeights weights,
-               const FittedTransform& fitted, const std::shared_ptr<const TransformFit>& unfitted) {
+               const FittedTransform& fitted, const FittedTransform* sorted,
+               const std::shared_ptr<const TransformFit>& unfitted) {
     const HeadStats& head = stats.layers[slot.layer].heads[slot.head];
     const size_t dim = dim_of(head, slot.side);
     const TransformChoice probe = rung_at(fitted, stats.probe_bits, kProbeCodes);
     slot.share = probe.cost;
     if (family == CodecFamily::kAffine) {
         CodecSpec codec_of_probe;
-        codec_of_probe.transform = make_transform_codec(fitted.fit, probe.unit_bits, kProbeCodes);
+        codec_of_probe.transform = fitted_codec(fitted, probe.unit_bits, kProbeCodes);
         slot.share = codec_noise(head, slot.side, codec_of_probe, stats.n_sample_tiles);
         slot.codecs = candidate_codecs();
         for (const CodecSpec& codec : slot.codecs)
@@ -78,12 +79,15 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, He
     } else {
         const TransformCodes codes =
             family == CodecFamily::kTrellis ? TransformCodes::kTrellis : TransformCodes::kCodebook;
-        for (TransformChoice& rung : transform_ladder(fitted, codes)) {
-            if (rung.cost > kMostNoise * probe.cost) continue;  // further than anything was measured
-            CodecSpec codec;
-            codec.transform = make_transform_codec(fitted.fit, std::move(rung.unit_bits), codes);
-            slot.codecs.push_back(std::move(codec));
-            slot.noise.push_back(rung.cost);
+        for (const FittedTransform* one : {&fitted, sorted}) {
+            if (one == nullptr) continue;
+            for (TransformChoice& rung : transform_ladder(*one, codes)) {
+                if (rung.cost > kMostNoise * probe.cost) continue;  // further than anything was measured
+                CodecSpec codec;
+                codec.transform = fitted_codec(*one, std::move(rung.unit_bits), codes);
+                slot.codecs.push_back(std::move(codec));
+                slot.noise.push_back(rung.cost);
+            }
         }
         add_unfitted(slot, head, fitted, unfitted, codes);
     }
@@ -149,6 +153,9 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family, HeadWeight
                     "fewer", "Run the same kvaq calibrate command again: it goes on where it stopped");
     }
     const std::vector<FittedTransform> fits = fit_all(stats);
+    const std::vector<FittedTransform> sorted = fit_sorted_keys(stats);
+    std::vector<const FittedTransform*> sorted_of;  // [slot]
+    size_t n_sorted = 0;
     for (size_t l = 0; l < stats.layers.size(); ++l) {
         for (const Side side : {Side::kKey, Side::kValue}) {
             for (size_t h = 0; h < stats.layers[l].heads.size(); ++h) {
@@ -156,6 +163,7 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family, HeadWeight
                 slots_.back().layer = l;
                 slots_.back().side = side;
                 slots_.back().head = h;
+                sorted_of.push_back(side == Side::kKey ? &sorted[n_sorted++] : nullptr);
             }
         }
     }
@@ -168,7 +176,7 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family, HeadWeight
     std::atomic<size_t> next{0};
     const auto work = [&] {
         for (size_t i = next.fetch_add(1); i < slots_.size(); i = next.fetch_add(1))
-            fill_slot(slots_[i], stats, family, weights, fits[i],
+            fill_slot(slots_[i], stats, family, weights, fits[i], sorted_of[i],
                       unfitted.at({slots_[i].side,
                                    dim_of(stats.layers[slots_[i].layer].heads[slots_[i].head], slots_[i].side)}));
     };

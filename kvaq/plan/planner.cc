@@ -95,7 +95,7 @@ Plan uniform_transform_plan(const ModelStats& stats, const std::vector<FittedTra
                 const FittedTransform& fitted = fits[next++];
                 if (bits < 16)
                     (side == Side::kKey ? head.key : head.value).transform =
-                        make_transform_codec(fitted.fit, rung_at(fitted, bits, codes).unit_bits, codes);
+                        fitted_codec(fitted, rung_at(fitted, bits, codes).unit_bits, codes);
             }
         }
     }

@@ -145,7 +145,8 @@ TEST(Planner, PaysForAMatrixOnlyWhereTheContextIsLongEnough) {
         EXPECT_LE(cache_bytes(plan, n_ctx).effective_bits, 3 + 1e-9) << n_ctx;
         size_t n = 0;
         for (const LayerPlan& layer : plan.layers) {
-            for (const HeadPlan& head : layer.heads) n += head.key.transform->fit->hadamard ? 0 : 1;
+            for (const HeadPlan& head : layer.heads)
+                n += head.key.transform->fit->basis == TransformBasis::kMatrix ? 1 : 0;
         }
         return n;
     };

@@ -40,8 +40,7 @@ std::shared_ptr<const TransformFit> gaussian_fit(Side side, size_t dim) {
     auto fit = std::make_shared<TransformFit>();
     fit->side = side;
     fit->dim = dim;
-    fit->hadamard = true;
-    fit->row_scale.assign(dim, 1.0F);
+    fit->basis = TransformBasis::kHadamard;
     fit->scale.assign(dim, 1.0F / kLevelsPerSigma);
     fit->offset.assign(dim, 0.0F);
     static const auto codebooks = [] {

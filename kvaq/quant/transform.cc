@@ -11,7 +11,7 @@
 namespace kvaq {
 namespace {
 
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kMaxDim = 512;
 
 [[noreturn]] void corrupt(const std::string& wanted, const std::string& found) {
@@ -22,9 +22,16 @@ constexpr size_t kMaxDim = 512;
 void check_fit(const TransformFit& fit) {
     if (fit.dim < 8 || fit.dim > kMaxDim || fit.dim % 8 != 0)
         corrupt("a head size of 8 to 512", std::to_string(fit.dim));
-    if (fit.matrix.size() != (fit.hadamard ? 0 : fit.dim * fit.dim) || fit.row_scale.size() != fit.dim ||
-        fit.scale.size() != fit.dim || fit.offset.size() != fit.dim) {
+    const bool matrix = fit.basis == TransformBasis::kMatrix;
+    if (fit.matrix.size() != (matrix ? fit.dim * fit.dim : 0) || fit.row_scale.size() != (matrix ? fit.dim : 0) ||
+        fit.order.size() != (fit.basis == TransformBasis::kSorted ? fit.dim : 0) || fit.scale.size() != fit.dim ||
+        fit.offset.size() != fit.dim) {
         corrupt("arrays of the head size", "others");
+    }
+    std::vector<bool> there(fit.dim);
+    for (const uint16_t channel : fit.order) {
+        if (channel >= fit.dim || there[channel]) corrupt("every channel once", "another order");
+        there[channel] = true;
     }
     for (const std::vector<float>* values : {&fit.row_scale, &fit.scale, &fit.offset}) {
         for (const float x : *values) {
@@ -48,7 +55,8 @@ void put(std::vector<std::byte>& out, const T* data, size_t n) {
 }  // namespace
 
 size_t TransformFit::bytes() const noexcept {
-    size_t n = matrix.size() + (row_scale.size() + scale.size() + offset.size()) * sizeof(float);
+    size_t n = matrix.size() + order.size() * sizeof(uint16_t) +
+               (row_scale.size() + scale.size() + offset.size()) * sizeof(float);
     for (const std::vector<int8_t>& codebook : levels) n += codebook.size();
     return n;
 }
@@ -86,13 +94,20 @@ std::shared_ptr<const TransformCodec> make_transform_codec(std::shared_ptr<const
 
 std::vector<std::byte> transform_fit_bytes(const TransformFit& fit) {
     std::vector<std::byte> out;
-    const std::array<uint32_t, 4> head = {kVersion, fit.side == Side::kKey ? 0U : 1U, static_cast<uint32_t>(fit.dim),
-                                          fit.hadamard ? 1U : 0U};
+    // Fits that version 1 could say are written as it did: plans made of them keep their digests.
+    const uint32_t version = fit.basis == TransformBasis::kSorted ? kVersion : 1;
+    const std::array<uint32_t, 4> head = {version, fit.side == Side::kKey ? 0U : 1U, static_cast<uint32_t>(fit.dim),
+                                          static_cast<uint32_t>(fit.basis)};
     put(out, head.data(), head.size());
+    if (fit.basis == TransformBasis::kHadamard) {
+        const std::vector<float> ones(fit.dim, 1.0F);
+        put(out, ones.data(), ones.size());
+    }
     put(out, fit.row_scale.data(), fit.row_scale.size());
     put(out, fit.scale.data(), fit.scale.size());
     put(out, fit.offset.data(), fit.offset.size());
     put(out, fit.matrix.data(), fit.matrix.size());
+    put(out, fit.order.data(), fit.order.size());
     for (const std::vector<int8_t>& codebook : fit.levels) put(out, codebook.data(), codebook.size());
     return out;
 }
@@ -104,31 +119,82 @@ TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
         if (n > 0) std::memcpy(to, bytes.data(), n);  // an empty matrix has no address
         bytes = bytes.subspan(n);
     };
+    const auto take_all = [&](auto& values, size_t n) {
+        values.resize(n);
+        take(values.data(), n * sizeof values[0]);
+    };
     take(head.data(), sizeof head);
-    if (head[0] != kVersion) corrupt("version " + std::to_string(kVersion), "version " + std::to_string(head[0]));
-    if (head[1] > 1 || head[3] > 1 || head[2] < 8 || head[2] > kMaxDim || head[2] % 8 != 0)
-        corrupt("a side and a head size", "neither");
+    if (head[0] < 1 || head[0] > kVersion)
+        corrupt("version 1 to " + std::to_string(kVersion), "version " + std::to_string(head[0]));
+    if (head[1] > 1 || head[3] > head[0] || head[2] < 8 || head[2] > kMaxDim || head[2] % 8 != 0)
+        corrupt("a side, a head size and a basis", "others");
     TransformFit fit;
     fit.side = head[1] == 0 ? Side::kKey : Side::kValue;
     fit.dim = head[2];
-    fit.hadamard = head[3] == 1;
-    for (std::vector<float>* values : {&fit.row_scale, &fit.scale, &fit.offset}) {
-        values->resize(fit.dim);
-        take(values->data(), fit.dim * sizeof(float));
+    fit.basis = static_cast<TransformBasis>(head[3]);
+    const bool matrix = fit.basis == TransformBasis::kMatrix;
+    if (fit.basis != TransformBasis::kSorted) take_all(fit.row_scale, fit.dim);
+    if (fit.basis == TransformBasis::kHadamard) {
+        if (std::any_of(fit.row_scale.begin(), fit.row_scale.end(), [](float x) { return x != 1.0F; }))
+            corrupt("rows of length 1", "others");
+        fit.row_scale.clear();
     }
-    fit.matrix.resize(fit.hadamard ? 0 : fit.dim * fit.dim);
-    take(fit.matrix.data(), fit.matrix.size());
-    for (size_t b = 1; b < fit.levels.size(); ++b) {
-        fit.levels[b].resize(size_t{1} << b);
-        take(fit.levels[b].data(), fit.levels[b].size());
-    }
+    take_all(fit.scale, fit.dim);
+    take_all(fit.offset, fit.dim);
+    take_all(fit.matrix, matrix ? fit.dim * fit.dim : 0);
+    take_all(fit.order, fit.basis == TransformBasis::kSorted ? fit.dim : 0);
+    for (size_t b = 1; b < fit.levels.size(); ++b) take_all(fit.levels[b], size_t{1} << b);
     if (!bytes.empty()) corrupt("nothing more", std::to_string(bytes.size()) + " bytes");
     check_fit(fit);
     return fit;
 }
 
+namespace {
+
+/// What differs from unit to unit of a sorted basis: fn(first codec channel, channels).
+template <typename Fn>
+void each_unit(const TransformFit& fit, const Fn& fn) {
+    const size_t unit = transform_unit(fit.side);
+    for (size_t first = 0; first < fit.dim; first += unit) fn(first, std::min(unit, fit.dim - first));
+}
+
+template <typename T>
+void sorted_forward(const TransformFit& fit, const T* x, T* z) noexcept {
+    for (size_t i = 0; i < fit.dim; ++i) z[i] = x[fit.order[i]];
+    each_unit(fit, [&](size_t first, size_t n) { hadamard_transform(z + first, n); });
+}
+
+template <typename T>
+void sorted_backward(const TransformFit& fit, const T* z, T* x) noexcept {
+    std::array<T, kMaxDim> mixed;
+    std::copy_n(z, fit.dim, mixed.data());
+    each_unit(fit, [&](size_t first, size_t n) { hadamard_transform(mixed.data() + first, n); });
+    for (size_t i = 0; i < fit.dim; ++i) x[fit.order[i]] = mixed[i];
+}
+
+}  // namespace
+
+void to_codec_channels(const TransformFit& fit, const float* x, float* z) noexcept {
+    KVAQ_CHECK(fit.basis != TransformBasis::kMatrix);
+    if (fit.basis == TransformBasis::kSorted) return sorted_forward(fit, x, z);
+    if (z != x) std::copy_n(x, fit.dim, z);
+    hadamard_transform(z, fit.dim);
+}
+
+void to_model_channels(const TransformFit& fit, const float* z, float* x) noexcept {
+    KVAQ_CHECK(fit.basis != TransformBasis::kMatrix);
+    if (fit.basis == TransformBasis::kSorted) return sorted_backward(fit, z, x);
+    if (x != z) std::copy_n(z, fit.dim, x);
+    hadamard_transform(x, fit.dim);
+}
+
 void transform_forward(const TransformFit& fit, double* x) {
-    if (fit.hadamard) return hadamard_transform(x, fit.dim);
+    if (fit.basis == TransformBasis::kHadamard) return hadamard_transform(x, fit.dim);
+    if (fit.basis == TransformBasis::kSorted) {
+        std::array<double, kMaxDim> from = {};
+        std::copy_n(x, fit.dim, from.data());
+        return sorted_forward(fit, from.data(), x);
+    }
     // U (U^T U)^-1 x, by y += x - U^T U y: what is missing shrinks by the norm of U^T U - 1 each time.
     constexpr int kRounds = 12;
     std::array<double, kMaxDim> y = {};
@@ -149,7 +215,8 @@ void transform_forward(const TransformFit& fit, double* x) {
 }
 
 void transform_backward(const TransformFit& fit, double* z) {
-    if (fit.hadamard) return hadamard_transform(z, fit.dim);
+    if (fit.basis == TransformBasis::kHadamard) return hadamard_transform(z, fit.dim);
+    if (fit.basis == TransformBasis::kSorted) return sorted_backward(fit, z, z);
     std::array<double, kMaxDim> x = {};
     for (size_t i = 0; i < fit.dim; ++i) {
         const double scaled = z[i] * static_cast<double>(fit.row_scale[i]);

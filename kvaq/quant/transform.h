@@ -12,6 +12,13 @@
 
 namespace kvaq {
 
+/// The orthonormal basis U of a transform codec, z = U x.
+enum class TransformBasis : uint8_t {
+    kMatrix,    ///< any, rounded to int8
+    kHadamard,  ///< the Hadamard matrix (kvaq/quant/hadamard.h) over the whole head
+    kSorted,  ///< the model's channels in another order, those of a unit mixed by a Hadamard matrix: 2 bytes a channel
+};
+
 /// What a transform codec knows of one (layer, side, KV head), fitted on calibration data (kvaq/stats/transform_fit.h):
 ///   x = U^T z,  U [dim, dim] orthonormal but for rounding to int8, so z = U^-T x, and <U q, z> = <q, x> exactly
 ///   z_i ~ offset_i + gain * scale_i * level,  level in int8
@@ -20,18 +27,20 @@ namespace kvaq {
 struct TransformFit {
     Side side = Side::kKey;
     size_t dim = 0;
-    bool hadamard = false;  ///< U is the Hadamard matrix (kvaq/quant/hadamard.h): no matrix is kept, row_scale is all 1
-    /// Rows of U as int8, each with its own step: U_ij = row_scale_i * matrix(i, j). In the order in which attention multiplies:
+    TransformBasis basis = TransformBasis::kMatrix;
+    /// kMatrix, else empty: rows of U as int8, each with its own step: U_ij = row_scale_i * matrix(i, j). In the order in which attention multiplies:
     /// keys [j][i] (queries go from model channel j to codec channel i), values [i][j] (sums go back).
     std::vector<int8_t> matrix;
-    std::vector<float> row_scale;  ///< [dim]
-    std::vector<float> scale;      ///< [dim] step of one level at gain 1
-    std::vector<float> offset;     ///< [dim] mean of z
+    std::vector<float> row_scale;  ///< [dim], kMatrix, else empty
+    std::vector<uint16_t>
+        order;  ///< [dim], kSorted, else empty: unit u codes H times the model's channels order[u * unit..], H Hadamard, of the unit's size
+    std::vector<float> scale;   ///< [dim] step of one level at gain 1
+    std::vector<float> offset;  ///< [dim] mean of z
     /// Codebooks, ascending, by bits 1..6: levels[b] has 2^b entries; others are empty. 8 bits: level = code - 128.
     std::array<std::vector<int8_t>, 7> levels;
 
     bool operator==(const TransformFit&) const = default;
-    /// Not for Hadamard bases.
+    /// kMatrix only.
     [[nodiscard]] int8_t at(size_t i, size_t j) const noexcept {
         return matrix[side == Side::kKey ? j * dim + i : i * dim + j];
     }
@@ -72,6 +81,10 @@ inline constexpr float kLevelsPerSigma = 32;
 /// A fit as bytes for files, little-endian, and back. parse throws Error kCorrupt.
 [[nodiscard]] std::vector<std::byte> transform_fit_bytes(const TransformFit& fit);
 [[nodiscard]] TransformFit parse_transform_fit(std::span<const std::byte> bytes);
+
+/// z = U x and x = U^T z, [dim], for bases without a matrix: exact but for rounding in f32. to_codec_channels of kSorted needs x and z apart.
+void to_codec_channels(const TransformFit& fit, const float* x, float* z) noexcept;
+void to_model_channels(const TransformFit& fit, const float* z, float* x) noexcept;
 
 /// z = U^-T x (to 1e-9 where U is orthonormal to a few percent) and x = U^T z, [dim], in place; the oracle of the kernels.
 void transform_forward(const TransformFit& fit, double* x);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <utility>
 
@@ -51,21 +52,30 @@ inline std::shared_ptr<const TransformFit> sample_fit(Side side, size_t dim, uns
     return fit;
 }
 
+/// The fit with a basis that needs no matrix, or as it is.
+inline std::shared_ptr<const TransformFit> with_basis(TransformFit fit, TransformBasis basis) {
+    fit.basis = basis;
+    if (basis != TransformBasis::kMatrix) {
+        fit.matrix.clear();
+        fit.row_scale.clear();
+    }
+    if (basis == TransformBasis::kSorted) {
+        fit.order.resize(fit.dim);
+        std::iota(fit.order.begin(), fit.order.end(), uint16_t{0});
+        std::shuffle(fit.order.begin(), fit.order.end(), std::mt19937(static_cast<unsigned>(fit.dim)));
+    }
+    return std::make_shared<const TransformFit>(std::move(fit));
+}
+
 /// Bits that fall from 8 (or `first`) to 0 over the channels, every width among them where there are enough units.
-/// Odd seeds have a Hadamard basis; two of four trellis codes.
+/// The basis of TransformBasis{seed % 3}; two seeds of four have trellis codes.
 inline CodecSpec sample_transform(Side side, size_t dim, unsigned seed, size_t first = 0) {
     constexpr std::array<uint8_t, 8> kFalling = {8, 6, 5, 4, 3, 2, 1, 0};
     const size_t unit = transform_unit(side);
     std::vector<uint8_t> bits;
     for (size_t i = 0; i < (dim + unit - 1) / unit; ++i) bits.push_back(kFalling[std::min<size_t>(i + first, 7)]);
     std::shared_ptr<const TransformFit> fit = sample_fit(side, dim, seed);
-    if (seed % 2 == 1) {
-        TransformFit plain = *fit;
-        plain.hadamard = true;
-        plain.matrix.clear();
-        plain.row_scale.assign(dim, 1.0F);
-        fit = std::make_shared<const TransformFit>(std::move(plain));
-    }
+    fit = with_basis(*fit, static_cast<TransformBasis>(seed % 3));
     CodecSpec spec;
     spec.transform = make_transform_codec(std::move(fit), std::move(bits),
                                           seed % 4 >= 2 ? TransformCodes::kTrellis : TransformCodes::kCodebook);

@@ -13,12 +13,15 @@ namespace kvaq {
 inline constexpr size_t kSampleTiles = 6;
 
 /// Correlated keys and values with a mean and tokens of unequal size; queries that look at some directions more than at others.
-inline HeadStats correlated_head(size_t dim, unsigned seed) {
+inline HeadStats correlated_head(size_t dim, unsigned seed, bool mixed = true) {
     constexpr double kTokens = kSampleTiles * 64;
     std::mt19937 random(seed);
     std::normal_distribution<double> normal;
     std::vector<double> mix(dim * dim);
     for (double& x : mix) x = normal(random) / std::sqrt(static_cast<double>(dim));
+    if (!mixed) {
+        for (size_t i = 0; i < dim * dim; ++i) mix[i] = i / dim == i % dim ? 1 : 0;
+    }
     HeadStats head;
     head.key_mean.assign(dim, 0);
     head.value_mean.assign(dim, 0);
@@ -53,5 +56,8 @@ inline HeadStats correlated_head(size_t dim, unsigned seed) {
     head.key_metric = head.query_second;
     return head;
 }
+
+/// The same with channels that vary alone, the first ones most.
+inline HeadStats uncorrelated_head(size_t dim, unsigned seed) { return correlated_head(dim, seed, false); }
 
 }  // namespace kvaq

@@ -203,7 +203,7 @@ FitTrial fit_trial;
 
 void set_fit_trial(const FitTrial& trial) noexcept { fit_trial = trial; }
 
-FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_tiles) {
+FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_tiles, KeyBasis key_basis) {
     const bool key = side == Side::kKey;
     const std::vector<double>& mean = key ? head.key_mean : head.value_mean;
     const size_t dim = mean.size();
@@ -218,13 +218,16 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     covariance.diagonal().array() += 1e-6 * covariance.trace() / static_cast<double>(dim) + 1e-12;
     const FitTrial::Basis basis = key ? fit_trial.keys : fit_trial.values;
     const bool for_output = basis == FitTrial::Basis::kOutput;
-    const bool fitted = for_output || (key && basis == FitTrial::Basis::kChosen);
+    const bool sorted = key && key_basis == KeyBasis::kSorted;
+    const bool fitted = sorted || for_output || (key && basis == FitTrial::Basis::kChosen);
+    const bool with_matrix = fitted && !sorted;
     Matrix metric = for_output ? matrix_of(key ? head.key_metric : head.value_metric, dim)
                     : key      ? matrix_of(head.query_second, dim)
                                : Matrix::Identity(n, n);
     metric.diagonal().array() += kRidge * metric.trace() / static_cast<double>(dim) + 1e-12;
     // Values: mixing the whole head leaves nothing of an eigenbasis, so no matrix is kept.
-    Matrix u = fitted ? find_basis(metric, covariance) : hadamard_matrix(n);
+    Matrix u = sorted ? Matrix(Matrix::Identity(n, n)) : fitted ? find_basis(metric, covariance) : hadamard_matrix(n);
+    auto fit = std::make_shared<TransformFit>();
     if (fitted) {
         const Matrix a = u * metric * u.transpose();
         const Matrix b = u * covariance * u.transpose();
@@ -232,9 +235,12 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         std::iota(order.begin(), order.end(), Eigen::Index{0});
         std::stable_sort(order.begin(), order.end(),
                          [&](Eigen::Index i, Eigen::Index j) { return a(i, i) * b(i, i) > a(j, j) * b(j, j); });
-        Matrix sorted(n, n);
-        for (Eigen::Index i = 0; i < n; ++i) sorted.row(i) = u.row(order[static_cast<size_t>(i)]);
-        u = sorted;
+        Matrix falling(n, n);
+        for (Eigen::Index i = 0; i < n; ++i) falling.row(i) = u.row(order[static_cast<size_t>(i)]);
+        u = falling;
+        if (sorted) {
+            for (const Eigen::Index channel : order) fit->order.push_back(static_cast<uint16_t>(channel));
+        }
         const auto block = static_cast<Eigen::Index>(transform_unit(side));
         for (Eigen::Index first = 0; first + block <= n; first += block) {
             for (Eigen::Index c = 0; c < n; ++c) {
@@ -246,13 +252,14 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         }
     }
 
-    auto fit = std::make_shared<TransformFit>();
     fit->side = side;
     fit->dim = dim;
-    fit->hadamard = !fitted;
-    fit->row_scale.assign(dim, 1.0F);
-    if (fitted) fit->matrix.resize(dim * dim);
-    for (Eigen::Index i = 0; i < n && fitted; ++i) {
+    fit->basis = sorted ? TransformBasis::kSorted : fitted ? TransformBasis::kMatrix : TransformBasis::kHadamard;
+    if (with_matrix) {
+        fit->matrix.resize(dim * dim);
+        fit->row_scale.resize(dim);
+    }
+    for (Eigen::Index i = 0; i < n && with_matrix; ++i) {
         const double largest = u.row(i).cwiseAbs().maxCoeff();
         fit->row_scale[static_cast<size_t>(i)] = static_cast<float>(largest / 127);
         for (Eigen::Index j = 0; j < n; ++j) {
@@ -264,7 +271,7 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     }
     const Vector weight = (u * metric * u.transpose()).diagonal();
     // Tiles hold z = U^-T x, which readers turn back by U^T exactly (kvaq/quant/transform.h).
-    if (fitted) u = u.transpose().inverse().eval();
+    if (with_matrix) u = u.transpose().inverse().eval();
     const Vector offset = u * mu;
     const Vector variance = (u * covariance * u.transpose()).diagonal();
 
@@ -308,7 +315,8 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
             const double step = gain[t] * static_cast<double>(fit->scale[static_cast<size_t>(i)]);
             const double v = z(i, t) / step;
             for (const int bits : kBits) {
-                const double level = bits == 8 ? std::clamp(std::nearbyint(v), -128.0, 127.0)
+                const auto wide = static_cast<double>(kWideStep);
+                const double level = bits == 8 ? wide * std::clamp(std::nearbyint(v / wide), -128.0, 127.0)
                                                : nearest(fit->levels[static_cast<size_t>(bits)], v);
                 cost[static_cast<size_t>(bits)] += (v - level) * (v - level) * step * step;
             }
@@ -325,17 +333,21 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     return out;
 }
 
-std::vector<FittedTransform> fit_all(const ModelStats& stats) {
+namespace {
+
+struct FitJob {
+    const HeadStats* head;
+    Side side;
+};
+
+/// By all processors.
+std::vector<FittedTransform> fit_heads(const ModelStats& stats, const std::vector<Side>& sides, KeyBasis basis) {
     if (stats.n_sample_tiles == 0)
         throw Error(ErrorCode::kInvalidArgument, "the statistics hold no sample tiles", "a longer calibration text",
                     "none");
-    struct Job {
-        const HeadStats* head;
-        Side side;
-    };
-    std::vector<Job> jobs;
+    std::vector<FitJob> jobs;
     for (const LayerStats& layer : stats.layers) {
-        for (const Side side : {Side::kKey, Side::kValue}) {
+        for (const Side side : sides) {
             for (const HeadStats& head : layer.heads) jobs.push_back({&head, side});
         }
     }
@@ -343,13 +355,36 @@ std::vector<FittedTransform> fit_all(const ModelStats& stats) {
     std::atomic<size_t> next{0};
     const auto work = [&] {
         for (size_t i = next.fetch_add(1); i < jobs.size(); i = next.fetch_add(1))
-            fits[i] = fit_transform(*jobs[i].head, jobs[i].side, stats.n_sample_tiles);
+            fits[i] = fit_transform(*jobs[i].head, jobs[i].side, stats.n_sample_tiles, basis);
     };
     std::vector<std::jthread> helpers;
     for (unsigned i = 1; i < std::thread::hardware_concurrency(); ++i) helpers.emplace_back(work);
     work();
     helpers.clear();
     return fits;
+}
+
+}  // namespace
+
+std::vector<FittedTransform> fit_all(const ModelStats& stats) {
+    return fit_heads(stats, {Side::kKey, Side::kValue}, KeyBasis::kEigen);
+}
+
+std::vector<FittedTransform> fit_sorted_keys(const ModelStats& stats) {
+    return fit_heads(stats, {Side::kKey}, KeyBasis::kSorted);
+}
+
+std::shared_ptr<const TransformCodec> fitted_codec(const FittedTransform& fitted, std::vector<uint8_t> unit_bits,
+                                                   TransformCodes codes) {
+    std::shared_ptr<const TransformFit> fit = fitted.fit;
+    const size_t unit = transform_unit(fit->side);
+    const auto n_wide = static_cast<size_t>(std::count(unit_bits.begin(), unit_bits.end(), uint8_t{8}));
+    if (n_wide > 0) {
+        TransformFit wide = *fit;
+        for (size_t i = 0; i < std::min(n_wide * unit, wide.dim); ++i) wide.scale[i] *= kWideStep;
+        fit = std::make_shared<const TransformFit>(std::move(wide));
+    }
+    return make_transform_codec(std::move(fit), std::move(unit_bits), codes);
 }
 
 TransformChoice rung_at(const FittedTransform& fitted, double bits, TransformCodes codes) {

@@ -19,6 +19,12 @@ struct FittedTransform {
     std::vector<std::array<double, 9>> trellis_cost;  ///< the same with trellis codes (0 and 8 bits alike)
 };
 
+/// What keys are turned by.
+enum class KeyBasis {
+    kEigen,   ///< dim^2 bytes a head
+    kSorted,  ///< 2 dim bytes: the model's own channels, by what an error in them costs. No correlations, but most of the gain, where a matrix costs too much
+};
+
 /// Fits the transform codec.
 ///   Metric M of an error e in the model's basis, e^T M e: keys, the second moment of the group's queries; values, the identity.
 ///     (HeadStats::key_metric as M predicts better on the calibration text and is worse on others: docs/architecture.md.)
@@ -27,6 +33,7 @@ struct FittedTransform {
 ///     eigenvectors of C. It is kept orthonormal so that one int8 matrix serves both ways. The channels of a unit are then mixed by a
 ///     Hadamard matrix: where channels are coded one by one, tokens that resemble each other get the same error, and attention does
 ///     not average it out; mixed, every channel's error is dithered by the others (docs/architecture.md has the numbers).
+///     KeyBasis::kSorted: TransformBasis::kSorted by falling M_ii C_ii instead.
 ///   Basis of values: the Hadamard matrix itself. Mixing within units of an eigenbasis was worse; over the whole head nothing of the
 ///     eigenbasis is left.
 ///   Offset: keys, their mean. Values, none: tokens that attention rests on (delimiters, sinks) have values near zero, and must keep
@@ -34,7 +41,8 @@ struct FittedTransform {
 ///   Scale: of z, with every token divided by its gain (the root mean square of its z_i / sigma_i).
 ///   Codebooks: Lloyd-Max on the samples of all channels together, every token by its gain (Max 1960, Lloyd 1982).
 /// Deterministic. Needs sample tiles (n_sample_tiles > 0).
-[[nodiscard]] FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_tiles);
+[[nodiscard]] FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_tiles,
+                                            KeyBasis basis = KeyBasis::kEigen);
 
 /// Other bases to fit, for measuring what they are worth (bench/basis_trials.cc).
 struct FitTrial {
@@ -52,6 +60,16 @@ void set_fit_trial(const FitTrial& trial) noexcept;
 /// fit_transform of every head, [layer][side: K, V][KV head] flattened, by all processors. Throws Error kInvalidArgument when the statistics hold no
 /// sample tiles.
 [[nodiscard]] std::vector<FittedTransform> fit_all(const ModelStats& stats);
+/// The same of keys alone, with sorted bases: [layer][KV head] flattened.
+[[nodiscard]] std::vector<FittedTransform> fit_sorted_keys(const ModelStats& stats);
+
+/// Steps of channels of 8 bits are wider by this: they reach 6 standard deviations instead of 4. Such channels are few, decide most of a score, and have steps to
+/// spare, but no gain that suits a token's other channels helps where they are cut off (tokens unlike all of the calibration text: docs/architecture.md).
+inline constexpr float kWideStep = 1.5F;
+
+/// The codec of a rung: the fit's, but for the steps of channels of 8 bits.
+[[nodiscard]] std::shared_ptr<const TransformCodec> fitted_codec(const FittedTransform& fitted,
+                                                                 std::vector<uint8_t> unit_bits, TransformCodes codes);
 
 /// What probes are measured with (kvaq/eval/calibrate.h); part of the statistics' schema.
 inline constexpr TransformCodes kProbeCodes = TransformCodes::kTrellis;

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
+
 #include "kvaq/cache/tile.h"
 #include "kvaq/plan/damage.h"
 #include "kvaq/stats/stats_samples.h"
@@ -21,7 +23,7 @@ TEST(TransformFit, BeatsTheRotatedAffineCodecOfTheSameBytes) {
                 double predicted = 0;
                 for (const TransformChoice& rung : transform_ladder(fitted)) {
                     CodecSpec codec;
-                    codec.transform = make_transform_codec(fitted.fit, rung.unit_bits);
+                    codec.transform = fitted_codec(fitted, rung.unit_bits, TransformCodes::kCodebook);
                     if (packed_bytes(codec, side, dim, 64) > bytes) break;
                     best = codec;
                     predicted = rung.cost;
@@ -35,6 +37,66 @@ TEST(TransformFit, BeatsTheRotatedAffineCodecOfTheSameBytes) {
             }
         }
     }
+}
+
+// What a matrix is for, and what it costs: on correlated channels sorted ones do worse at equal bits, on uncorrelated ones as well, for 2 bytes a channel.
+TEST(TransformFit, SortedBasesDoAsWellAsMatricesWhereChannelsAreNotCorrelated) {
+    constexpr size_t kDim = 64;
+    for (const bool correlated : {true, false}) {
+        const HeadStats head = correlated ? correlated_head(kDim, 3) : uncorrelated_head(kDim, 3);
+        const auto noise = [&](KeyBasis basis) {
+            const FittedTransform fitted = fit_transform(head, Side::kKey, kSampleTiles, basis);
+            CodecSpec codec;
+            codec.transform =
+                fitted_codec(fitted, rung_at(fitted, 3, TransformCodes::kTrellis).unit_bits, TransformCodes::kTrellis);
+            EXPECT_LE(codec.transform->mean_bits(), 3.0);
+            if (basis == KeyBasis::kSorted) {
+                EXPECT_EQ(fitted.fit->bytes(), 10 * kDim + 126);
+            }
+            return codec_noise(head, Side::kKey, codec, kSampleTiles);
+        };
+        const double matrix = noise(KeyBasis::kEigen);
+        const double sorted = noise(KeyBasis::kSorted);
+        if (correlated) {
+            EXPECT_GT(sorted, 1.5 * matrix);
+        } else {
+            EXPECT_NEAR(sorted / matrix, 1.0, 0.15);
+        }
+    }
+}
+
+// A token of half the usual size with one channel of 8 bits far out: before, that channel was cut off at 4 standard deviations of its own small gain.
+TEST(TransformFit, AChannelOfManyBitsIsNotCutOffInSmallTokens) {
+    constexpr size_t kDim = 64;
+    HeadStats head = uncorrelated_head(kDim, 5);
+    const FittedTransform fitted = fit_transform(head, Side::kKey, kSampleTiles, KeyBasis::kSorted);
+    const std::vector<uint8_t> unit_bits = {8, 4, 4, 4, 4, 3, 3, 2};
+    CodecSpec codec;
+    codec.transform = fitted_codec(fitted, unit_bits, TransformCodes::kTrellis);
+    const TransformFit& fit = *codec.transform->fit;
+    for (size_t i = 0; i < kDim; ++i)
+        EXPECT_FLOAT_EQ(fit.scale[i], fitted.fit->scale[i] * (i < 8 ? kWideStep : 1.0F)) << i;
+    std::vector<float> rows(64 * kDim);
+    std::mt19937 random(9);
+    std::normal_distribution<float> normal;
+    for (size_t t = 0; t < 64; ++t) {
+        std::vector<double> z(kDim);
+        for (size_t i = 0; i < kDim; ++i) {
+            const double sigma = static_cast<double>(fitted.fit->scale[i] * kLevelsPerSigma);
+            z[i] =
+                static_cast<double>(fit.offset[i]) + sigma * (i == 2 ? 5.5 : 0.5 * static_cast<double>(normal(random)));
+        }
+        transform_backward(fit, z.data());
+        for (size_t j = 0; j < kDim; ++j) rows[t * kDim + j] = static_cast<float>(z[j]);
+    }
+    const TileLayout layout = make_tile_layout(codec, Side::kKey, kDim, 64);
+    std::vector<std::byte> packed(layout.bytes);
+    encode_tile(layout, rows.data(), packed.data());
+    std::vector<double> got(64 * kDim);
+    decode_tile_reference(layout, packed.data(), got.data(), false);
+    const double sigma = static_cast<double>(fitted.fit->scale[2] * kLevelsPerSigma);
+    for (size_t t = 0; t < 64; ++t)
+        EXPECT_NEAR((got[t * kDim + 2] - static_cast<double>(fit.offset[2])) / sigma, 5.5, 0.06) << t;
 }
 
 TEST(TransformFit, TrellisCodesHaveThePredictedNoiseAndLessThanCodebooks) {
