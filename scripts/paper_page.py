@@ -100,6 +100,17 @@ def draw_spectra(analysis, path):
     axes.flat[0].legend()
     figure.suptitle("Singular values of each head's cache: mean, least and largest over heads (Figs 3, 6)")
     save(figure, path)
+    figure, axes = plt.subplots(2, 4, figsize=(12, 5.5), sharex=True)
+    for axis, index in zip(axes.flat, chosen):
+        for side in COLOURS:
+            columns = list(zip(*(head[side]["singular_values"][4:] for head in layers[index]["heads"])))
+            band(axis, range(5, 5 + len(columns)), columns, side)
+        axis.set(title=f"layer {layers[index]['layer']}", ylim=(0, None))
+    for axis in axes[1]:
+        axis.set_xlabel("index, largest first")
+    axes.flat[0].legend()
+    figure.suptitle("Singular values from the 5th on")
+    save(figure, path.with_name(path.name.replace("-spectra", "-spectra5")))
 
 
 def draw_errors(analysis, path):
@@ -137,13 +148,41 @@ def section_errors(analysis):
         for side in COLOURS:
             heads = [head for layer in per_head(analysis, side, field) for head in layer]
             means[side] = [(statistics.fmean(h[i] for h in heads), statistics.pstdev(h[i] for h in heads)) for i in range(len(bits))]
-        for wanted in (2, 3, 4, 6, 8):
-            if wanted not in bits:
-                continue
-            i = bits.index(wanted)
+        for i, wanted in enumerate(bits):
             (k, k_sd), (v, v_sd) = means["key"][i], means["value"][i]
             rows.append((words, wanted, f"{number(k)} ± {number(k_sd)}", f"{number(v)} ± {number(v_sd)}", number(k / v), f"{math.log2(k / v) / 2:+.2f}"))
     return table(("codec", "bits", "MSE of K", "MSE of V", "K / V", "bits that make them equal"), rows)
+
+
+def geometric(values):
+    return math.exp(statistics.fmean(math.log(v) for v in values))
+
+
+def section_bounds(analysis):
+    """Theorems 3 and 4: measured errors of the whole sample beside the bounds, geometric means over heads."""
+    rows = []
+    for side in COLOURS:
+        heads = [bounds for layer in per_head(analysis, side, "bounds") for bounds in layer]
+        for i, first in enumerate(heads[0]):
+            at = [bounds[i] for bounds in heads]
+            rows.append((WORDS[side], first["bits"], *(number(geometric(b[key] for b in at)) for key in (
+                "error_spectral", "bound_theorem_3", "error_frobenius", "bound_theorem_4", "bound_max")), f"{sum(b['holds'] for b in at)} of {len(at)}"))
+    return table(("side", "bits", "error, spectral norm", "Theorem 3's bound", "error, Frobenius norm", "Theorem 4's bound", "by the largest entry", "holds in"), rows)
+
+
+def balance_line(analysis):
+    layers = analysis["cache"]["layers"]
+    parts = []
+    for norm in ("frobenius", "spectral"):
+        b = [layer[f"balance_bits_{norm}"] for layer in layers]
+        parts.append(f"{statistics.fmean(b):+.2f} ({min(b):+.2f} to {max(b):+.2f}) by {'Frobenius' if norm == 'frobenius' else norm} norms")
+    bound = analysis["weights"]["propagation_bound_log10_4_bits"]
+    tail = {}
+    for side in COLOURS:
+        tail[side] = statistics.fmean(1 - e for layer in per_head(analysis, side, "energy_of_first_4") for e in layer)
+    return (f"The balance rule b_K - b_V = log2(|K| / |V|) asks for " + ", ".join(parts) + " (mean and range over layers). "
+            f"Singular values from the 5th on hold {100 * tail['key']:.0f} % of the energy of keys, {100 * tail['value']:.0f} % of values. "
+            f"The bound on error propagation that holds (a product over layers) is 10^{bound['w_k']:.0f} for W_K and 10^{bound['w_v']:.0f} for W_V at 4 bits: true, and of no use for choosing bits.")
 
 
 def paper_errors():
@@ -244,11 +283,13 @@ def main():
         title = f"{name} ({analysis['name']})"
         parts += [f"## {title}", "What reproduces:", verdicts(name, analysis, grid, groups), "### Norms and spectra", f"`{analysis['command']}`", section_norms(analysis)]
         for kind, draw, words in (("norms", draw_norms, "Norms of weights and cache by layer"), ("spectra", draw_spectra, "Singular values"),
-                                  ("errors", draw_errors, "Quantization errors by bits and by layer")):
+                                  ("spectra5", None, "Singular values from the 5th on"), ("errors", draw_errors, "Quantization errors by bits and by layer")):
             path = out.with_name(f"{out.stem}-{name}-{kind}.svg")
-            draw(analysis, path)
+            if draw:  # draw_spectra makes both
+                draw(analysis, path)
             parts.append(f"![{words} of {name}]({path.name})")
-        parts += ["### Errors (Figs 8, 9; Tables 4 to 6)", "Mean ± standard deviation over layers and heads, groups of 64.", section_errors(analysis),
+        parts += ["### Theorems 3 and 4, the balance rule", "The paper's quantizer, one symmetric scale for a head's whole matrix [tokens, channels]; geometric means over heads.", section_bounds(analysis), balance_line(analysis),
+                  "### Errors (Figs 8, 9; Tables 4 to 6)", "Mean ± standard deviation over layers and heads, groups of 64.", section_errors(analysis),
                   "### KiVj and rotation (Tables 2, 3, 7 to 15; Fig 4)",
                   f"KL to f16, mean ± standard error; the paper's: mean GSM8K accuracy of 7 models, per cent. `{grid['command']}`", section_grid(grid),
                   "### Group sizes at K4V2, no rotation (Fig 11)",

@@ -54,6 +54,8 @@ std::vector<Plan> make_plans(const FrontierRequest& request, size_t& n_measured)
                                           .window = std::max(0, request.window),
                                           .sinks = request.sinks},
                                          warnings));
+        for (const std::string& warning : warnings)
+            fmt::print(stderr, "kvaq: warning: {}: {}\n", plans.back().name, warning);
     }
     return plans;
 }

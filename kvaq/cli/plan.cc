@@ -172,6 +172,13 @@ void refuse_flags(const PlanFlags& flags) {
                     flags.policy);
 }
 
+constexpr const char* kChosenByDamage = " (this plan chose them by the damage that calibration measured on this model)";
+
+/// What the paper's tables warn of.
+void warn_of_plan(const Plan& plan, const char* note = "") {
+    for (const std::string& warning : plan_warnings(plan)) fmt::print(stderr, "kvaq: warning: {}{}\n", warning, note);
+}
+
 /// Statistics of the text that the plan is measured on, as far as its digest shows.
 void warn_of_own_text(const ModelStats& stats, const std::string& text) {
     if (stats.text_sha256 == sha256_hex(read_file(text)))
@@ -187,8 +194,9 @@ std::string worst_place(const DamageModel& model, const Plan& plan) {
     for (const double d : damages) sum += d;
     const auto worst = static_cast<size_t>(std::max_element(damages.begin(), damages.end()) - damages.begin());
     if (!(sum > 0)) return "";
-    return fmt::format("worst place: {} of layer {}, {:.0f} % of the damage", worst % 2 == 0 ? "keys" : "values",
-                       plan.layers[worst / 2].shape.layer, 100 * damages[worst] / sum);
+    return fmt::format("worst place by prediction: {} of layer {}, {:.0f} % of the damage",
+                       worst % 2 == 0 ? "keys" : "values", plan.layers[worst / 2].shape.layer,
+                       100 * damages[worst] / sum);
 }
 
 std::unique_ptr<Prober> prober_of(const PlanFlags& flags, llama_model* model) {
@@ -230,6 +238,7 @@ Made make_measured(const PlanFlags& flags, const std::optional<Budget>& budget, 
     if (flags.text.empty() && !flags.check) {
         made.plan = solve_plan(damage, request);
         made.worst = worst_place(damage, made.plan);
+        warn_of_plan(made.plan, kChosenByDamage);
         return made;
     }
     (void)solve_plan(damage, request);  // an impossible budget is said before the model is loaded
@@ -237,7 +246,8 @@ Made make_measured(const PlanFlags& flags, const std::optional<Budget>& budget, 
     const std::unique_ptr<Prober> prober = prober_of(flags, model.get());
     Progress progress("check");
     CheckedPlan checked = check_and_repair(
-        damage, request, *prober, flags.refine < 0 ? 1 : static_cast<size_t>(flags.refine), flags.refine > 0,
+        damage, request, [&](const Plan& plan) { return prober->measure(plan); }, prober->n_ctx(),
+        flags.refine < 0 ? 1 : static_cast<size_t>(flags.refine), flags.refine > 0,
         [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
     made.worst = worst_place(damage, checked.plan);
     made.same_top = checked.measured.same_top;
@@ -248,6 +258,7 @@ Made make_measured(const PlanFlags& flags, const std::optional<Budget>& budget, 
                                         : fmt::format("; after {} repair{}: {:.4f}", checked.rounds,
                                                       checked.rounds == 1 ? "" : "s", checked.measured.kl.value));
     made.plan = std::move(checked.plan);
+    warn_of_plan(made.plan, kChosenByDamage);
     return made;
 }
 
@@ -260,7 +271,7 @@ Made make_plan(const PlanFlags& flags, const std::optional<Budget>& budget) {
         shape.fingerprint = model_fingerprint(flags.model);
         made.plan = make_uniform_plan(parse_preset(flags.policy.substr(8)), shape);
         made.plan.fingerprint = shape.fingerprint;
-        for (const std::string& warning : plan_warnings(made.plan)) fmt::print(stderr, "kvaq: warning: {}\n", warning);
+        warn_of_plan(made.plan);
     } else if (is_norm_policy(flags.policy)) {
         std::vector<std::string> warnings;
         made.plan = norm_policy_plan({.policy = flags.policy,
@@ -283,7 +294,7 @@ Made make_plan(const PlanFlags& flags, const std::optional<Budget>& budget) {
         const ModelStats stats = stats_of(flags);
         made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, std::max(0, flags.window), flags.sinks,
                                            TransformCodes::kTrellis);
-        for (const std::string& warning : plan_warnings(made.plan)) fmt::print(stderr, "kvaq: warning: {}\n", warning);
+        warn_of_plan(made.plan);
     } else {
         throw Error(ErrorCode::kInvalidArgument, "unknown policy",
                     "measured, measured-codebook, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, "

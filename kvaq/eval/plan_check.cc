@@ -44,12 +44,13 @@ double predicted_kl(const DamageModel& model, const Plan& plan, size_t n_ctx) {
 
 }  // namespace
 
-CheckedPlan check_and_repair(DamageModel& model, PlanRequest request, Prober& prober, size_t max_rounds, bool always,
-                             const std::function<void(size_t, size_t, const std::string&)>& progress) {
+CheckedPlan check_and_repair(DamageModel& model, PlanRequest request,
+                             const std::function<ProbeResult(const Plan&)>& measure, size_t n_ctx, size_t max_rounds,
+                             bool always, const std::function<void(size_t, size_t, const std::string&)>& progress) {
     CheckedPlan checked;
-    request.predict_ctx = prober.n_ctx();
+    request.predict_ctx = n_ctx;
     Plan plan = solve_plan(model, request);
-    ProbeResult measured = prober.measure(plan);
+    ProbeResult measured = measure(plan);
     const size_t per_round = 2 * kRuns + 1;
     size_t done = 1;
     progress(done, 1 + max_rounds * per_round, "the plan");
@@ -65,8 +66,8 @@ CheckedPlan check_and_repair(DamageModel& model, PlanRequest request, Prober& pr
         for (size_t run = 0; run < kRuns; ++run) {
             for (const Side side : {Side::kKey, Side::kValue}) {
                 const Plan less = lowered(model, plan, run, side);
-                const double found = prober.measure(less).kl.value - measured.kl.value;
-                const double expected = predicted_kl(model, less, prober.n_ctx()) - plan.predicted_kl;
+                const double found = measure(less).kl.value - measured.kl.value;
+                const double expected = predicted_kl(model, less, n_ctx) - plan.predicted_kl;
                 corrections.push_back(expected > 0 ? std::clamp(found / expected, 1 / kMostCorrection, kMostCorrection)
                                                    : 1.0);
                 progress(++done, 1 + max_rounds * per_round,
@@ -80,7 +81,7 @@ CheckedPlan check_and_repair(DamageModel& model, PlanRequest request, Prober& pr
             }
         }
         plan = solve_plan(model, request);
-        measured = prober.measure(plan);
+        measured = measure(plan);
         progress(++done, 1 + max_rounds * per_round, "the repaired plan");
         ++checked.rounds;
         if (measured.kl.value < checked.measured.kl.value) {

@@ -20,8 +20,10 @@ struct CheckedPlan {
 /// Solves, measures the plan, and repairs the model where the prediction fails by more than 30 % (or always, with `always`): layers in four runs x two
 /// sides; each group is measured with about one bit less, and its shares are multiplied by the damage found / the damage predicted; then the plan is
 /// solved again. At most max_rounds times; the plan of least measured KL is kept. Nine measurements per round.
-[[nodiscard]] CheckedPlan check_and_repair(DamageModel& model, PlanRequest request, Prober& prober, size_t max_rounds,
-                                           bool always,
+/// measure: of chunks of n_ctx tokens (Prober::measure).
+[[nodiscard]] CheckedPlan check_and_repair(DamageModel& model, PlanRequest request,
+                                           const std::function<ProbeResult(const Plan&)>& measure, size_t n_ctx,
+                                           size_t max_rounds, bool always,
                                            const std::function<void(size_t, size_t, const std::string&)>& progress);
 
 }  // namespace kvaq

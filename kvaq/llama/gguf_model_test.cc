@@ -9,6 +9,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
+#include "kvaq/llama/estimate.h"
 #include "kvaq/llama/gguf_file.h"
 
 namespace kvaq {
@@ -146,6 +147,34 @@ TEST_F(GgufModel, ListsOnlyLayersThatOwnACache) {
         shape_of("nanbeige", 3, [](GgufWriter& file) { file.set("nanbeige.num_loops", uint32_t{2}); });
     EXPECT_EQ(looped.layers.size(), 6U);
     EXPECT_EQ(looped.layers[5].layer, 5);
+}
+
+// Two of six layers read another layer's K and V and have no bytes; one of the others keeps everything, three a window.
+TEST_F(GgufModel, LayersThatReadAnothersCacheTakeNoBytes) {
+    const ModelShape shape = shape_of("gemma4", 6, [](GgufWriter& file) {
+        file.set("gemma4.attention.sliding_window", uint32_t{512});
+        file.set("gemma4.attention.sliding_window_pattern", std::vector<int32_t>{1, 1, 0, 1, 1, 0});
+        file.set("gemma4.attention.shared_kv_layers", uint32_t{2});
+        file.set("gemma4.attention.key_length", uint32_t{512});
+        file.set("gemma4.attention.value_length", uint32_t{512});
+        file.set("gemma4.attention.key_length_swa", uint32_t{256});
+        file.set("gemma4.attention.value_length_swa", uint32_t{256});
+    });
+    EstimateRequest request;
+    request.model = path("m.gguf");
+    request.plans = {"k4v4"};
+    request.n_ctx = 4096;
+    request.swa_full = true;
+    constexpr size_t kWidth = 2 * (512 + 3 * 256);  // KV heads x channels of all layers, of one side
+    const Estimate whole = estimate(request);
+    ASSERT_EQ(whole.plans.size(), 1U);
+    ASSERT_EQ(whole.plans[0].bytes.layers.size(), 4U);
+    EXPECT_EQ(whole.llama[0].bytes, 4096 * kWidth * 2 * 2);
+    EXPECT_EQ(whole.plans[0].bytes.elements, 4096 * kWidth * 2);
+    EXPECT_EQ(whole.plans[0].bytes.total, 4096 * kWidth * 2 * 9 / 16) << "whole pages, all sealed: 4.5 bits an element";
+    request.swa_full = false;
+    EXPECT_LT(estimate(request).plans[0].bytes.total, whole.plans[0].bytes.total);
+    EXPECT_TRUE(shape.shares_layers);
 }
 
 TEST_F(GgufModel, RefusesByNameWhatHasNoPlainCache) {

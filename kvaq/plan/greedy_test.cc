@@ -69,7 +69,7 @@ TEST(Greedy, GivesTheAuthorsPlansOfLlama1B) {
 TEST(Greedy, EqualsTheAuthorsCodeOnAllTheirModelsScoresAndBudgets) {
     const nlohmann::json golden = read_json("authors_plans.json");
     ASSERT_EQ(golden.at("format"), 1);
-    EXPECT_EQ(golden.at("bits").size(), 9U * 2 * 2 * 4);
+    EXPECT_EQ(golden.at("bits").size(), 12U * 2 * 2 * 4);
     for (const nlohmann::json& row : golden.at("bits")) {
         const Bits range = row.at("range");
         const BitAllocation own =
@@ -77,7 +77,7 @@ TEST(Greedy, EqualsTheAuthorsCodeOnAllTheirModelsScoresAndBudgets) {
         EXPECT_EQ(own.key, row.at("nbits_k").get<Bits>()) << row.dump();
         EXPECT_EQ(own.value, row.at("nbits_v").get<Bits>()) << row.dump();
     }
-    EXPECT_EQ(golden.at("groups").size(), 9U * 2 * 5);
+    EXPECT_EQ(golden.at("groups").size(), 12U * 2 * 5);
     for (const nlohmann::json& row : golden.at("groups")) {
         const Groups range = row.at("range");
         const GroupAllocation own =

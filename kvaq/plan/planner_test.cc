@@ -7,53 +7,12 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/plan/budget.h"
+#include "kvaq/plan/budget_text.h"
+#include "kvaq/plan/planner_samples.h"
 #include "kvaq/plan/verdict.h"
-#include "kvaq/stats/stats_samples.h"
 
 namespace kvaq {
 namespace {
-
-constexpr size_t kLayers = 3;
-constexpr size_t kDim = 64;
-
-/// Layer 1's keys hurt most; joint probes as a real model's: more than the sum of the layers', and falling less than noise does.
-ModelStats sample_stats() {
-    ModelStats stats;
-    stats.architecture = "llama";
-    stats.model_name = "sample";
-    stats.fingerprint = "f00d";
-    stats.text_sha256 = std::string(64, '0');
-    stats.n_tokens = 4096;
-    stats.n_sample_tiles = kSampleTiles;
-    stats.probe_bits = 1;
-    stats.base_bits = 3;
-    stats.base_kl = 0.05;
-    stats.joint_floor = 0.003;
-    for (size_t l = 0; l < kLayers; ++l) {
-        LayerStats layer;
-        layer.shape = {.layer = static_cast<int32_t>(l),
-                       .n_heads = 4,
-                       .n_kv_heads = 2,
-                       .head_dim_k = kDim,
-                       .head_dim_v = kDim,
-                       .sliding_window = 0};
-        for (unsigned h = 0; h < 2; ++h)
-            layer.heads.push_back(correlated_head(kDim, static_cast<unsigned>(10 * l) + h));
-        layer.probe = {.key_kl = l == 1 ? 0.2 : 0.0, .value_kl = 0.01};  // with the prior, .22 and .02
-        stats.layers.push_back(std::move(layer));
-    }
-    for (const auto& [bits, key, value] : {std::array{1.0, 1.2, 0.3}, std::array{2.0, 0.5, 0.1},
-                                           std::array{3.0, 0.18, 0.04}, std::array{4.0, 0.06, 0.015}}) {
-        stats.joint.push_back({.key_bits = bits, .value_bits = 16, .kl = stats.joint_floor + key});
-        stats.joint.push_back({.key_bits = 16, .value_bits = bits, .kl = stats.joint_floor + value});
-        stats.joint.push_back({.key_bits = bits, .value_bits = bits, .kl = stats.joint_floor + 1.2 * (key + value)});
-    }
-    return stats;
-}
-
-PlanRequest bits_of(double bits, size_t n_ctx = 32768) {
-    return {.budget = {.unit = Budget::Unit::kEffectiveBits, .amount = bits, .n_tokens = 0}, .n_ctx = n_ctx};
-}
 
 double mean_bits(const Plan& plan, size_t layer, Side side) {
     double sum = 0;
@@ -76,6 +35,47 @@ TEST(Planner, NeverExceedsTheBudgetAndMoreBudgetNeverPredictsMoreDamage) {
             last = plan.predicted_kl;
         }
     }
+}
+
+TEST(Planner, KeepsBudgetsInBytesPerTokenAndInBytesAtAContext) {
+    const ModelStats stats = sample_stats();
+    const DamageModel model(stats, CodecFamily::kTrellis);
+    for (const char* text : {"280B/token", "350B/token", "500B/token"}) {
+        PlanRequest request = bits_of(3, 4096);
+        request.budget = parse_budget(text);
+        const Plan plan = solve_plan(model, request);
+        const auto bytes = static_cast<double>(cache_bytes(plan, 4096).total) / 4096;
+        EXPECT_LE(bytes, request.budget.amount) << text;
+        EXPECT_GT(bytes, 0.95 * request.budget.amount) << text;
+    }
+    for (const char* text : {"2MiB@8192", "3MiB@8192", "9MiB@32768"}) {
+        PlanRequest request = bits_of(3, 1024);  // the budget's own context counts
+        request.budget = parse_budget(text);
+        const Plan plan = solve_plan(model, request);
+        const auto bytes = static_cast<double>(cache_bytes(plan, request.budget.n_tokens).total);
+        EXPECT_LE(bytes, request.budget.amount) << text;
+        EXPECT_GT(bytes, 0.95 * request.budget.amount) << text;
+    }
+    for (const char* text : {"40B/token", "64KiB@8192"}) {
+        PlanRequest request = bits_of(3, 4096);
+        request.budget = parse_budget(text);
+        EXPECT_THROW((void)solve_plan(model, request), Error) << text;
+    }
+}
+
+TEST(Planner, ShortContextsTakeSortedBasesAndLongOnesMatrices) {
+    const ModelStats stats = sample_stats();
+    const DamageModel model(stats, CodecFamily::kTrellis);
+    const auto count = [&](size_t n_ctx, TransformBasis basis) {
+        const Plan plan = solve_plan(model, bits_of(3.5, n_ctx));
+        size_t n = 0;
+        for (const LayerPlan& layer : plan.layers) {
+            for (const HeadPlan& head : layer.heads) n += head.key.transform->fit->basis == basis ? 1 : 0;
+        }
+        return n;
+    };
+    EXPECT_GE(count(131072, TransformBasis::kMatrix), 2 * kLayers - 1) << "the sample's channels are correlated";
+    EXPECT_GT(count(512, TransformBasis::kSorted), count(131072, TransformBasis::kSorted));
 }
 
 TEST(Planner, SpendsMoreWhereProbesFoundMoreDamage) {
