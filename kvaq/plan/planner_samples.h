@@ -15,7 +15,7 @@ inline constexpr size_t kLayers = 3;
 inline constexpr size_t kDim = 64;
 
 /// Layer 1's keys hurt most; joint probes as a real model's: more than the sum of the layers', and falling less than noise does.
-inline ModelStats sample_stats() {
+inline ModelStats sample_stats(bool correlated = true) {
     ModelStats stats;
     stats.architecture = "llama";
     stats.model_name = "sample";
@@ -36,7 +36,7 @@ inline ModelStats sample_stats() {
                        .head_dim_v = kDim,
                        .sliding_window = 0};
         for (unsigned h = 0; h < 2; ++h)
-            layer.heads.push_back(correlated_head(kDim, static_cast<unsigned>(10 * l) + h));
+            layer.heads.push_back(correlated_head(kDim, static_cast<unsigned>(10 * l) + h, correlated));
         layer.probe = {.key_kl = l == 1 ? 0.2 : 0.0, .value_kl = 0.01};  // with the prior, .22 and .02
         stats.layers.push_back(std::move(layer));
     }
