@@ -33,24 +33,14 @@ constexpr Trial kValueTrials[] = {
 constexpr double kOtherBits = 8;
 constexpr int32_t kSinks = 4;
 
-/// fits [layer][side][KV head], keys [layer][KV head].
-void take_keys(std::vector<FittedTransform>& fits, const std::vector<FittedTransform>& keys, const ModelStats& stats) {
-    size_t to = 0;
-    size_t from = 0;
-    for (const LayerStats& layer : stats.layers) {
-        for (size_t h = 0; h < layer.heads.size(); ++h) fits[to + h] = keys[from++];
-        to += 2 * layer.heads.size();
-    }
-}
-
 void run(const TrialRequest& request, const std::string& stats_file) {
     const ModelStats stats = read_stats(stats_file);
     const ModelPtr model = load_model(request.model);
     Trials trials(request, model.get(), "kvaq.basis_trials", 1, "| basis | bits of keys | of values |");
     const auto measure = [&](const Trial& trial, double key_bits, double value_bits) {
         set_fit_trial(trial.how);
-        std::vector<FittedTransform> fits = fit_all(stats);
-        if (trial.sorted_keys) take_keys(fits, fit_sorted_keys(stats), stats);
+        const std::vector<FittedTransform> fits =
+            fit_all(stats, trial.sorted_keys ? KeyBasis::kSorted : KeyBasis::kEigen);
         const Plan plan =
             uniform_transform_plan(stats, fits, key_bits, value_bits, 0, kSinks, TransformCodes::kTrellis);
         check_plan_fits(plan, model_shape_of(model.get()));

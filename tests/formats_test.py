@@ -46,6 +46,8 @@ class Formats(unittest.TestCase):
             cli("plan", "-m", MODEL, "--policy", f"uniform:{name}", "-o", cls.plans[name])
         cls.plans["transform"] = cls.folder / "t.plan.gguf"
         cli("plan", "-m", MODEL, "--stats", cls.stats, "--policy", "transform:k3.3v2.6", "-o", cls.plans["transform"])
+        cls.plans["sorted"] = cls.folder / "s.plan.gguf"
+        cli("plan", "-m", MODEL, "--stats", cls.stats, "--policy", "transform:k3.3v2.6-sorted", "-o", cls.plans["sorted"])
 
     @classmethod
     def tearDownClass(cls):

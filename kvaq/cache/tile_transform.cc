@@ -147,7 +147,8 @@ KVAQ_CLONES void normalize(float* u, size_t n, float offset, float inverse) noex
 KVAQ_CLONES void take_largest(const float* __restrict u, size_t n, float* __restrict largest) noexcept {
     for (size_t t = 0; t < n; ++t) {
         const float size = u[t] < 0 ? -u[t] : u[t];
-        largest[t] = size > largest[t] ? size : largest[t];
+        const float finite = size < 1e30F ? size : 1e30F;  // codes of gains are integers
+        largest[t] = finite > largest[t] ? finite : largest[t];
     }
 }
 

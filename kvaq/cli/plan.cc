@@ -285,21 +285,24 @@ Made make_plan(const PlanFlags& flags, const std::optional<Budget>& budget) {
         double key = -1;
         double value = -1;
         int length = 0;
-        if (std::sscanf(flags.policy.c_str(), "transform:k%lfv%lf%n", &key, &value, &length) != 2 ||
-            static_cast<size_t>(length) != flags.policy.size() || !(key >= 0 && key <= 16) ||
-            !(value >= 0 && value <= 16)) {
+        const bool read = std::sscanf(flags.policy.c_str(), "transform:k%lfv%lf%n", &key, &value, &length) == 2;
+        const std::string rest = read ? flags.policy.substr(static_cast<size_t>(length)) : "";
+        if (!read || (!rest.empty() && rest != "-sorted") || !(key >= 0 && key <= 16) || !(value >= 0 && value <= 16)) {
             throw Error(ErrorCode::kInvalidArgument, "unreadable policy",
-                        "transform:k<bits>v<bits>, e.g. transform:k4v2.5, bits from 0 to 16", "'" + flags.policy + "'");
+                        "transform:k<bits>v<bits>[-sorted], e.g. transform:k4v2.5, bits from 0 to 16",
+                        "'" + flags.policy + "'");
         }
         const ModelStats stats = stats_of(flags);
-        made.plan = uniform_transform_plan(stats, fit_all(stats), key, value, std::max(0, flags.window), flags.sinks,
-                                           TransformCodes::kTrellis);
+        const KeyBasis basis = rest.empty() ? KeyBasis::kEigen : KeyBasis::kSorted;
+        made.plan = uniform_transform_plan(stats, fit_all(stats, basis), key, value, std::max(0, flags.window),
+                                           flags.sinks, TransformCodes::kTrellis);
         warn_of_plan(made.plan);
     } else {
-        throw Error(ErrorCode::kInvalidArgument, "unknown policy",
-                    "measured, measured-codebook, measured-affine, transform:k<bits>v<bits>, uniform:<preset>, "
-                    "norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]",
-                    "'" + flags.policy + "'");
+        throw Error(
+            ErrorCode::kInvalidArgument, "unknown policy",
+            "measured, measured-codebook, measured-affine, transform:k<bits>v<bits>[-sorted], uniform:<preset>, "
+            "norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] or spectral[:...]",
+            "'" + flags.policy + "'");
     }
     if (!flags.text.empty() || flags.check) measure(flags, made);
     return made;
@@ -361,7 +364,8 @@ void add_plan(CLI::App& app) {
             "--policy", flags->policy,
             "measured (fitted transforms, trellis codes), measured-codebook (the same with plain codebooks: noisier, "
             "read faster), measured-affine (nothing fitted), "
-            "transform:k<bits>v<bits>, uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] "
+            "transform:k<bits>v<bits>[-sorted] (fitted, the same bits in all heads, keys in sorted channels instead of "
+            "an eigenbasis), uniform:<preset>, norm-greedy[:bits=N,score=F|S,groups=N,base=PRESET] "
             "or spectral[:...]: the paper's allocator on weight norms, or on cache norms with --stats")
         ->capture_default_str();
     verb->add_option("-f,--file", flags->text,

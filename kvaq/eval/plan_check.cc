@@ -17,6 +17,12 @@ constexpr double kMostCorrection = 4.0;
 
 size_t run_of(size_t layer, size_t n_layers) { return layer * kRuns / n_layers; }
 
+/// The same basis, fitted or not.
+bool same_kind(const CodecSpec& a, const CodecSpec& b) {
+    if (a.transform == nullptr || b.transform == nullptr) return a.transform == b.transform;
+    return a.transform->fit->basis == b.transform->fit->basis;
+}
+
 /// The plan with one side of one run of layers at about a bit less.
 Plan lowered(const DamageModel& model, Plan plan, size_t run, Side side) {
     for (const DamageSlot& slot : model.slots()) {
@@ -24,7 +30,10 @@ Plan lowered(const DamageModel& model, Plan plan, size_t run, Side side) {
         HeadPlan& head = plan.layers[slot.layer].heads[slot.head];
         CodecSpec& codec = side == Side::kKey ? head.key : head.value;
         const double wanted = nominal_bits(codec) - kLessBits;
-        const auto distance = [&](const CodecSpec& c) { return std::abs(nominal_bits(c) - wanted); };
+        constexpr double kOtherKind = 100;  // what is to be learnt is the damage of bits, not of another basis
+        const auto distance = [&](const CodecSpec& c) {
+            return std::abs(nominal_bits(c) - wanted) + (same_kind(c, codec) ? 0 : kOtherKind);
+        };
         codec = *std::min_element(slot.codecs.begin(), slot.codecs.end(),
                                   [&](const CodecSpec& a, const CodecSpec& b) { return distance(a) < distance(b); });
     }

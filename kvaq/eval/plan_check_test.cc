@@ -46,7 +46,7 @@ TEST(PlanCheck, LeavesAPlanWhosePredictionHolds) {
     }
 }
 
-// Calibration found nothing in the values of the last layer; in truth they decide everything.
+// The values of the last layer matter 60 times as much as calibration found.
 TEST(PlanCheck, RepairsWhereThePredictionFailsByMoreThanAThirdAndKeepsTheBetterPlan) {
     const ModelStats stats = sample_stats();
     DamageModel world(stats, CodecFamily::kTrellis);
@@ -67,15 +67,25 @@ TEST(PlanCheck, RepairsWhereThePredictionFailsByMoreThanAThirdAndKeepsTheBetterP
     EXPECT_GT(bits, others / (kLayers - 1) + 0.5) << "bits went where the damage is";
 }
 
-TEST(PlanCheck, NeverReturnsAWorsePlanThanTheFirst) {
+TEST(PlanCheck, KeepsTheFirstPlanWhereRepairsMakeItWorse) {
     const ModelStats stats = sample_stats();
     const DamageModel world(stats, CodecFamily::kTrellis);
     DamageModel model(stats, CodecFamily::kTrellis);
     size_t n = 0;
-    const CheckedPlan checked = check(model, world, 1, true, &n);
+    // All that is measured after the first plan is twice as bad as the world says.
+    const CheckedPlan checked = check_and_repair(
+        model, bits_of(3, kCtx),
+        [&](const Plan& plan) {
+            ProbeResult found;
+            found.kl.value = (n++ == 0 ? 1 : 2) * kl_in(world, plan);
+            return found;
+        },
+        kCtx, 2, true, [](size_t, size_t, const std::string&) {});
     EXPECT_EQ(checked.rounds, 2U);
     EXPECT_EQ(n, 19U);
-    EXPECT_LE(checked.measured.kl.value, checked.first_kl);
+    EXPECT_DOUBLE_EQ(checked.measured.kl.value, checked.first_kl);
+    DamageModel fresh(stats, CodecFamily::kTrellis);
+    EXPECT_EQ(damage_by_layer(fresh, checked.plan), damage_by_layer(fresh, solve_plan(fresh, bits_of(3, kCtx))));
 }
 
 }  // namespace

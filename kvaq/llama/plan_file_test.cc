@@ -46,8 +46,9 @@ class PlanFile : public testing::Test {
         plan.layers[1].heads[3].value = CodecSpec{};
         plan.layers[3].heads[0].value = parse_preset("k1.58v1.58-sym").value;
         plan.layers[0].heads[1].key = sample_transform(Side::kKey, 64, 1);
-        plan.layers[2].heads[1].key = plan.layers[0].heads[1].key;  // one fit, two heads
-        plan.layers[2].heads[0].value = sample_transform(Side::kValue, 96, 2, 3);
+        plan.layers[2].heads[1].key = plan.layers[0].heads[1].key;                 // one fit, two heads
+        plan.layers[2].heads[0].value = sample_transform(Side::kValue, 96, 2, 3);  // sorted
+        plan.layers[2].heads[3].key = sample_transform(Side::kKey, 64, 3);         // a matrix
         plan.name = "measured 3.25 bits";
         plan.fingerprint = std::string(64, 'f');
         plan.key_period = 256;

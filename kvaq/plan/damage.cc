@@ -81,10 +81,11 @@ void fill_slot(DamageSlot& slot, const ModelStats& stats, CodecFamily family, He
             family == CodecFamily::kTrellis ? TransformCodes::kTrellis : TransformCodes::kCodebook;
         for (const FittedTransform* one : {&fitted, sorted}) {
             if (one == nullptr) continue;
+            FittedCodecs fitted_codecs(*one);
             for (TransformChoice& rung : transform_ladder(*one, codes)) {
                 if (rung.cost > kMostNoise * probe.cost) continue;  // further than anything was measured
                 CodecSpec codec;
-                codec.transform = fitted_codec(*one, std::move(rung.unit_bits), codes);
+                codec.transform = fitted_codecs.codec(std::move(rung.unit_bits), codes);
                 slot.codecs.push_back(std::move(codec));
                 slot.noise.push_back(rung.cost);
             }
@@ -153,7 +154,8 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family, HeadWeight
                     "fewer", "Run the same kvaq calibrate command again: it goes on where it stopped");
     }
     const std::vector<FittedTransform> fits = fit_all(stats);
-    const std::vector<FittedTransform> sorted = fit_sorted_keys(stats);
+    const std::vector<FittedTransform> sorted =
+        family == CodecFamily::kAffine ? std::vector<FittedTransform>() : fit_sorted_keys(stats);
     std::vector<const FittedTransform*> sorted_of;  // [slot]
     size_t n_sorted = 0;
     for (size_t l = 0; l < stats.layers.size(); ++l) {
@@ -163,7 +165,7 @@ DamageModel::DamageModel(const ModelStats& stats, CodecFamily family, HeadWeight
                 slots_.back().layer = l;
                 slots_.back().side = side;
                 slots_.back().head = h;
-                sorted_of.push_back(side == Side::kKey ? &sorted[n_sorted++] : nullptr);
+                sorted_of.push_back(side == Side::kKey && !sorted.empty() ? &sorted[n_sorted++] : nullptr);
             }
         }
     }

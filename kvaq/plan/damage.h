@@ -19,9 +19,9 @@ namespace kvaq {
 
 /// What the planner chooses from.
 enum class CodecFamily {
-    kTransform,  ///< fitted bases, unequal bits per channel, gains (kvaq/quant/transform.h), and -lm codecs, which need no matrix
-    kTrellis,  ///< the same with trellis codes instead of codebooks (kvaq/quant/trellis.h)
-    kAffine,   ///< candidate_codecs(): nothing fitted
+    kTransform,  ///< fitted bases, of keys matrices and sorted ones, unequal bits per channel, gains (kvaq/quant/transform.h), and -lm codecs, which need no tables
+    kTrellis,    ///< the same with trellis codes instead of codebooks (kvaq/quant/trellis.h)
+    kAffine,     ///< candidate_codecs(): nothing fitted
 };
 [[nodiscard]] std::vector<CodecSpec> candidate_codecs();
 

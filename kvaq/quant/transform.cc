@@ -126,7 +126,9 @@ TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
     take(head.data(), sizeof head);
     if (head[0] < 1 || head[0] > kVersion)
         corrupt("version 1 to " + std::to_string(kVersion), "version " + std::to_string(head[0]));
-    if (head[1] > 1 || head[3] > head[0] || head[2] < 8 || head[2] > kMaxDim || head[2] % 8 != 0)
+    const auto sorted = static_cast<uint32_t>(TransformBasis::kSorted);
+    if (head[1] > 1 || head[3] > sorted || (head[3] == sorted) != (head[0] == kVersion) || head[2] < 8 ||
+        head[2] > kMaxDim || head[2] % 8 != 0)
         corrupt("a side, a head size and a basis", "others");
     TransformFit fit;
     fit.side = head[1] == 0 ? Side::kKey : Side::kValue;

@@ -366,8 +366,8 @@ std::vector<FittedTransform> fit_heads(const ModelStats& stats, const std::vecto
 
 }  // namespace
 
-std::vector<FittedTransform> fit_all(const ModelStats& stats) {
-    return fit_heads(stats, {Side::kKey, Side::kValue}, KeyBasis::kEigen);
+std::vector<FittedTransform> fit_all(const ModelStats& stats, KeyBasis keys) {
+    return fit_heads(stats, {Side::kKey, Side::kValue}, keys);
 }
 
 std::vector<FittedTransform> fit_sorted_keys(const ModelStats& stats) {
@@ -376,15 +376,19 @@ std::vector<FittedTransform> fit_sorted_keys(const ModelStats& stats) {
 
 std::shared_ptr<const TransformCodec> fitted_codec(const FittedTransform& fitted, std::vector<uint8_t> unit_bits,
                                                    TransformCodes codes) {
-    std::shared_ptr<const TransformFit> fit = fitted.fit;
-    const size_t unit = transform_unit(fit->side);
+    return FittedCodecs(fitted).codec(std::move(unit_bits), codes);
+}
+
+std::shared_ptr<const TransformCodec> FittedCodecs::codec(std::vector<uint8_t> unit_bits, TransformCodes codes) {
     const auto n_wide = static_cast<size_t>(std::count(unit_bits.begin(), unit_bits.end(), uint8_t{8}));
-    if (n_wide > 0) {
-        TransformFit wide = *fit;
-        for (size_t i = 0; i < std::min(n_wide * unit, wide.dim); ++i) wide.scale[i] *= kWideStep;
-        fit = std::make_shared<const TransformFit>(std::move(wide));
+    if (fits_.size() <= n_wide) fits_.resize(n_wide + 1);
+    if (fits_[n_wide] == nullptr) {
+        TransformFit wide = *fits_[0];
+        const size_t n_channels = std::min(n_wide * transform_unit(wide.side), wide.dim);
+        for (size_t i = 0; i < n_channels; ++i) wide.scale[i] *= kWideStep;
+        fits_[n_wide] = std::make_shared<const TransformFit>(std::move(wide));
     }
-    return make_transform_codec(std::move(fit), std::move(unit_bits), codes);
+    return make_transform_codec(fits_[n_wide], std::move(unit_bits), codes);
 }
 
 TransformChoice rung_at(const FittedTransform& fitted, double bits, TransformCodes codes) {

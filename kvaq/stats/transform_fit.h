@@ -59,7 +59,7 @@ void set_fit_trial(const FitTrial& trial) noexcept;
 
 /// fit_transform of every head, [layer][side: K, V][KV head] flattened, by all processors. Throws Error kInvalidArgument when the statistics hold no
 /// sample tiles.
-[[nodiscard]] std::vector<FittedTransform> fit_all(const ModelStats& stats);
+[[nodiscard]] std::vector<FittedTransform> fit_all(const ModelStats& stats, KeyBasis keys = KeyBasis::kEigen);
 /// The same of keys alone, with sorted bases: [layer][KV head] flattened.
 [[nodiscard]] std::vector<FittedTransform> fit_sorted_keys(const ModelStats& stats);
 
@@ -70,6 +70,16 @@ inline constexpr float kWideStep = 1.5F;
 /// The codec of a rung: the fit's, but for the steps of channels of 8 bits.
 [[nodiscard]] std::shared_ptr<const TransformCodec> fitted_codec(const FittedTransform& fitted,
                                                                  std::vector<uint8_t> unit_bits, TransformCodes codes);
+
+/// The same of many rungs of one fit: those with equally many channels of 8 bits share one copy of it.
+class FittedCodecs {
+  public:
+    explicit FittedCodecs(const FittedTransform& fitted) : fits_({fitted.fit}) {}
+    [[nodiscard]] std::shared_ptr<const TransformCodec> codec(std::vector<uint8_t> unit_bits, TransformCodes codes);
+
+  private:
+    std::vector<std::shared_ptr<const TransformFit>> fits_;  ///< by units of 8 bits; null: not made yet
+};
 
 /// What probes are measured with (kvaq/eval/calibrate.h); part of the statistics' schema.
 inline constexpr TransformCodes kProbeCodes = TransformCodes::kTrellis;
