@@ -174,9 +174,8 @@ void refuse_flags(const PlanFlags& flags) {
 
 constexpr const char* kChosenByDamage = " (this plan chose them by the damage that calibration measured on this model)";
 
-/// What the paper's tables warn of.
-void warn_of_plan(const Plan& plan, const char* note = "") {
-    for (const std::string& warning : plan_warnings(plan)) fmt::print(stderr, "kvaq: warning: {}{}\n", warning, note);
+void warn(const std::vector<std::string>& warnings, const char* note = "") {
+    for (const std::string& warning : warnings) fmt::print(stderr, "kvaq: warning: {}{}\n", warning, note);
 }
 
 /// Statistics of the text that the plan is measured on, as far as its digest shows.
@@ -238,7 +237,7 @@ Made make_measured(const PlanFlags& flags, const std::optional<Budget>& budget, 
     if (flags.text.empty() && !flags.check) {
         made.plan = solve_plan(damage, request);
         made.worst = worst_place(damage, made.plan);
-        warn_of_plan(made.plan, kChosenByDamage);
+        warn(plan_warnings(made.plan), kChosenByDamage);
         return made;
     }
     (void)solve_plan(damage, request);  // an impossible budget is said before the model is loaded
@@ -258,7 +257,7 @@ Made make_measured(const PlanFlags& flags, const std::optional<Budget>& budget, 
                                         : fmt::format("; after {} repair{}: {:.4f}", checked.rounds,
                                                       checked.rounds == 1 ? "" : "s", checked.measured.kl.value));
     made.plan = std::move(checked.plan);
-    warn_of_plan(made.plan, kChosenByDamage);
+    warn(plan_warnings(made.plan), kChosenByDamage);
     return made;
 }
 
@@ -271,7 +270,7 @@ Made make_plan(const PlanFlags& flags, const std::optional<Budget>& budget) {
         shape.fingerprint = model_fingerprint(flags.model);
         made.plan = make_uniform_plan(parse_preset(flags.policy.substr(8)), shape);
         made.plan.fingerprint = shape.fingerprint;
-        warn_of_plan(made.plan);
+        warn(plan_warnings(made.plan));
     } else if (is_norm_policy(flags.policy)) {
         std::vector<std::string> warnings;
         made.plan = norm_policy_plan({.policy = flags.policy,
@@ -280,7 +279,7 @@ Made make_plan(const PlanFlags& flags, const std::optional<Budget>& budget) {
                                       .window = std::max(0, flags.window),
                                       .sinks = flags.sinks},
                                      warnings);
-        for (const std::string& warning : warnings) fmt::print(stderr, "kvaq: warning: {}\n", warning);
+        warn(warnings);
     } else if (flags.policy.rfind("transform:", 0) == 0) {
         double key = -1;
         double value = -1;
@@ -296,7 +295,7 @@ Made make_plan(const PlanFlags& flags, const std::optional<Budget>& budget) {
         const KeyBasis basis = rest.empty() ? KeyBasis::kEigen : KeyBasis::kSorted;
         made.plan = uniform_transform_plan(stats, fit_all(stats, basis), key, value, std::max(0, flags.window),
                                            flags.sinks, TransformCodes::kTrellis);
-        warn_of_plan(made.plan);
+        warn(plan_warnings(made.plan));
     } else {
         throw Error(
             ErrorCode::kInvalidArgument, "unknown policy",

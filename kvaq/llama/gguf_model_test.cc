@@ -48,6 +48,14 @@ class GgufModel : public testing::Test {
     ModelShape shape_of(const std::string& arch, uint32_t n_layers) {
         return shape_of(arch, n_layers, [](GgufWriter&) {});
     }
+    /// The last two read another layer's cache.
+    static void gemma4_of_six_layers(GgufWriter& file) {
+        file.set("gemma4.attention.sliding_window", uint32_t{512});
+        file.set("gemma4.attention.sliding_window_pattern", std::vector<int32_t>{1, 1, 0, 1, 1, 0});
+        file.set("gemma4.attention.shared_kv_layers", uint32_t{2});
+        file.set("gemma4.attention.key_length", uint32_t{512});
+        file.set("gemma4.attention.key_length_swa", uint32_t{256});
+    }
     static std::string windows(const ModelShape& shape) {
         std::string text;
         for (const LayerShape& layer : shape.layers) text += layer.sliding_window > 0 ? 's' : 'F';
@@ -130,13 +138,7 @@ TEST_F(GgufModel, ListsOnlyLayersThatOwnACache) {
     const ModelShape gemma3n =
         shape_of("gemma3n", 30, [](GgufWriter& file) { file.set("gemma3n.attention.sliding_window", uint32_t{512}); });
     EXPECT_EQ(gemma3n.layers.size(), 20U);
-    const ModelShape gemma4 = shape_of("gemma4", 6, [](GgufWriter& file) {
-        file.set("gemma4.attention.sliding_window", uint32_t{512});
-        file.set("gemma4.attention.sliding_window_pattern", std::vector<int32_t>{1, 1, 0, 1, 1, 0});
-        file.set("gemma4.attention.shared_kv_layers", uint32_t{2});
-        file.set("gemma4.attention.key_length", uint32_t{512});
-        file.set("gemma4.attention.key_length_swa", uint32_t{256});
-    });
+    const ModelShape gemma4 = shape_of("gemma4", 6, gemma4_of_six_layers);
     ASSERT_EQ(gemma4.layers.size(), 4U);
     EXPECT_EQ(gemma4.layers[0].head_dim_k, 256U);
     EXPECT_EQ(gemma4.layers[2].head_dim_k, 512U);
@@ -152,12 +154,8 @@ TEST_F(GgufModel, ListsOnlyLayersThatOwnACache) {
 // Two of six layers read another layer's K and V and have no bytes; one of the others keeps everything, three a window.
 TEST_F(GgufModel, LayersThatReadAnothersCacheTakeNoBytes) {
     const ModelShape shape = shape_of("gemma4", 6, [](GgufWriter& file) {
-        file.set("gemma4.attention.sliding_window", uint32_t{512});
-        file.set("gemma4.attention.sliding_window_pattern", std::vector<int32_t>{1, 1, 0, 1, 1, 0});
-        file.set("gemma4.attention.shared_kv_layers", uint32_t{2});
-        file.set("gemma4.attention.key_length", uint32_t{512});
+        gemma4_of_six_layers(file);
         file.set("gemma4.attention.value_length", uint32_t{512});
-        file.set("gemma4.attention.key_length_swa", uint32_t{256});
         file.set("gemma4.attention.value_length_swa", uint32_t{256});
     });
     EstimateRequest request;

@@ -218,17 +218,23 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
     covariance.diagonal().array() += 1e-6 * covariance.trace() / static_cast<double>(dim) + 1e-12;
     const FitTrial::Basis basis = key ? fit_trial.keys : fit_trial.values;
     const bool for_output = basis == FitTrial::Basis::kOutput;
-    const bool sorted = key && key_basis == KeyBasis::kSorted;
-    const bool fitted = sorted || for_output || (key && basis == FitTrial::Basis::kChosen);
-    const bool with_matrix = fitted && !sorted;
+    auto fit = std::make_shared<TransformFit>();
+    fit->side = side;
+    fit->dim = dim;
+    fit->basis = TransformBasis::kHadamard;
+    if (for_output || (key && basis == FitTrial::Basis::kChosen)) fit->basis = TransformBasis::kMatrix;
+    if (key && key_basis == KeyBasis::kSorted) fit->basis = TransformBasis::kSorted;
+    const bool with_matrix = fit->basis == TransformBasis::kMatrix;
     Matrix metric = for_output ? matrix_of(key ? head.key_metric : head.value_metric, dim)
                     : key      ? matrix_of(head.query_second, dim)
                                : Matrix::Identity(n, n);
     metric.diagonal().array() += kRidge * metric.trace() / static_cast<double>(dim) + 1e-12;
     // Values: mixing the whole head leaves nothing of an eigenbasis, so no matrix is kept.
-    Matrix u = sorted ? Matrix(Matrix::Identity(n, n)) : fitted ? find_basis(metric, covariance) : hadamard_matrix(n);
-    auto fit = std::make_shared<TransformFit>();
-    if (fitted) {
+    Matrix u = Matrix::Identity(n, n);
+    if (with_matrix) u = find_basis(metric, covariance);
+    if (fit->basis == TransformBasis::kHadamard) {
+        u = hadamard_matrix(n);
+    } else {
         const Matrix a = u * metric * u.transpose();
         const Matrix b = u * covariance * u.transpose();
         std::vector<Eigen::Index> order(dim);
@@ -238,7 +244,7 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         Matrix falling(n, n);
         for (Eigen::Index i = 0; i < n; ++i) falling.row(i) = u.row(order[static_cast<size_t>(i)]);
         u = falling;
-        if (sorted) {
+        if (fit->basis == TransformBasis::kSorted) {
             for (const Eigen::Index channel : order) fit->order.push_back(static_cast<uint16_t>(channel));
         }
         const auto block = static_cast<Eigen::Index>(transform_unit(side));
@@ -252,9 +258,6 @@ FittedTransform fit_transform(const HeadStats& head, Side side, size_t n_sample_
         }
     }
 
-    fit->side = side;
-    fit->dim = dim;
-    fit->basis = sorted ? TransformBasis::kSorted : fitted ? TransformBasis::kMatrix : TransformBasis::kHadamard;
     if (with_matrix) {
         fit->matrix.resize(dim * dim);
         fit->row_scale.resize(dim);
