@@ -11,6 +11,7 @@
 #include "kvaq/attention/tile_attention.h"
 #include "kvaq/base/alibi.h"
 #include "kvaq/base/error.h"
+#include "kvaq/cache/page_table.h"
 #include "kvaq/cache/tile.h"
 
 namespace kvaq {
@@ -27,6 +28,7 @@ struct Tile {
     int32_t frame = 0;  // the key in slot j is rotated for position frame + j
     size_t n_filled = 0;
     bool sealed = false;
+    bool requantized = false;  // has tokens that were decoded from another tile
     std::vector<LayerTile> layers;
 };
 
@@ -174,7 +176,7 @@ class ReferenceHandler final : public AttentionHandler {
 
     void append(Sequence& s, int32_t pos) {
         ++s.n_written;
-        if (s.tokens.empty() || s.tokens.back().slot + 1 == plan_.tile_tokens) {
+        if (s.tokens.empty() || s.tokens.back().slot + 1 == plan_.tile_tokens || s.tokens.back().dropped) {
             s.tiles.push_back({.frame = pos, .layers = std::vector<LayerTile>(plan_.layers.size())});
             s.tokens.push_back({.pos = pos, .tile = s.tiles.size() - 1});
         } else {
@@ -193,12 +195,24 @@ class ReferenceHandler final : public AttentionHandler {
         }
     }
 
+    // PageTable::keeps_cut_page: the sealed tile stays, the next token begins another one.
+    [[nodiscard]] bool keeps_cut_tile(const Sequence& s) const {
+        const Token& last = s.tokens.back();
+        if (is_sink(s.tiles[last.tile], last.slot)) return false;
+        size_t n_partly_used = 0;
+        for (size_t i = 0; i + 1 < s.tokens.size(); ++i)
+            n_partly_used += s.tokens[i].tile != s.tokens[i + 1].tile && s.tokens[i].slot + 1 < plan_.tile_tokens;
+        return n_partly_used < (s.tiles[last.tile].requantized ? kCutPages : kCutPages - 1);
+    }
+
     // The last tile goes on with new tokens: as it was while its f16 rows are there, else with what its sealed bits decode to, as f16.
     void reopen(Sequence& s) {
         const Token last = s.tokens.back();
         const size_t n = last.slot + 1;
+        if (last.dropped && keeps_cut_tile(s)) return;
         if (last.dropped) {
             s.tiles.push_back(s.tiles[last.tile]);
+            if (!is_sink(s.tiles[last.tile], last.slot)) s.tiles.back().requantized = true;
             for (size_t i = 0; i < plan_.layers.size(); ++i) decode_rows(s.tiles.back(), i, n);
             for (size_t i = s.tokens.size(), slot = last.slot; i-- > 0; --slot) {
                 Token& token = s.tokens[i];

@@ -13,11 +13,12 @@ PageTable::PageTable(const PageTableOptions& options) : options_(options) {
     const size_t tile = options_.tile_tokens;
     const size_t n_seq = options_.n_seq_max;
     const size_t window_pages = (static_cast<size_t>(options_.window) + tile - 1) / tile + 2;
-    n_packed_[0] =
-        (options_.n_ctx + tile - 1) / tile + 3 * n_seq;  // and three partly used ones per sequence: forks, shifts
+    // And partly used ones of each sequence: three of forks and shifts, and those of cuts.
+    n_packed_[0] = (options_.n_ctx + tile - 1) / tile + (3 + kCutPages) * n_seq;
     for (size_t r = 1; r < n_reaches(); ++r) {
         const auto window = static_cast<size_t>(options_.sliding_windows[r - 1] + options_.rewind);
-        n_packed_[r] = std::min(n_packed_[0], n_seq * (window / tile + 4) + options_.max_batch_tokens / tile + 1);
+        n_packed_[r] =
+            std::min(n_packed_[0], n_seq * (window / tile + 4 + kCutPages) + options_.max_batch_tokens / tile + 1);
     }
     // The last n_seq are for cuts inside sealed pages (truncate), which may not fail.
     n_open_ = (2 * window_pages + 2) * n_seq + n_seq;
@@ -261,7 +262,8 @@ bool PageTable::fits(std::span<const BatchToken> tokens) {
 // The page that takes the token: the sequences' last one, a copy of it if others share it, or a fresh one. Its segments are last.
 int32_t PageTable::writable_page(const BatchToken& token) {
     const auto tile = static_cast<int32_t>(options_.tile_tokens);
-    const auto full = [&](const Sequence& s) { return s.empty() || s.back().end == tile; };
+    // Also where the end was cut off inside a sealed page.
+    const auto full = [&](const Sequence& s) { return s.empty() || s.back().end == tile || s.back().dropped; };
     const Sequence& first = seq(token.seq_ids[0]);
     for (const int32_t s : token.seq_ids) {
         const bool same = full(first) ? full(seq(s))
@@ -304,6 +306,7 @@ int32_t PageTable::writable_page(const BatchToken& token) {
     const int32_t copy = new_page(at(id).frame);  // copy on write
     KVAQ_CHECK(copy != kNone);
     at(copy).n_filled = slot;
+    at(copy).requantized = at(id).requantized;
     for (size_t r = 0; r < n_reaches(); ++r) {
         int32_t movers = 0;
         for (const int32_t s : token.seq_ids) {

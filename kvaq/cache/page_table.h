@@ -18,6 +18,9 @@ inline constexpr int32_t kNone = -1;
 /// give a page up once no later token can see it.
 inline constexpr size_t kMaxReaches = 8;
 
+/// Partly used pages that cuts inside sealed pages may leave to a sequence (PageTable::keeps_cut_page); every arena has room for as many.
+inline constexpr size_t kCutPages = 2;
+
 /// Up to `tile_tokens` tokens of one or more sequences. Where their K/V lie is said per reach by PageSlots.
 struct Page {
     int32_t refs = 0;         ///< segments that name it
@@ -26,6 +29,8 @@ struct Page {
     int32_t scratch = kNone;  ///< f16 page of this micro-batch only
     bool sealed = false;      ///< has packed tiles
     bool f16 = false;         ///< has f16 pages that outlive the micro-batch
+    bool requantized =
+        false;  ///< holds tokens that were decoded from another page: sealed, they are quantized a second time
     [[nodiscard]] bool has_f16() const noexcept { return f16 || scratch != kNone; }
 };
 
@@ -91,7 +96,9 @@ struct PageTableOptions {
 /// Sealing rule (docs/architecture.md): a full page is sealed in the micro-batch whose newest query is the first to be at least
 /// `window` positions past the page's last slot. A sequence gives up a sealed page's f16 rows when its newest token reads it packed:
 /// at the end of the micro-batch if that brought it a whole tile or more, else before the next one, so that what is cut off in
-/// between (rejected drafts) leaves everything as if it had never been added. Not thread-safe.
+/// between (rejected drafts) leaves everything as if it had never been added. A sequence that is cut further back, inside a sealed page, keeps the page
+/// and goes on in a fresh one, so that nothing is quantized again however often a prefix is reused (keeps_cut_page() has the exceptions).
+/// Not thread-safe.
 class PageTable {
   public:
     explicit PageTable(const PageTableOptions& options);
@@ -160,6 +167,7 @@ class PageTable {
         int32_t n_filled = 0;
         bool sealed = false;
         bool f16 = false;
+        bool requantized = false;
     };
     struct Saved {
         std::vector<SavedPage> pages;
@@ -270,6 +278,7 @@ class PageTable {
     [[nodiscard]] bool has_open_reserve() const noexcept;
     void make_blocks(std::span<const BatchToken> tokens, size_t block_tokens);
     [[nodiscard]] bool can_end_at(const Sequence& sequence, int32_t n) const noexcept;
+    [[nodiscard]] bool keeps_cut_page(const Sequence& sequence) const noexcept;
     /// Runs edit(), which changes the state; if it throws, the state is as before.
     template <typename Edit>
     [[nodiscard]] bool transact(Edit edit) {

@@ -58,6 +58,21 @@ bool PageTable::can_end_at(const Sequence& sequence, int32_t n) const noexcept {
     return true;
 }
 
+/// Whether a sequence whose last segment ends inside a sealed page, its f16 rows gone, keeps the page; the next token begins another one then. Else the kept
+/// tokens are decoded to f16 in a page that is filled up and sealed, which quantizes them once more. A page is kept while the sequence has no other that
+/// is partly used; one that holds requantized tokens, with up to kCutPages - 1 of them: where a server reuses the same prefix again and
+/// again, noise is added once at most. Sink tokens are decoded without loss, and a page of theirs must begin at position 0.
+bool PageTable::keeps_cut_page(const Sequence& sequence) const noexcept {
+    const Page& page = this->page(sequence.back().page);
+    if (page.frame == 0 && sequence.back().end <= options_.sinks) return false;
+    size_t n_partly_used = 0;
+    for (size_t i = 0; i + 1 < sequence.size(); ++i) {
+        if (sequence[i].page != sequence[i + 1].page && sequence[i].end < static_cast<int32_t>(options_.tile_tokens))
+            ++n_partly_used;
+    }
+    return n_partly_used < (page.requantized ? kCutPages : kCutPages - 1);
+}
+
 void PageTable::truncate(int32_t seq_id, int32_t n, std::vector<Unseal>& unseals) {
     Sequence& sequence = seq(seq_id);
     while (!sequence.empty() && sequence.back().first() >= n) {
@@ -76,11 +91,13 @@ void PageTable::truncate(int32_t seq_id, int32_t n, std::vector<Unseal>& unseals
         page.n_filled = last.end;
         return;
     }
+    if (keeps_cut_page(sequence)) return;
     const Segment old = last;
     last.page = new_page(at(old.page).frame);
     KVAQ_CHECK(last.page != kNone);
     last.dropped = false;
     at(last.page).n_filled = last.end;
+    at(last.page).requantized = at(old.page).requantized || at(old.page).frame != 0 || last.end > options_.sinks;
     add_ref(last);
     const bool housed = take_open(last.page);
     KVAQ_CHECK(housed);
@@ -219,6 +236,7 @@ bool PageTable::put_instead(int32_t seq_id, const Saved& saved) {
         fits = ids.back() != kNone;
         if (!fits) break;
         at(ids.back()).n_filled = page.n_filled;
+        at(ids.back()).requantized = page.requantized;
     }
     for (size_t i = 0; i < saved.segments.size() && fits; ++i) {
         Segment segment = saved.segments[i];

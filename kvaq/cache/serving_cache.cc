@@ -317,7 +317,7 @@ size_t ServingCache::group_at(const LayerStore& layer, const PageTable::QueryBlo
     const Segment& a = block.segments[first];
     const auto tile = static_cast<int32_t>(plan_.tile_tokens);
     end = std::min(end, (first / kRunPages + 1) * kRunPages);  // as where a block is split over runs
-    if (most == 1 || first + most > end || a.base % (tile * static_cast<int32_t>(most)) != 0) return 1;
+    if (most == 1 || first + most > end || a.base / tile % static_cast<int32_t>(most) != 0) return 1;
     for (size_t i = first; i < first + most; ++i) {
         const Segment& b = block.segments[i];
         const bool joins = b.base == a.base + tile * static_cast<int32_t>(i - first) && (i == first || b.begin == 0) &&

@@ -17,6 +17,7 @@ namespace {
 constexpr std::array<char, 8> kMagic = {'K', 'V', 'A', 'Q', 'S', 'E', 'Q', '2'};
 constexpr uint8_t kSealed = 1;
 constexpr uint8_t kF16 = 2;
+constexpr uint8_t kRequantized = 4;
 constexpr int32_t kMaxPosition = 1 << 30;
 constexpr const char* kUnchanged = "The sequence is unchanged";
 
@@ -80,14 +81,14 @@ std::array<uint8_t, 32> plan_digest(const Plan& plan) {
     return digest_of(std::as_bytes(std::span(text)));
 }
 
-/// What of a sequence is to be written: f16 rows only where the sequence itself still reads them, and of its last page only its own tokens
-/// (others that share the page, or drafts cut off since, may have sealed it).
+/// What of a sequence is to be written: f16 rows only where the sequence itself still reads them, and of an open last page only its own
+/// tokens (others that share the page, or drafts cut off since, may have sealed it).
 Contents contents_of(const PageTable& table, int32_t seq) {
     Contents out;
     const auto all = table.segments(seq);
     const auto mask = static_cast<uint8_t>((1U << table.n_reaches()) - 1);
     const auto tile = static_cast<int32_t>(table.options().tile_tokens);
-    const bool open_end = !all.empty() && all.back().end < tile;
+    const bool open_end = !all.empty() && all.back().end < tile && !all.back().dropped;
     for (const Segment& segment : all) {
         const auto found = std::find(out.ids.begin(), out.ids.end(), segment.page);
         const auto index = static_cast<size_t>(found - out.ids.begin());
@@ -102,6 +103,7 @@ Contents contents_of(const PageTable& table, int32_t seq) {
         SnapshotPage& saved = out.pages[index];
         if (sealed) saved.flags |= kSealed;
         if (!sealed) saved.flags |= kF16;
+        if (page.requantized) saved.flags |= kRequantized;
         saved.kept = static_cast<uint8_t>(saved.kept | (segment.kept & mask));
         out.segments.push_back({.page = static_cast<uint32_t>(index),
                                 .base = segment.base,
@@ -129,8 +131,8 @@ bool sane(const Contents& c, const PageTableOptions& options, size_t n_reaches) 
     const uint32_t all_reaches = (1U << n_reaches) - 1;
     for (const SnapshotPage& page : c.pages) {
         if (page.frame < 0 || page.frame > kMaxPosition || page.n_filled <= 0 || page.n_filled > tile ||
-            page.flags == 0 || (page.flags & ~(kSealed | kF16)) != 0 || (page.kept & ~all_reaches) != 0 ||
-            page.zero != 0 || ((page.flags & kSealed) != 0 && page.n_filled < tile))
+            (page.flags & (kSealed | kF16)) == 0 || (page.flags & ~(kSealed | kF16 | kRequantized)) != 0 ||
+            (page.kept & ~all_reaches) != 0 || page.zero != 0 || ((page.flags & kSealed) != 0 && page.n_filled < tile))
             return false;
     }
     std::vector<uint32_t> kept(c.pages.size(), 0);
@@ -155,8 +157,10 @@ bool sane(const Contents& c, const PageTableOptions& options, size_t n_reaches) 
         if (kept[i] != c.pages[i].kept) return false;
         if (i != last.page && c.pages[i].n_filled < tile) return false;  // only the last page may go on
     }
-    if (last.end < tile && (c.pages[last.page].n_filled != last.end || (c.pages[last.page].flags & kSealed) != 0))
+    const bool open_end = last.end < tile && last.dropped == 0;
+    if (open_end && (c.pages[last.page].n_filled != last.end || (c.pages[last.page].flags & kSealed) != 0))
         return false;
+    if (!open_end && c.pages[last.page].n_filled < tile) return false;
     for (const SnapshotSegment& s : c.segments) {
         for (size_t r = 1; r < n_reaches; ++r) {
             const bool needed = s.base + s.end - 1 > next - std::max(options.sliding_windows[r - 1], 2);
@@ -287,7 +291,8 @@ void ServingCache::load_sequence(int32_t seq, std::span<const std::byte> bytes) 
         saved.pages.push_back({.frame = page.frame,
                                .n_filled = page.n_filled,
                                .sealed = (page.flags & kSealed) != 0,
-                               .f16 = (page.flags & kF16) != 0});
+                               .f16 = (page.flags & kF16) != 0,
+                               .requantized = (page.flags & kRequantized) != 0});
     }
     for (const SnapshotSegment& s : contents.segments) {
         saved.segments.push_back({.page = static_cast<int32_t>(s.page),
