@@ -37,6 +37,10 @@ quick) tasks=hellaswag,depth,needle,copy,passkey,json,diverge,gsm8k,chat
        shots=gsm8k=4 tokens=diverge=64,gsm8k=120 ;;
 *) echo "suite.sh: error: unknown size: wanted full or quick, found '$size'" >&2; exit 1 ;;
 esac
+if [ -z "${TASKS:-}" ] && ! grep -qa 'tokenizer\.chat_template' "$model"; then
+    echo "suite.sh: '$model' holds no chat template: the task chat is left out" >&2
+    tasks=${tasks/,chat/}
+fi
 tasks=${TASKS:-$tasks}
 # Of "task=value,..." the values of the tasks that are run.
 only() {

@@ -120,7 +120,7 @@ TEST_F(Analyze, TheAuthorsAllocatorMakesPlansThatRun) {
     const std::string plan = folder_.file("g.plan.gguf");
     const ProcessResult made = kvaq_cli({"plan", "-m", kModel, "--policy", "norm-greedy:bits=3,score=F", "-o", plan});
     ASSERT_EQ(made.exit_code, 0) << made.err;
-    const ProcessResult inspected = kvaq_cli({"inspect", plan, "--json"});
+    const ProcessResult inspected = kvaq_cli({"inspect", plan, "--json", "-"});
     ASSERT_EQ(inspected.exit_code, 0) << inspected.err;
     // The same from the exported norms by way of the import.
     const std::string norms = folder_.file("n.json");
@@ -129,7 +129,7 @@ TEST_F(Analyze, TheAuthorsAllocatorMakesPlansThatRun) {
     const ProcessResult imported =
         kvaq_cli({"import", norms, "-m", kModel, "-o", again, "--budget", "3", "--base", "k4v4-w32-s4"});
     ASSERT_EQ(imported.exit_code, 0) << imported.err;
-    EXPECT_EQ(nlohmann::json::parse(kvaq_cli({"inspect", again, "--json"}).out).at("layers"),
+    EXPECT_EQ(nlohmann::json::parse(kvaq_cli({"inspect", again, "--json", "-"}).out).at("layers"),
               nlohmann::json::parse(inspected.out).at("layers"));
     const ProcessResult run = kvaq_cli({"run", "--plan", plan, "-m", kModel, "-p", "The capital of France is", "-n",
                                         "4", "--temp", "0", "-no-cnv", "-t", "2"});

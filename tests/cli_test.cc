@@ -329,7 +329,7 @@ TEST_F(CommandLine, PlanWritesJson) {
 }
 
 TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {
-    const ProcessResult inspected = kvaq_cli({"inspect", kModel, "--json"});
+    const ProcessResult inspected = kvaq_cli({"inspect", kModel, "--json", "-"});
     ASSERT_EQ(inspected.exit_code, 0) << inspected.err;
     const nlohmann::json model = nlohmann::json::parse(inspected.out);
     EXPECT_EQ(model.at("architecture"), "llama");
@@ -379,7 +379,7 @@ TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {
 
     const std::string plan_path = folder_.file("x.plan.gguf");
     ASSERT_EQ(kvaq_cli({"plan", "-m", kModel, "--policy", "uniform:k4v2", "-o", plan_path}).exit_code, 0);
-    const ProcessResult plan = kvaq_cli({"inspect", plan_path, "--json"});
+    const ProcessResult plan = kvaq_cli({"inspect", plan_path, "--json", "-"});
     ASSERT_EQ(plan.exit_code, 0) << plan.err;
     EXPECT_EQ(nlohmann::json::parse(plan.out).at("layers").size(), 30U);
 }

@@ -156,8 +156,9 @@ class Errors(unittest.TestCase):
         for args, kind in [
             (["estimate", "-m", MODEL, "-c", "512", "--json", "-"], "kvaq.estimate"),
             (["plan", "-m", MODEL, "--policy", "uniform:k4v2", "--json", "-"], "kvaq.plan"),
-            (["inspect", plan, "--json"], "plan"),
-            (["inspect", MODEL, "--json"], "model"),
+            (["inspect", plan, "--json", "-"], "plan"),
+            (["inspect", MODEL, "--json", "-"], "model"),
+            (["version", "--json", "-"], "kvaq.version"),
             (["import", "-m", MODEL, "-o", imported, "--kvq", '{"nbits": 4}', "--json", "-"], "kvaq.import"),
             (["export", plan, "--to", "vllm", "--json", "-"], "kvaq.export"),
             (["report", "--plan", plan, "-o", html, "--json", "-"], "kvaq.report"),

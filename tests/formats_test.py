@@ -58,7 +58,7 @@ class Formats(unittest.TestCase):
             with self.subTest(name):
                 plan = reader.read_plan(path)
                 self.assertEqual(hashlib.sha256(reader.canonical_text(plan).encode()).hexdigest(), plan["sha256"])
-                said = json.loads(cli("inspect", path, "--json"))
+                said = json.loads(cli("inspect", path, "--json", "-"))
                 for key in ("name", "architecture", "model_name", "fingerprint", "tile_tokens", "window", "sinks", "bytes_per_token"):
                     self.assertEqual(plan[key], said[key])
                 for ours, theirs in zip(plan["layers"], said["layers"], strict=True):

@@ -261,7 +261,8 @@ TEST(InProcess, TheF16PlanIsAsCloseToPlainAsPlainToItselfInOtherBatches) {
                                           .made = {},
                                           .types = {},
                                           .n_ctx = 512,
-                                          .n_chunks = 4},
+                                          .n_chunks = 4,
+                                          .partial = {}},
                                          [](size_t, size_t, const std::string&) {});
     ASSERT_EQ(result.rows.size(), 3U);
     const ScoreSummary& control = result.rows[1].summary;

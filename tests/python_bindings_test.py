@@ -97,6 +97,20 @@ class Files(unittest.TestCase):
         self.assertEqual(found.same_top[0], 1)
         self.assertTrue(np.isnan(found.predicted_kl[0]) or found.predicted_kl[0] is None or "predicted_kl" in rows[0])
 
+    def test_suite(self):
+        path = SOURCE / "results/suite-smollm2-135m.json"
+        found = kvaq.read_suite(path)
+        told = json.loads(path.read_text())
+        self.assertEqual(found.cache, [cache["name"] for cache in told["caches"]])
+        self.assertEqual(found.effective_bits["depth"].shape, (len(found.cache),))
+        kl = [one for one in found.metrics if one.task == "depth" and "KL" in one.metric]
+        self.assertTrue(kl and all(np.isnan(one.mean[0]) for one in kl), "the reference has no distance to itself")
+        task = next(task for task in told["tasks"] if task["name"] == "hellaswag")
+        accuracy = next(one for one in found.metrics if one.task == "hellaswag" and one.metric == task["metrics"][0]["name"])
+        for i, cache in enumerate(task["metrics"][0]["groups"][0]["caches"]):
+            self.assertEqual(accuracy.mean[i], cache["mean"]["value"])
+        self.assertTrue(np.isnan(accuracy.p[0]) and (accuracy.p[1:] <= 1).all())
+
     def test_errors_say_what_was_wanted(self):
         for call, things in [
             (lambda: kvaq.read_plan("/no/such.plan.gguf"), ["/no/such.plan.gguf"]),
@@ -104,6 +118,7 @@ class Files(unittest.TestCase):
             (lambda: kvaq.read_stats(self.plan), ["wanted stats", "found plan", "kvaq calibrate"]),
             (lambda: kvaq.read_stats(SOURCE / "README.md"), ["GGUF"]),
             (lambda: kvaq.read_eval(self.plan), [str(self.plan), "kvaq eval"]),
+            (lambda: kvaq.read_suite(SOURCE / "results/quality-smollm2-135m.json"), ["kvaq.suite", "found kvaq.eval"]),
             (lambda: kvaq.estimate(MODEL, ["k9v9"]), ["k9v9"]),
             (lambda: kvaq.estimate("/no/such.gguf"), ["/no/such.gguf"]),
             (lambda: kvaq.estimate(MODEL, memory="many"), ["many", "512MiB"]),

@@ -202,7 +202,9 @@ class ReferenceHandler final : public AttentionHandler {
         size_t n_partly_used = 0;
         for (size_t i = 0; i + 1 < s.tokens.size(); ++i)
             n_partly_used += s.tokens[i].tile != s.tokens[i + 1].tile && s.tokens[i].slot + 1 < plan_.tile_tokens;
-        return n_partly_used < (s.tiles[last.tile].requantized ? kCutPages : kCutPages - 1);
+        const bool slides = std::any_of(plan_.layers.begin(), plan_.layers.end(),
+                                        [](const LayerPlan& layer) { return layer.shape.sliding_window > 0; });
+        return n_partly_used < (!s.tiles[last.tile].requantized ? kCutPages - 1 : slides ? kCutPages : kMostCutPages);
     }
 
     // The last tile goes on with new tokens: as it was while its f16 rows are there, else with what its sealed bits decode to, as f16.
@@ -222,6 +224,7 @@ class ReferenceHandler final : public AttentionHandler {
                 if (slot == 0) break;
             }
         }
+        for (Token& token : s.tokens) token.dropped = token.dropped && token.tile != s.tokens.back().tile;
         Tile& tile = s.tiles[s.tokens.back().tile];
         tile.sealed = false;
         tile.n_filled = n;

@@ -60,8 +60,8 @@ bool PageTable::can_end_at(const Sequence& sequence, int32_t n) const noexcept {
 
 /// Whether a sequence whose last segment ends inside a sealed page, its f16 rows gone, keeps the page; the next token begins another one then. Else the kept
 /// tokens are decoded to f16 in a page that is filled up and sealed, which quantizes them once more. A page is kept while the sequence has no other that
-/// is partly used; one that holds requantized tokens, with up to kCutPages - 1 of them: where a server reuses the same prefix again and
-/// again, noise is added once at most. Sink tokens are decoded without loss, and a page of theirs must begin at position 0.
+/// is partly used; one that holds requantized tokens while it has few: where a server reuses the same prefix again and again, noise is
+/// added once at most. Sink tokens are decoded without loss, and a page of theirs must begin at position 0.
 bool PageTable::keeps_cut_page(const Sequence& sequence) const noexcept {
     const Page& page = this->page(sequence.back().page);
     if (page.frame == 0 && sequence.back().end <= options_.sinks) return false;
@@ -70,7 +70,8 @@ bool PageTable::keeps_cut_page(const Sequence& sequence) const noexcept {
         if (sequence[i].page != sequence[i + 1].page && sequence[i].end < static_cast<int32_t>(options_.tile_tokens))
             ++n_partly_used;
     }
-    return n_partly_used < (page.requantized ? kCutPages : kCutPages - 1);
+    const size_t most = n_reaches() > 1 ? kCutPages : kMostCutPages;
+    return n_partly_used < (page.requantized ? most : kCutPages - 1);
 }
 
 void PageTable::truncate(int32_t seq_id, int32_t n, std::vector<Unseal>& unseals) {
@@ -83,14 +84,17 @@ void PageTable::truncate(int32_t seq_id, int32_t n, std::vector<Unseal>& unseals
     Segment& last = sequence.back();
     last.end = std::min(last.end, n - last.base);
     if (last.end == static_cast<int32_t>(options_.tile_tokens)) return;
+    Page& page = at(last.page);
     if (!last.dropped) {
-        Page& page = at(last.page);
         KVAQ_CHECK(page.has_f16());
+        // All of the page is open again, also what was shifted to where it had been read packed.
+        for (Segment& segment : sequence) segment.dropped = segment.dropped && segment.page != last.page;
         if (page.refs > 1) return;  // the next write copies what is kept
         if (page.sealed) free_packed(last.page);
         page.n_filled = last.end;
         return;
     }
+    KVAQ_CHECK(page.sealed);
     if (keeps_cut_page(sequence)) return;
     const Segment old = last;
     last.page = new_page(at(old.page).frame);
@@ -158,7 +162,7 @@ bool PageTable::seq_cp(int32_t src, int32_t dst, int32_t p0, int32_t p1, std::ve
         seq(dst) = seq(src);
         for (const Segment& segment : seq(dst)) add_ref(segment);
         if (from > 0) remove(dst, 0, from);
-        truncate(dst, to, unseals);
+        if (to < next_pos(src)) truncate(dst, to, unseals);
         TokenRuns& tokens = state_.tokens[static_cast<size_t>(dst)];
         tokens = state_.tokens[static_cast<size_t>(src)];
         tokens.remove(0, from);

@@ -71,9 +71,12 @@ TEST_P(Counting, ATokenCountsOnceWhereverCopiesOfItLie) {
     ASSERT_TRUE(decode(text(1, 90, 10, 1)));
     expect_count("tokens 90 to 99 are of each its own now");
     EXPECT_EQ(table_.used_tokens(), 115U);
-    ASSERT_TRUE(remove(2, 50, -1));  // inside a sealed page, which is decoded for it
-    expect_count("the decoded tokens are still the ones of sequence 1");
+    ASSERT_TRUE(remove(2, 50, -1));  // inside a sealed page, which it keeps
+    expect_count("they are still the ones of sequence 1");
     EXPECT_EQ(table_.used_tokens(), 100U);
+    ASSERT_TRUE(decode(text(2, 50, 100, 2)) && remove(2, 90, -1));  // inside a second one, which is decoded
+    expect_count("some of its own, the others those of sequence 1");
+    EXPECT_EQ(table_.used_tokens(), 140U);
 }
 
 TEST_P(Counting, TheContextCanBeFilledToItsLastTokenWhateverIsShared) {

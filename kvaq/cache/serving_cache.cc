@@ -310,14 +310,14 @@ size_t ServingCache::first_packed(const PageTable::QueryBlock& block, const Segm
     return static_cast<size_t>(std::clamp(old - block.first_pos, begin, n_tokens));
 }
 
-/// Pages from `first` on that are read together by the query tokens that read all of them packed, or 1. Which ones follows from positions alone, so that
+/// Pages from `first` on that are read together by the query tokens that read all of them packed, or 1. Which ones follows from the sequence alone, so that
 /// a token's sums do not depend on who else is in its block.
 size_t ServingCache::group_at(const LayerStore& layer, const PageTable::QueryBlock& block, size_t first, size_t end,
                               size_t most) const noexcept {
     const Segment& a = block.segments[first];
     const auto tile = static_cast<int32_t>(plan_.tile_tokens);
     end = std::min(end, (first / kRunPages + 1) * kRunPages);  // as where a block is split over runs
-    if (most == 1 || first + most > end || a.base / tile % static_cast<int32_t>(most) != 0) return 1;
+    if (most == 1 || first + most > end || first % most != 0) return 1;
     for (size_t i = first; i < first + most; ++i) {
         const Segment& b = block.segments[i];
         const bool joins = b.base == a.base + tile * static_cast<int32_t>(i - first) && (i == first || b.begin == 0) &&

@@ -158,35 +158,48 @@ INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
                                          "k4v3-lm-s4", "k3v2-tcq-s4", "klt", "klt-w40-s4", "turned:klt-w40-s4",
                                          "turned:k4v2", "turned:k3v2-tcq"));
 
-// Where pages that are partly used run out, tokens are quantized a second time, but at one place of a sequence not a third time; and the cache
-// can still be filled to its last token.
+// At the second place that a sequence is cut at, and at others after it, tokens are quantized a second time, but not a third time; and the cache can still be
+// filled to its last token.
 TEST(ServingCache, CutsAtSeveralPlacesQuantizeAgainOnceAtMostAndLeaveRoomForEveryToken) {
     const ModelShape model = small_model();
     for (const char* preset : {"k3v2-tcq-s4", "klt"}) {
         const Plan plan = plan_of(preset, model);
         const auto cache = make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 1024, .max_batch_tokens = 256});
-        std::vector<std::byte> before;
-        int n_changed = 0;
-        for (uint32_t round = 0; round < 40; ++round) {
+        uint32_t salt = 0;
+        const auto fill_and_cut = [&](int32_t at) {
             for (const int32_t seq : {0, 1}) {
                 const int32_t n = cache->seq_pos_max(seq) + 1;
-                ASSERT_FALSE(step(*cache, model, text(seq, n, 400 - n, round)).empty()) << preset << round;
-                if (round == 0)
-                    ASSERT_TRUE(cache->seq_rm(seq, 100, -1));  // stays partly used from now on
-                else
-                    ASSERT_TRUE(cache->seq_rm(seq, 200, -1));
+                EXPECT_FALSE(step(*cache, model, text(seq, n, 400 - n, ++salt)).empty()) << preset << " " << at;
+                EXPECT_TRUE(cache->seq_rm(seq, at, -1));
             }
-            if (round == 0) continue;
-            const std::vector<std::byte> saved = cache->save_sequence(0);
-            n_changed += !before.empty() && saved != before ? 1 : 0;
-            before = saved;
+            return cache->save_sequence(0);
+        };
+        for (const int32_t place : {100, 180, 260, 300}) {
+            const std::vector<std::byte> first = fill_and_cut(place);
+            const std::vector<std::byte> second = fill_and_cut(place);
+            EXPECT_EQ(first == second, place == 100) << preset << " " << place << ": decoded, then sealed again";
+            for (int round = 0; round < 10; ++round)
+                ASSERT_TRUE(fill_and_cut(place) == second) << preset << " " << place << " " << round;
         }
-        EXPECT_EQ(n_changed, 1) << preset << ": the second cut kept what the first one had decoded, sealed again";
-        ASSERT_FALSE(step(*cache, model, text(0, 200, 200)).empty());
+        (void)fill_and_cut(180);
+        ASSERT_FALSE(step(*cache, model, text(0, 180, 200)).empty());
         int32_t n = 0;
-        while (!step(*cache, model, text(1, 200 + n, 1)).empty()) ++n;
-        EXPECT_EQ(n, 1024 - 600) << preset;
+        while (!step(*cache, model, text(1, 180 + n, 1)).empty()) ++n;
+        EXPECT_EQ(n, 1024 - 560) << preset;
     }
+}
+
+// Copies keep what they copy: a sequence whose end was cut off inside a sealed page, with a hole before it.
+TEST(ServingCache, ACopyOfACutSequenceSharesItsPages) {
+    const ModelShape model = small_model();
+    const auto cache =
+        make_kv_cache(plan_of("k3v2-tcq", model), {.n_seq_max = 2, .n_ctx = 512, .max_batch_tokens = 256});
+    ASSERT_FALSE(step(*cache, model, text(0, 0, 200)).empty());
+    ASSERT_TRUE(cache->seq_rm(0, 150, -1) && cache->seq_rm(0, 20, 90));
+    ASSERT_TRUE(cache->seq_cp(0, 1, -1, -1));
+    EXPECT_TRUE(cache->save_sequence(0) == cache->save_sequence(1));
+    EXPECT_FALSE(step(*cache, model, {{150, {0, 1}, 7}}).empty());
+    EXPECT_TRUE(cache->save_sequence(0) == cache->save_sequence(1));
 }
 
 TEST(ServingCache, MatchesTheReferenceWithWindowsSoftcapSinkLogitsAndAlibi) {
@@ -333,8 +346,19 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                             ASSERT_TRUE(bytes == cache->save_sequence(seq)) << where;
                             break;
                         }
-                        case 4: {  // a context shift, as llama-server does it
+                        case 4: {  // a context shift, as llama-server does it; or what is behind a place goes back
                             if (n < 8) break;
+                            if (below(3) == 0) {
+                                const int32_t from = below(n);
+                                const int32_t delta = 1 + below(40);
+                                if (cache->seq_add(seq, from, -1, delta)) {
+                                    ASSERT_TRUE(reference->seq_add(seq, from, -1, delta)) << where;
+                                    ledger.seq_add(seq, from, -1, delta);
+                                } else {
+                                    ASSERT_GT(sliding, 0) << where;
+                                }
+                                break;
+                            }
                             const int32_t keep = below(2) == 0 ? 0 : below(n / 4 + 1);
                             const int32_t discard = 1 + below((n - keep) / 2);
                             ASSERT_TRUE(cache->seq_rm(seq, keep, keep + discard) &&

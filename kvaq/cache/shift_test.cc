@@ -1,6 +1,8 @@
 // Context shift (K-shift): positions change, packed keys do not.
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "kvaq/attention/reference.h"
 #include "kvaq/cache/cache_testing.h"
 #include "kvaq/cache/kv_cache.h"
@@ -47,6 +49,37 @@ TEST(Shift, EqualsACacheThatHadTheTokensAtTheirNewPositionsAllAlong) {
                         << keep << " " << n_dims;
                 }
             }
+        }
+    }
+}
+
+// A page whose front is read packed already and whose end, shifted back, is cut and written again: all of it is open then.
+TEST(Shift, APageThatIsWrittenAgainIsOpenAlsoWhereItHadBeenReadPacked) {
+    const RopeRule rope = rope_of(32);
+    const ModelShape model = small_model();
+    const ForcedMode forced(AttentionMode::kExact);
+    for (const char* preset : {"k4v2-w16-s4", "k3v2-tcq-w16-s4"}) {
+        for (const int32_t second_cut : {3, 15}) {
+            const Plan plan = plan_of(preset, model);
+            const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 400, .max_batch_tokens = 100});
+            const auto reference = make_reference_handler(plan, 1, 400);
+            const auto both = [&](const std::vector<TestToken>& tokens) {
+                return max_difference(step(*cache, model, tokens, kRule, 1, &rope),
+                                      step(*reference, model, tokens, kRule, 1, &rope));
+            };
+            const std::array<AttentionHandler*, 2> handlers = {cache.get(), reference.get()};
+            EXPECT_LE(both(text(0, 0, 71)), tolerance());
+            for (AttentionHandler* handler : handlers) ASSERT_TRUE(handler->seq_add(0, 20, -1, 10));
+            EXPECT_LE(both(text(0, 81, 1)), tolerance());
+            EXPECT_LE(both(text(0, 82, 1)), tolerance());
+            for (AttentionHandler* handler : handlers) ASSERT_TRUE(handler->seq_rm(0, 60, -1));
+            EXPECT_LE(both(text(0, 60, 1)), tolerance());
+            for (AttentionHandler* handler : handlers) ASSERT_TRUE(handler->seq_rm(0, second_cut, -1));
+            const auto saved = cache->save_sequence(0);
+            cache->load_sequence(0, saved);
+            settle_reference(*reference, 0);
+            EXPECT_LE(both(text(0, second_cut, 90)), tolerance()) << preset << " " << second_cut;
+            EXPECT_LE(both(text(0, second_cut + 90, 90)), tolerance()) << preset << " " << second_cut;
         }
     }
 }

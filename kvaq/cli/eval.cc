@@ -54,6 +54,8 @@ void write_results(const EvalFlags& flags, const std::string& table, const std::
 void run_compare(const EvalFlags& flags) {
     CompareRequest request = flags.request;
     request.control = !flags.no_control;
+    if (!json_file(flags.json).empty()) request.partial = flags.json + ".partial";
+    require_outputs({json_file(flags.json), request.partial, flags.markdown}, inputs_of(flags));
     Progress progress("eval");
     const CompareResult result =
         compare(request, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); });
@@ -236,7 +238,8 @@ void add_eval(CLI::App& app) {
     verb->add_option(
         "--results", flags->results,
         "finished items are kept here and not done again (else the --json file with .items.jsonl behind it)");
-    verb->add_option("--json", flags->json, kJsonHelp);
+    verb->add_option("--json", flags->json,
+                     std::string(kJsonHelp) + "; with -f an interrupted run goes on from FILE.partial");
     verb->add_option("--md", flags->markdown, "write the table here");
     verb->add_flag("--no-control", flags->no_control, "leave out the floor row (f16 against itself in batches of 3)");
     verb->add_flag("--perturbed", request.perturbed,

@@ -63,7 +63,9 @@ std::vector<Plan> make_plans(const FrontierRequest& request, size_t& n_measured)
 }  // namespace
 
 void run_frontier(const FrontierRequest& request) {
-    require_outputs({request.out + ".md", request.out + ".json", request.out + ".svg"}, {request.model, request.text});
+    const std::string partial = request.out + ".partial";
+    require_outputs({request.out + ".md", request.out + ".json", request.out + ".svg", partial},
+                    {request.model, request.text, request.stats_path});
     size_t n_measured = 0;
     CompareRequest compared;
     compared.model = request.model;
@@ -75,6 +77,7 @@ void run_frontier(const FrontierRequest& request) {
     compared.n_batch = 128;  // every row keeps a batch of logits
     compared.n_threads = request.n_threads;
     compared.control = false;
+    compared.partial = partial;
     const std::string suffix = (request.window > 0 ? fmt::format("-w{}", request.window) : "") +
                                (request.sinks > 0 ? fmt::format("-s{}", request.sinks) : "");
     for (const char* preset : kUniform) compared.plans.push_back(preset + suffix);
@@ -100,8 +103,11 @@ void run_frontier(const FrontierRequest& request) {
                                         .label = row.name});
     }
     const std::string command = fmt::format(
-        "kvaq plan --frontier -m {} --stats STATS -f {} --check-ctx {} --check-chunks {} --window {} --sinks {} -t {}",
-        request.model, request.text, request.n_ctx, request.n_chunks, request.window, request.sinks, request.n_threads);
+        "kvaq plan --frontier -m {} --stats {} -f {} --check-ctx {} --check-chunks {}{} --sinks {} -t {} "
+        "--frontier-out {}",
+        request.model, request.stats_path, request.text, request.n_ctx, request.n_chunks,
+        request.window < 0 ? "" : fmt::format(" --window {}", request.window), request.sinks, request.n_threads,
+        request.out);
     const std::string title = fmt::format("{}: mean KL against bits per element, {} x {} tokens", result.shape.name,
                                           request.n_chunks, request.n_ctx);
     const std::string json = to_json(compared, result, command);
@@ -128,7 +134,7 @@ void run_frontier(const FrontierRequest& request) {
     chart.unit = "nats";
     chart.series = series;
     atomic_write_text(request.out + ".svg", svg_file(xy_chart(chart)));
-    fmt::print("wrote {0}.md, {0}.json, {0}.svg\n", request.out);
+    fmt::print(stderr, "wrote {0}.md, {0}.json, {0}.svg\n", request.out);
 }
 
 }  // namespace kvaq

@@ -112,7 +112,7 @@ void run_export(const ExportFlags& flags) {
     if (flags.out.empty()) {
         std::fputs(exported.text.c_str(), stdout);
     } else {
-        fmt::print("wrote {}\n", flags.out);
+        fmt::print(stderr, "wrote {}\n", flags.out);
     }
 }
 

@@ -17,7 +17,7 @@ namespace {
 
 struct InspectFlags {
     std::string file;
-    bool json = false;
+    std::string json;
 };
 
 void inspect_plan(const std::string& path) {
@@ -84,10 +84,9 @@ void inspect_stats(const std::string& path) {
 }
 
 void run_inspect(const InspectFlags& flags) {
-    if (flags.json) {
-        std::fputs(json_text(file_json(flags.file)).c_str(), stdout);
-        return;
-    }
+    require_outputs({json_file(flags.json)}, {flags.file});
+    if (!flags.json.empty()) write_json(flags.json, json_text(file_json(flags.file)));
+    if (is_stdout(flags.json)) return;
     switch (file_kind(flags.file)) {
         case FileKind::kPlan:
             return inspect_plan(flags.file);
@@ -104,7 +103,7 @@ void add_inspect(CLI::App& app) {
     auto flags = std::make_shared<InspectFlags>();
     CLI::App* verb = app.add_subcommand("inspect", "what a plan, statistics or model file holds");
     verb->add_option("file", flags->file, "*.plan.gguf, *.stats.gguf or model")->required();
-    verb->add_flag("--json", flags->json, "as JSON on stdout");
+    verb->add_option("--json", flags->json, kJsonHelp);
     verb->callback([flags] { run_inspect(*flags); });
 }
 

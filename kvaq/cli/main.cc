@@ -89,7 +89,7 @@ int run(int argc, char** argv) {
     app.set_version_flag("--version", std::string("kvaq " KVAQ_VERSION));
     app.require_subcommand(1);
     app.footer(kvaq::launch_help());
-    app.add_subcommand("version", "print the version")->callback([] { std::puts("kvaq " KVAQ_VERSION); });
+    kvaq::add_version(app);
     kvaq::add_calibrate(app);
     kvaq::add_analyze(app);
     kvaq::add_plan(app);

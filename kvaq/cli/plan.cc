@@ -325,6 +325,7 @@ void run_plan(const PlanFlags& flags) {
                       .text = flags.text,
                       .out = flags.frontier_out,
                       .stats = stats,
+                      .stats_path = flags.stats,
                       .n_ctx = flags.check_ctx,
                       .n_chunks = flags.check_chunks,
                       .window = flags.window,
@@ -345,7 +346,7 @@ void run_plan(const PlanFlags& flags) {
     if (!flags.json.empty()) write_json(flags.json, plan_json(made, n_ctx));
     if (is_stdout(flags.json)) return;
     print_plan(made, n_ctx);
-    if (!flags.out.empty()) fmt::print("wrote {}\n", flags.out);
+    if (!flags.out.empty()) fmt::print(stderr, "wrote {}\n", flags.out);
 }
 
 }  // namespace

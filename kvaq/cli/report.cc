@@ -151,7 +151,7 @@ void run_report(const ReportFlags& flags) {
     if (is_stdout(flags.json)) return;
     std::string sections;
     for (const Section& section : document.sections) sections += (sections.empty() ? "" : ", ") + section.id;
-    fmt::print("wrote {}{}{} ({})\n", flags.html, flags.html.empty() || flags.markdown.empty() ? "" : " and ",
+    fmt::print(stderr, "wrote {}{}{} ({})\n", flags.html, flags.html.empty() || flags.markdown.empty() ? "" : " and ",
                flags.markdown, sections);
 }
 

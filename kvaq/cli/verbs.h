@@ -20,6 +20,7 @@ void add_import(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_plan(CLI::App& app);
 void add_report(CLI::App& app);
+void add_version(CLI::App& app);
 
 /// run, chat, serve, perplexity, exec: replaces this process by a llama.cpp program under the drop-in. Empty if argv[1]
 /// is none of them; otherwise only returns by throwing Error.

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
@@ -11,6 +13,7 @@
 #include "kvaq/eval/perturbed_cache.h"
 #include "kvaq/eval/prober.h"
 #include "kvaq/eval/session.h"
+#include "kvaq/eval/suite_file.h"
 #include "kvaq/plan/budget.h"
 #include "kvaq/plan/plan_json.h"
 
@@ -18,12 +21,14 @@ namespace kvaq {
 namespace {
 
 constexpr size_t kControlBatch = 3;
+constexpr const char* kChunks = "chunks";  ///< the one task in the partial file; item = chunk * rows + row
 
 /// One row while it is being measured.
 struct Runner {
     CompareRow row;
     ContextPtr ctx;
     size_t n_batch = 0;
+    double chunk_seconds = 0;  ///< of the chunk at hand
 };
 
 class Comparison {
@@ -76,7 +81,10 @@ class Comparison {
         }
         const auto n_elements = static_cast<double>(
             cache_bytes(make_uniform_plan(parse_preset("f16"), result_.shape), request_.n_ctx).elements);
+        open_partial();
         for (size_t chunk = 0; chunk < request_.n_chunks; ++chunk) run_chunk(chunk);
+        kept_.reset();
+        if (!request_.partial.empty()) std::filesystem::remove(request_.partial);
         for (Runner& runner : runners_) {
             runner.row.effective_bits = 8.0 * static_cast<double>(runner.row.bytes) / n_elements;
             runner.row.summary = summarize(runner.row.chunks);
@@ -103,14 +111,67 @@ class Comparison {
         runners_.push_back(std::move(runner));
     }
 
+    /// What an interrupted run has measured of the same rows on the same text.
+    void open_partial() {
+        if (request_.partial.empty()) return;
+        nlohmann::ordered_json rows;
+        for (const Runner& runner : runners_)
+            rows.push_back({runner.row.name, runner.row.kind, runner.row.plan_sha256});
+        const nlohmann::ordered_json head = {
+            {"model", result_.shape.fingerprint}, {"text", result_.text_sha256},   {"n_ctx", request_.n_ctx},
+            {"n_batch", request_.n_batch},        {"threads", request_.n_threads}, {"rows", rows}};
+        try {
+            kept_.emplace(request_.partial, head);
+        } catch (const Error& error) {
+            if (error.code() != ErrorCode::kMismatch && error.code() != ErrorCode::kCorrupt) throw;
+            std::filesystem::remove(request_.partial);
+            kept_.emplace(request_.partial, head);
+        }
+        measured_ = kept_->open_task(kChunks, nlohmann::ordered_json::object());
+    }
+
+    [[nodiscard]] bool is_measured(size_t chunk, size_t row) const {
+        return measured_.count(chunk * runners_.size() + row) > 0;
+    }
+
+    void keep(size_t chunk, size_t row, double seconds) {
+        if (!kept_) return;
+        Observation all{.weight = seconds};
+        for (const TokenScore& score : runners_[row].row.chunks.back())
+            all.values.insert(all.values.end(), {score.nll, score.kl, score.same_top ? 1.0 : 0.0});
+        kept_->append(kChunks, chunk * runners_.size() + row, {{.observations = {std::move(all)}, .text = ""}});
+    }
+
+    void restore(size_t chunk, size_t row) {
+        const Observation& all = measured_.at(chunk * runners_.size() + row).at(0).observations.at(0);
+        std::vector<TokenScore>& scores = runners_[row].row.chunks.back();
+        if (all.values.size() != 3 * scores.size()) {
+            throw Error(ErrorCode::kCorrupt, fmt::format("'{}' is damaged", request_.partial),
+                        fmt::format("{} numbers of a chunk", 3 * scores.size()), std::to_string(all.values.size()),
+                        "Delete it to start again");
+        }
+        for (size_t i = 0; i < scores.size(); ++i) {
+            scores[i] = {.nll = all.values[3 * i], .kl = all.values[3 * i + 1], .same_top = all.values[3 * i + 2] != 0};
+        }
+        runners_[row].row.seconds += all.weight;
+        progress_(chunk * runners_.size() + row + 1, request_.n_chunks * runners_.size(), runners_[row].row.name);
+    }
+
     void run_chunk(size_t index) {
         const std::vector<llama_token> chunk = chunk_of(model_.get(), tokens_, index, request_.n_ctx);
         const size_t first = request_.n_ctx / 2;
         const size_t n_scored = request_.n_ctx - 1 - first;
-        for (Runner& runner : runners_) {
-            llama_memory_clear(llama_get_memory(runner.ctx.get()), true);
-            runner.row.chunks.emplace_back(n_scored);
+        bool whole = true;
+        for (size_t r = 0; r < runners_.size(); ++r) {
+            llama_memory_clear(llama_get_memory(runners_[r].ctx.get()), true);
+            runners_[r].row.chunks.emplace_back(n_scored);
+            if (is_measured(index, r)) {
+                restore(index, r);
+            } else {
+                whole = false;
+            }
         }
+        if (whole) return;
         // Every row decodes one slice before any decodes the next, so that the reference is held for one slice only. Slices are
         // whole batches: where a chunk fits in one, the batches are llama-perplexity's.
         const auto n_vocab = static_cast<size_t>(llama_vocab_n_tokens(llama_model_get_vocab(model_.get())));
@@ -134,6 +195,8 @@ class Comparison {
         reference_top_.resize(n_scored);
         for (size_t r = 0; r < runners_.size(); ++r) {
             Runner& runner = runners_[r];
+            const bool known = is_measured(index, r);
+            if (known && r > 0) continue;  // the reference is what the others are scored against
             std::vector<TokenScore>& scores = runner.row.chunks.back();
             const auto score = [&](size_t position, std::span<const float> logits) {
                 if (position + 1 >= chunk.size()) return;
@@ -149,10 +212,14 @@ class Comparison {
                     .kl = r == 0 ? 0.0 : kl_divergence(reference, logits, norm),
                     .same_top = norm.arg_max == reference_top_[i]};
             };
-            runner.row.seconds += decode_part(runner.ctx.get(), chunk, begin, end, runner.n_batch, first, score,
-                                              static_cast<size_t>(request_.n_threads));
-            if (end == request_.n_ctx)
-                progress_(index * runners_.size() + r + 1, request_.n_chunks * runners_.size(), runner.row.name);
+            const double seconds = decode_part(runner.ctx.get(), chunk, begin, end, runner.n_batch, first, score,
+                                               static_cast<size_t>(request_.n_threads));
+            if (known) continue;
+            runner.row.seconds += seconds;
+            runner.chunk_seconds = (begin == 0 ? 0 : runner.chunk_seconds) + seconds;
+            if (end < request_.n_ctx) continue;
+            keep(index, r, runner.chunk_seconds);
+            progress_(index * runners_.size() + r + 1, request_.n_chunks * runners_.size(), runner.row.name);
         }
     }
 
@@ -164,6 +231,8 @@ class Comparison {
     std::vector<Runner> runners_;
     std::vector<float> reference_;
     std::vector<size_t> reference_top_;
+    std::optional<SuiteFile> kept_;
+    std::map<size_t, std::vector<ItemScore>> measured_;  ///< by an interrupted run
 };
 
 }  // namespace

@@ -27,6 +27,8 @@ struct CompareRequest {
     bool control = true;  ///< also f16 against itself with micro-batches of 3 tokens: the floor of any comparison
     bool perturbed =
         false;  ///< also f16 with keys and values off by 2^-12 (kvaq/eval/perturbed_cache.h): another view of the floor
+    std::string
+        partial;  ///< what is measured is kept in this file until all is, and not measured again; empty: nowhere
 };
 
 struct CompareRow {
@@ -49,7 +51,7 @@ struct CompareResult {
 };
 
 /// progress(done, total, what) is called after every decoded chunk. Throws Error: bad model, text or plan, or a text with fewer
-/// tokens than n_ctx * n_chunks.
+/// tokens than n_ctx * n_chunks, kIo where `partial` cannot be written. A `partial` of other settings is replaced.
 [[nodiscard]] CompareResult compare(const CompareRequest& request,
                                     const std::function<void(size_t, size_t, const std::string&)>& progress);
 

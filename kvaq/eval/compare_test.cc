@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "kvaq/base/error.h"
+#include "kvaq/base/file.h"
 #include "kvaq/eval/calibrate.h"
 #include "kvaq/eval/calibration_text.h"
 #include "kvaq/eval/session.h"
@@ -39,6 +41,56 @@ TEST(Compare, NumbersOffByLessThanTheirTypeResolvesAreAtTheFloor) {
     EXPECT_NE(kl(2), kl(3)) << "nothing was disturbed";
     EXPECT_LT(kl(2), 3 * kl(1) + 1e-4);
     EXPECT_LT(kl(2), kl(4));
+}
+
+TEST(Compare, GoesOnWhereItWasInterruptedAndLeavesNothingBehind) {
+    CompareRequest request = small_request();
+    request.control = false;
+    request.plans = {"k4v4-rot"};
+    request.types = {"q4_0"};
+    const CompareResult whole = compare(request, kSilent);
+    request.partial = testing::TempDir() + "compare.partial";
+    struct Stop {};
+    EXPECT_THROW(compare(request,
+                         [](size_t done, size_t, const std::string&) {
+                             if (done == 5) throw Stop{};
+                         }),
+                 Stop);
+    ASSERT_TRUE(std::filesystem::exists(request.partial));
+    size_t n_calls = 0;
+    const CompareResult resumed = compare(request, [&](size_t done, size_t total, const std::string&) {
+        EXPECT_EQ(done, ++n_calls);
+        EXPECT_EQ(total, 6U);
+    });
+    EXPECT_FALSE(std::filesystem::exists(request.partial));
+    for (size_t r = 0; r < 3; ++r) {
+        ASSERT_EQ(resumed.rows[r].chunks.size(), 2U);
+        for (size_t c = 0; c < 2; ++c) {
+            for (size_t i = 0; i < resumed.rows[r].chunks[c].size(); ++i) {
+                EXPECT_EQ(resumed.rows[r].chunks[c][i].kl, whole.rows[r].chunks[c][i].kl) << r << c << i;
+                EXPECT_EQ(resumed.rows[r].chunks[c][i].nll, whole.rows[r].chunks[c][i].nll) << r << c << i;
+            }
+        }
+    }
+    // The rows that were kept are not measured again: a number that was changed in the file comes back.
+    EXPECT_THROW(compare(request,
+                         [](size_t done, size_t, const std::string&) {
+                             if (done == 2) throw Stop{};
+                         }),
+                 Stop);
+    const std::vector<std::byte> bytes = read_file(request.partial);
+    std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    const size_t line = text.find(R"("item":1)");
+    const size_t value = text.find("[[", text.find("observations", line));
+    ASSERT_NE(line, std::string::npos);
+    const size_t nll = text.find('[', value + 2) + 1;
+    text.replace(nll, text.find(',', nll) - nll, "77.5");
+    atomic_write_text(request.partial, text);
+    EXPECT_EQ(compare(request, kSilent).rows[1].chunks[0][0].nll, 77.5);
+    // What other rows have left is of no use.
+    atomic_write_text(request.partial, text);
+    request.plans = {"k2v2"};
+    EXPECT_NE(compare(request, kSilent).rows[1].chunks[0][0].nll, 77.5);
 }
 
 TEST(Compare, RowsAgainstOneReferenceAreOrderedByTheirPrecision) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -94,23 +95,21 @@ TEST_F(PlanFile, NoticesEveryFlippedByte) {
     const std::vector<std::byte> bytes = read_file(path("p.plan.gguf"));
     testing::internal::CaptureStderr();
     size_t n_unseen = 0;
+    constexpr std::array kFlips = {0x01, 0x80, 0xFF};  // in turn: each byte once
     for (size_t i = 0; i < bytes.size(); ++i) {
-        for (const int flip : {0x01, 0x80, 0xFF}) {
-            std::vector<std::byte> broken = bytes;
-            broken[i] ^= static_cast<std::byte>(flip);
-            put(path("broken.gguf"), broken);
-            try {
-                EXPECT_EQ(read_plan(path("broken.gguf")), plan) << "byte " << i << " changed the plan unnoticed";
-                ++n_unseen;
-            } catch (const Error& error) {
-                EXPECT_TRUE(error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kMismatch)
-                    << error.what();
-            }
+        std::vector<std::byte> broken = bytes;
+        broken[i] ^= static_cast<std::byte>(kFlips[i % kFlips.size()]);
+        put(path("broken.gguf"), broken);
+        try {
+            EXPECT_EQ(read_plan(path("broken.gguf")), plan) << "byte " << i << " changed the plan unnoticed";
+            ++n_unseen;
+        } catch (const Error& error) {
+            EXPECT_TRUE(error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kMismatch) << error.what();
         }
     }
     (void)testing::internal::GetCapturedStderr();
     // Some bytes carry nothing: the twin in general.name, GGUF's version 2 or 3, padding.
-    EXPECT_LT(n_unseen, bytes.size() / 5);
+    EXPECT_LT(n_unseen, bytes.size() / 15);
 }
 
 TEST_F(PlanFile, RefusesEveryTruncation) {

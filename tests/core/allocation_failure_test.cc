@@ -245,6 +245,14 @@ TEST_P(AllocationFailure, LeavesEverythingAsItWas) {
         ASSERT_TRUE(reference_->seq_add(3, 50, -1, -30));
         every_allocation_of_batch("after a shift", text(3, 73, 2, 8));
     }
+    {  // a second partly used page: the kept tokens are decoded
+        const int32_t n = cache_->seq_pos_max(3) + 1;
+        every_allocation_of_batch("pages after a cut", text(3, n, 150, 9));
+        every_allocation("seq_rm of a tail inside a second sealed page",
+                         [&] { ASSERT_TRUE(cache_->seq_rm(3, n + 100, -1)); });
+        ASSERT_TRUE(reference_->seq_rm(3, n + 100, -1));
+        every_allocation_of_batch("decoded tokens", text(3, n + 100, 3, 8));
+    }
     every_allocation("seq_rm of all sequences' tails", [&] { ASSERT_TRUE(cache_->seq_rm(-1, 1000, -1)); });
     ASSERT_TRUE(cache_->seq_rm(2, -1, -1) && reference_->seq_rm(2, -1, -1));
     every_allocation("seq_cp", [&] { ASSERT_TRUE(cache_->seq_cp(0, 2, -1, -1)); });

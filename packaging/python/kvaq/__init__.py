@@ -15,9 +15,9 @@ Everything is ctypes over the C API of libkvaq-llama.so (kvaq.h), which is in th
 """
 
 from kvaq._attach import attach, cache_bytes, detach, library_path
-from kvaq._files import Estimate, Eval, Plan, Stats, estimate, read_eval, read_plan, read_stats
+from kvaq._files import Estimate, Eval, Metric, Plan, Stats, Suite, estimate, read_eval, read_plan, read_stats, read_suite
 from kvaq._library import Error, version
 
 __version__ = version()
-__all__ = ["Error", "Estimate", "Eval", "Plan", "Stats", "attach", "cache_bytes", "detach", "estimate", "library_path", "read_eval",
-           "read_plan", "read_stats", "version"]
+__all__ = ["Error", "Estimate", "Eval", "Metric", "Plan", "Stats", "Suite", "attach", "cache_bytes", "detach", "estimate", "library_path", "read_eval",
+           "read_plan", "read_stats", "read_suite", "version"]

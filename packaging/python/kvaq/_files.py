@@ -68,7 +68,7 @@ class Plan:
     layer: np.ndarray  # [n_layers] the model's layer numbers
     key_bits: np.ndarray  # [n_layers, n_kv_heads] mean code bits, NaN beyond a layer's heads
     value_bits: np.ndarray
-    json: dict = dataclasses.field(repr=False)  # all of `kvaq inspect --json`, codec texts too
+    json: dict = dataclasses.field(repr=False)  # all of `kvaq inspect --json -`, codec texts too
 
 
 def read_plan(path: str | os.PathLike) -> Plan:
@@ -155,16 +155,21 @@ def _numbers(rows: list, *path: str) -> np.ndarray:
     return np.array(out)
 
 
-def read_eval(path: str | os.PathLike) -> Eval:
-    """Raises Error for a file that is missing or of another kind."""
+def _read_json(path: str | os.PathLike, kind: str, what: str, command: str) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
     except (OSError, ValueError) as error:
-        raise Error(f"cannot read '{os.fspath(path)}': {error}. Make one with: kvaq eval --json FILE") from error
-    if not isinstance(found, dict) or found.get("kind") != "kvaq.eval":
-        kind = found.get("kind") if isinstance(found, dict) else None
-        raise Error(f"'{os.fspath(path)}' is no comparison: wanted kind kvaq.eval, found {kind}. Make one with: kvaq eval --json FILE")
+        raise Error(f"cannot read '{os.fspath(path)}': {error}. Make one with: {command}") from error
+    found_kind = found.get("kind") if isinstance(found, dict) else None
+    if found_kind != kind:
+        raise Error(f"'{os.fspath(path)}' is no {what}: wanted kind {kind}, found {found_kind}. Make one with: {command}")
+    return found
+
+
+def read_eval(path: str | os.PathLike) -> Eval:
+    """Raises Error for a file that is missing or of another kind."""
+    found = _read_json(path, "kvaq.eval", "comparison", "kvaq eval --json FILE")
     rows = found["rows"]
     return Eval(name=[row["name"] for row in rows], kind=[row["kind"] for row in rows],
                 effective_bits=_numbers(rows, "effective_bits"), bytes=_numbers(rows, "bytes"),
@@ -172,6 +177,51 @@ def read_eval(path: str | os.PathLike) -> Eval:
                 mean_kl=_numbers(rows, "mean_kl", "value"),
                 mean_kl_error=_numbers(rows, "mean_kl", "standard_error"), same_top=_numbers(rows, "same_top", "value"),
                 same_top_error=_numbers(rows, "same_top", "standard_error"), predicted_kl=_numbers(rows, "predicted_kl"), json=found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One metric of one group (a context length, a kind of copy; "" where a task has one) of a task; one entry per cache."""
+
+    task: str
+    metric: str
+    group: str
+    unit: str
+    larger_is_better: bool
+    mean: np.ndarray  # NaN: the metric says how far from the reference a cache is, and this is the reference
+    mean_error: np.ndarray  # standard error
+    difference: np.ndarray  # from the reference on the same items; NaN for the reference
+    difference_error: np.ndarray
+    p: np.ndarray  # of the paired test against the reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """JSON of kvaq eval --task; the first cache is the reference, llama.cpp with f16."""
+
+    cache: list[str]
+    effective_bits: dict[str, np.ndarray]  # of each task, at its context
+    metrics: list[Metric]
+    json: dict = dataclasses.field(repr=False)
+
+
+def read_suite(path: str | os.PathLike) -> Suite:
+    """Raises Error for a file that is missing or of another kind."""
+    found = _read_json(path, "kvaq.suite", "suite", "kvaq eval --task NAMES --json FILE")
+    names = [cache["name"] for cache in found["caches"]]
+    metrics = []
+    for task in found["tasks"]:
+        for metric in task["metrics"]:
+            for group in metric["groups"]:
+                by_name = {one["cache"]: one for one in group["caches"]}
+                rows = [by_name.get(name, {}) for name in names]
+                metrics.append(Metric(
+                    task=task["name"], metric=metric["name"], group=group["group"], unit=metric["unit"],
+                    larger_is_better=metric["larger_is_better"], mean=_numbers(rows, "mean", "value"),
+                    mean_error=_numbers(rows, "mean", "standard_error"), difference=_numbers(rows, "difference", "value"),
+                    difference_error=_numbers(rows, "difference", "standard_error"), p=_numbers(rows, "p")))
+    return Suite(cache=names, effective_bits={task["name"]: np.array(task["effective_bits"]) for task in found["tasks"]}, metrics=metrics,
+                 json=found)
 
 
 @dataclasses.dataclass(frozen=True)
