@@ -26,12 +26,36 @@ WORDS = {"key": "keys", "value": "values"}
 
 # arXiv 2502.15075v3, Tables 4 to 6 (C4): mean squared errors of K / V at 2, 3, 4 bits. No grouping, symmetric.
 PAPER_MSE = {
-    "Llama-3.2-1B": ((4.885, 0.207), (1.074, 0.030), (0.233, 0.006)),
-    "Llama-3.1-8B-it": ((6.262, 0.254), (1.128, 0.036), (0.247, 0.008)),
-    "Qwen2.5-14B": ((4.382, 1.544), (0.846, 0.220), (0.187, 0.048)),
+    "Llama3.2-1B": ((4.885, 0.207), (1.074, 0.03), (0.233, 0.006)),
+    "Llama3.2-1B-it": ((4.524, 0.193), (0.925, 0.028), (0.201, 0.006)),
+    "Llama3.2-3B": ((3.885, 0.282), (0.909, 0.042), (0.194, 0.009)),
+    "Llama3.2-3B-it": ((4.135, 0.274), (0.912, 0.039), (0.195, 0.009)),
+    "Llama2-7B": ((6.337, 0.456), (1.054, 0.071), (0.213, 0.015)),
+    "Llama3.1-8B-it": ((6.262, 0.254), (1.128, 0.036), (0.247, 0.008)),
+    "Llama3.3-70B-it": ((4.391, 0.121), (0.847, 0.017), (0.186, 0.004)),
+    "Nemotron3.1-it": ((5.367, 0.127), (1.049, 0.018), (0.231, 0.004)),
+    "Phi3-Medium-128K": ((4.831, 0.788), (1.022, 0.109), (0.22, 0.023)),
+    "Phi4": ((5.715, 0.85), (1.316, 0.124), (0.291, 0.027)),
+    "Mistral0.3-7B": ((5.027, 0.543), (1.014, 0.079), (0.223, 0.017)),
+    "Qwen2.5-14B": ((4.382, 1.544), (0.846, 0.22), (0.187, 0.048)),
+    "R1-Llama-8B": ((4.575, 0.204), (0.817, 0.03), (0.179, 0.006)),
+    "R1-Qwen-14B": ((4.832, 1.651), (0.927, 0.232), (0.201, 0.051)),
 }
-# Table 2, GSM8K 1-shot accuracy: K2V2, K2V4, K4V2, K4V4.
-PAPER_GRID = {"Llama-3.2-1B-it": (0.033, 0.035, 0.338, 0.357), "Llama-3.1-8B-it": (0.511, 0.547, 0.752, 0.754)}
+# Table 2, GSM8K accuracy: K2V2, K2V4, K4V2, K4V4.
+PAPER_TWO_FOUR = {
+    "Llama-3.2-1B-it, 1-shot": (0.033, 0.035, 0.338, 0.357), "8-shot": (0.031, 0.031, 0.289, 0.369),
+    "Llama-3.1-8B-it, 1-shot": (0.511, 0.547, 0.752, 0.754), "8B, 8-shot": (0.408, 0.441, 0.770, 0.782),
+    "Phi-4-14B, 1-shot": (0.759, 0.783, 0.913, 0.923), "Phi-4, 8-shot": (0.771, 0.815, 0.927, 0.931),
+    "R1-Qwen-14B, 1-shot": (0.772, 0.775, 0.865, 0.867), "R1-Qwen, 8-shot": (0.763, 0.792, 0.876, 0.875)}
+# Tables 7 and 10, means over 7 models by (bits of keys, bits of values): CoQA F1, GSM8K strict. f16 (BF16 there): .778, .655.
+PAPER_GRID = {
+    (1, 1): (0.192, 0.0), (1, 2): (0.281, 0.0), (1, 4): (0.292, 0.0), (1, 6): (0.288, 0.0), (1, 8): (0.289, 0.0),
+    (2, 1): (0.483, 0.005), (2, 2): (0.668, 0.139), (2, 4): (0.675, 0.179), (2, 6): (0.677, 0.179), (2, 8): (0.677, 0.182),
+    (4, 1): (0.721, 0.428), (4, 2): (0.77, 0.592), (4, 4): (0.776, 0.604), (4, 6): (0.774, 0.606), (4, 8): (0.773, 0.605),
+    (6, 1): (0.745, 0.457), (6, 2): (0.775, 0.642), (6, 4): (0.777, 0.654), (6, 6): (0.778, 0.659), (6, 8): (0.776, 0.66),
+    (8, 1): (0.746, 0.459), (8, 2): (0.775, 0.644), (8, 4): (0.778, 0.658), (8, 6): (0.777, 0.66), (8, 8): (0.777, 0.657),
+}
+WIDTHS = (1, 2, 4, 6, 8)
 # Fig 4, means over 7 models, GSM8K: by rotation, K2V2, K2V4, K4V2, K4V4 (per cent).
 PAPER_ROTATION = {"": (4.91, 7.06, 57.79, 58.92), "rotk": (19.39, 23.05, 63.65, 65.13), "rotv": (5.44, 7.05, 58.23, 59.11),
                   "rot": (19.96, 22.70, 64.64, 65.32)}
@@ -210,6 +234,28 @@ def section_grid(grid):
     return table(["rotation"] + [b.upper() for b in BITS] + [f"paper {b.upper()}" for b in BITS], out)
 
 
+def cell(rows, k, v):
+    return rows[f"k{k}v{v}-s4"]
+
+
+def share(row):
+    return 100 * row["same_top"]["value"]
+
+
+def section_pairs(grid):
+    """All pairs of widths, and Table 3: means over the other side's widths."""
+    rows = kl_by_name(grid)
+    pairs = [[f"K{k}"] + [f"{cell(rows, k, v)['mean_kl']['value']:.3g}; {share(cell(rows, k, v)):.0f} %; {PAPER_GRID[k, v][0]:.3f}, {PAPER_GRID[k, v][1]:.3f}" for v in WIDTHS]
+             for k in WIDTHS]
+    means = []
+    for i in WIDTHS:
+        ours = [statistics.fmean(share(cell(rows, *((i, j) if side == "key" else (j, i)))) for j in WIDTHS) for side in COLOURS]
+        paper = [[statistics.fmean(PAPER_GRID[(i, j) if side == "key" else (j, i)][which] for j in WIDTHS) for side in COLOURS] for which in (0, 1)]
+        means.append((i, f"{ours[0]:.1f} %", f"{ours[1]:.1f} %", *(f"{v:.3f}" for pair in paper for v in pair)))
+    return (table(["KL here; same top token; paper's CoQA, GSM8K"] + [f"V{v}" for v in WIDTHS], pairs) + "\n\nMeans over the other side's widths (Table 3):\n\n"
+            + table(("bits", "KiVx: same top token", "KxVi", "paper, CoQA: KiVx", "KxVi", "GSM8K strict: KiVx", "KxVi"), means))
+
+
 def preset_of(g_k, g_v):
     """The name that the preset has in results."""
     if g_k == g_v:
@@ -254,6 +300,8 @@ def verdicts(name, analysis, grid, groups):
     says.append(f"\"More for keys\": K4V2 has KL {kl['k4v2']:.3f}, K2V4 {kl['k2v4']:.3f}, {kl['k2v4'] / kl['k4v2']:.1f} times as much: "
                 + ("reproduces." if kl["k2v4"] > kl["k4v2"] else "does not reproduce."))
     says.append(f"\"K4V2 keeps most of K4V4\": its KL is {kl['k4v2'] / kl['k4v4']:.1f} times K4V4's ({kl['k4v4']:.3f}).")
+    worse = [f"K{k}V{v}" for k in WIDTHS for v in WIDTHS if k > v and cell(rows, k, v)["mean_kl"]["value"] > cell(rows, v, k)["mean_kl"]["value"]]
+    says.append("\"Key-first never underperforms value-first in any configuration\": " + (f"not so for {', '.join(worse)} (of 10 pairs; the paper's own tables have 28 of 280)." if worse else "so in all 10 pairs here (not in 28 of the paper's own 280)."))
     turned = rows["k4v2-rotk-s4"]["mean_kl"]["value"]
     says.append(f"\"Rotate keys\": at K4V2 KL {kl['k4v2']:.3f} to {turned:.3f}; rotating values too, {rows['k4v2-rot-s4']['mean_kl']['value']:.3f}: "
                 + ("rotating values helps here, against the paper's advice." if rows["k4v2-rot-s4"]["mean_kl"]["value"] < turned else "as the paper says."))
@@ -274,8 +322,8 @@ def main():
              "\"Quantize What Counts: More for Keys, Less for Values\" (arXiv 2502.15075, v3). Made by `scripts/paper_page.sh`. The paper's models are other ones, its errors are "
              "of ungrouped symmetric codes and its quality is task accuracy; ours are groups of 64 along the head with scale and offset, and KL to the f16 cache (nats, less is "
              "better), so signs and ratios compare, numbers do not.", "Errors in the paper, for comparison:", paper_errors(),
-             "Its accuracy by bits (Table 2, GSM8K 1-shot; more is better):",
-             table(["paper"] + [b.upper() for b in BITS], [(m, *v) for m, v in PAPER_GRID.items()])]
+             "Its accuracy by bits (Table 2, GSM8K; more is better):",
+             table(["paper"] + [b.upper() for b in BITS], [(m, *v) for m, v in PAPER_TWO_FOUR.items()])]
     for argument in sys.argv[2:]:
         name, files = argument.split("=", 1)
         analysis, grid, *groups = (json.loads(pathlib.Path(f).read_text()) for f in files.split(","))
@@ -292,6 +340,7 @@ def main():
                   "### Errors (Figs 8, 9; Tables 4 to 6)", "Mean ± standard deviation over layers and heads, groups of 64.", section_errors(analysis),
                   "### KiVj and rotation (Tables 2, 3, 7 to 15; Fig 4)",
                   f"KL to f16, mean ± standard error; the paper's: mean GSM8K accuracy of 7 models, per cent. `{grid['command']}`", section_grid(grid),
+                  "All pairs of 1, 2, 4, 6 and 8 bits without rotation (Tables 2, 3, 7, 10; the paper's: means over 7 models, HQQ along channels; ours groups of 64 along the head):", section_pairs(grid),
                   "### Group sizes at K4V2, no rotation (Fig 11)",
                   "Errors relative to the side's energy, mean over heads." + (f" KL: `{groups['command']}`" if groups else ""), section_groups(analysis, groups)]
     out.write_text("\n\n".join(parts) + "\n")
