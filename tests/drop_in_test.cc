@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <regex>
 
@@ -85,6 +86,32 @@ TEST(DropIn, GreedyCompletionGoesThroughThePlan) {
                   {"-t", "1", "-p", "The capital of France is", "-n", "48", "--temp", "0", "-no-cnv", "-c", "512"});
         EXPECT_EQ(one_thread.out, served.out) << "depends on the number of threads";
     }
+}
+
+TEST(DropIn, APromptCacheIsWrittenAndUsedAgain) {
+    TemporaryFolder folder;
+    const std::string cache = folder.file("prompt.bin");
+    std::string prompt =
+        "The capital of France is Paris. The capital of Italy is Rome. The capital of Spain is Madrid.";
+    for (int i = 0; i < 3; ++i) prompt += " " + prompt.substr(0, 90);
+    prompt += " The capital of Germany is";
+    const std::vector<std::string> flags = {"-p", prompt, "-n", "16", "--temp", "0", "-no-cnv", "-c", "1024"};
+    std::vector<std::string> cached = flags;
+    cached.insert(cached.end(), {"--prompt-cache", cache});
+    const std::string plan = "k4v4-rot-s4";
+    const ProcessResult plain = llama("llama-completion", plan, flags);
+    ASSERT_NE(plain.out.find("Berlin"), std::string::npos) << plain.out;
+    const ProcessResult first = llama("llama-completion", plan, cached);
+    ASSERT_EQ(first.exit_code, 0) << first.err;
+    EXPECT_EQ(first.out, plain.out);
+    ASSERT_TRUE(std::filesystem::exists(cache)) << first.err;
+    const ProcessResult second = llama("llama-completion", plan, cached);
+    EXPECT_EQ(second.exit_code, 0) << second.err;
+    EXPECT_EQ(second.out, plain.out);
+    EXPECT_NE(second.err.find("session file has exact match for prompt"), std::string::npos) << second.err;
+    const ProcessResult other = llama("llama-completion", "k4v2-rot", cached);  // another plan's
+    EXPECT_NE(other.exit_code, 0);
+    EXPECT_EQ(lines_starting(other.err, "kvaq: error").size(), 1U) << other.err;
 }
 
 TEST(DropIn, BenchGivesItsRowsUnderThePlan) {

@@ -337,5 +337,57 @@ TEST(InProcess, DamagedSlotFilesAreRefusedAndChangeNothing) {
     EXPECT_TRUE(served.logits() == restored);
 }
 
+// As llama-cpp-python's save_state and llama-completion's --prompt-cache do it: everything of a context, into another one.
+TEST(InProcess, AWholeContextIsSavedAndRestored) {
+    TemporaryFolder folder;
+    const std::string path = folder.file("session.bin");
+    const Tokens tokens = tokenize(
+        "It was the best of times, it was the worst of times, it was the age of wisdom. It was the epoch of belief, it "
+        "was the epoch of incredulity. It was the season of Light, it was the season of Darkness, it was the spring.");
+    const Tokens others = tokenize("One two three four five six seven");
+    ASSERT_GT(tokens.size(), 50U);
+    const Session served("k4v2-rot-s4");
+    ASSERT_EQ(served.decode(tokens, 0, 0), 0);
+    ASSERT_EQ(served.decode(tokens, static_cast<llama_pos>(tokens.size()), 0), 0);
+    ASSERT_EQ(served.decode(others, 0, 2), 0);
+    ASSERT_TRUE(llama_state_save_file(served.ctx(), path.c_str(), tokens.data(), tokens.size()));
+    std::vector<uint8_t> state(llama_state_get_size(served.ctx()));
+    ASSERT_EQ(llama_state_get_data(served.ctx(), state.data(), state.size()), state.size());
+
+    const Session second("k4v2-rot-s4");
+    ASSERT_EQ(second.decode(others, 0, 1), 0);
+    Tokens found(tokens.size());
+    size_t n_found = 0;
+    testing::internal::CaptureStderr();
+    std::vector<std::byte> bad = read_file(path);
+    bad[bad.size() / 2] ^= std::byte{1};
+    atomic_write(folder.file("bad.bin"), bad);
+    EXPECT_FALSE(
+        llama_state_load_file(second.ctx(), folder.file("bad.bin").c_str(), found.data(), found.size(), &n_found));
+    EXPECT_FALSE(llama_state_load_file(second.ctx(), path.c_str(), found.data(), 3, &n_found)) << "no room for tokens";
+    EXPECT_EQ(llama_state_set_data(second.ctx(), state.data(), state.size() - 1), 0U);
+    const std::string said = testing::internal::GetCapturedStderr();
+    EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 3) << said;
+    EXPECT_EQ(llama_memory_seq_pos_max(second.memory(), 1), static_cast<llama_pos>(others.size()) - 1) << "unchanged";
+
+    const auto n = static_cast<llama_pos>(tokens.size());
+    ASSERT_TRUE(llama_state_load_file(second.ctx(), path.c_str(), found.data(), found.size(), &n_found));
+    EXPECT_EQ(found, tokens);
+    EXPECT_EQ(llama_memory_seq_pos_max(second.memory(), 0), 2 * n - 1);
+    EXPECT_EQ(llama_memory_seq_pos_max(second.memory(), 1), -1) << "what was not saved is gone";
+    EXPECT_EQ(llama_memory_seq_pos_max(second.memory(), 2), static_cast<llama_pos>(others.size()) - 1);
+    const Session third("k4v2-rot-s4");
+    ASSERT_EQ(llama_state_set_data(third.ctx(), state.data(), state.size()), state.size());
+    for (const llama_seq_id seq : {0, 2}) {
+        const llama_pos next = llama_memory_seq_pos_max(served.memory(), seq) + 1;
+        ASSERT_EQ(served.decode({tokens[1]}, next, seq), 0);
+        const std::vector<float> logits = served.logits();
+        for (const Session* session : {&second, &third}) {
+            ASSERT_EQ(session->decode({tokens[1]}, next, seq), 0);
+            EXPECT_TRUE(session->logits() == logits) << seq;
+        }
+    }
+}
+
 }  // namespace
 }  // namespace kvaq

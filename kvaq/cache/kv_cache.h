@@ -88,6 +88,12 @@ class KvCache : public AttentionHandler {
     [[nodiscard]] virtual std::vector<std::byte> save_sequence(int32_t seq) const = 0;
     /// Replaces seq by what was saved. Throws Error kCorrupt or kMismatch, or kOutOfMemory when there is no room; seq is then unchanged.
     virtual void load_sequence(int32_t seq, std::span<const std::byte> bytes) = 0;
+
+    /// The same of all sequences. What they share is in it once for each of them and is not shared any more once it has been loaded.
+    [[nodiscard]] virtual size_t context_bytes() const = 0;
+    [[nodiscard]] virtual std::vector<std::byte> save_context() const = 0;
+    /// Replaces everything by what was saved. Throws as load_sequence; nothing has changed then.
+    virtual void load_context(std::span<const std::byte> bytes) = 0;
 };
 
 /// Bytes that make_kv_cache reserves, CacheUse::allocated of every such cache: room for n_ctx tokens in tiles, f16 pages for the open

@@ -178,6 +178,12 @@ class PageTable {
     };
     /// Gives a sequence fresh pages instead of what it holds. False if there is no room (then nothing changed).
     [[nodiscard]] bool replace(int32_t seq, const Saved& saved);
+    struct SavedSequence {
+        int32_t seq = 0;
+        Saved saved;
+    };
+    /// The same instead of everything that there is.
+    [[nodiscard]] bool replace_all(std::span<const SavedSequence> saved);
 
     [[nodiscard]] int32_t next_pos(int32_t seq) const noexcept {
         return next_of(state_.sequences[static_cast<size_t>(seq)]);

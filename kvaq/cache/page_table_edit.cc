@@ -228,6 +228,21 @@ bool PageTable::replace(int32_t seq_id, const Saved& saved) {
     return fits;
 }
 
+bool PageTable::replace_all(std::span<const SavedSequence> saved) {
+    const bool fits = transact([&] {
+        for (size_t s = 0; s < state_.sequences.size(); ++s) {
+            for (const Segment& segment : state_.sequences[s]) drop_ref(segment);
+            state_.sequences[s].clear();
+            state_.tokens[s].clear();
+        }
+        recount();
+        return std::all_of(saved.begin(), saved.end(),
+                           [this](const SavedSequence& one) { return put_instead(one.seq, one.saved); });
+    });
+    if (!fits) std::swap(state_, saved_);
+    return fits;
+}
+
 bool PageTable::put_instead(int32_t seq_id, const Saved& saved) {
     for (const Segment& segment : seq(seq_id)) drop_ref(segment);
     seq(seq_id).clear();

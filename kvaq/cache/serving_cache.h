@@ -42,6 +42,9 @@ class ServingCache : public KvCache {
     [[nodiscard]] size_t sequence_bytes(int32_t seq) const override;
     [[nodiscard]] std::vector<std::byte> save_sequence(int32_t seq) const override;
     void load_sequence(int32_t seq, std::span<const std::byte> bytes) override;
+    [[nodiscard]] size_t context_bytes() const override;
+    [[nodiscard]] std::vector<std::byte> save_context() const override;
+    void load_context(std::span<const std::byte> bytes) override;
 
   protected:  // kvaq/cuda keeps layers on a GPU beside this cache
     /// What one id of a reach stands for, over all its layers.
@@ -87,6 +90,13 @@ class ServingCache : public KvCache {
                   TileAttention& work) const noexcept;
     /// Carries out what a removal asks for, then releases the pages.
     virtual void unseal(const std::vector<PageTable::Unseal>& unseals) noexcept;
+    /// A sequence's snapshot, checked. Throws Error.
+    struct Snapshot;
+    [[nodiscard]] Snapshot read_snapshot(std::span<const std::byte> bytes) const;
+    /// Copies what the snapshot holds into the pages that the table has given the sequence.
+    void fill(int32_t seq, const Snapshot& snapshot) noexcept;
+    /// A sequence has been filled.
+    virtual void restored(int32_t /*seq*/) noexcept {}
     /// Where a layer's attention runs, for describe().
     [[nodiscard]] virtual std::string path_of(int32_t layer) const;
     [[nodiscard]] std::shared_ptr<const TurnTable> turns_of(const LayerPlan& layer) const;

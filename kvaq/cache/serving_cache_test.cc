@@ -532,6 +532,59 @@ TEST(ServingCache, RefusesPositionsThatDoNotContinue) {
     EXPECT_FALSE(step(*cache, model, text(0, 5, 1)).empty());
 }
 
+TEST(ServingCache, AWholeContextIsSavedAndLoadedOrRefusedWithoutAChange) {
+    for (const int32_t sliding : {0, 50}) {
+        const ModelShape model = small_model(16, 16, sliding);
+        const Plan plan = plan_of("k3v2-tcq-w10-s2", model);
+        const auto make = [&](size_t n_ctx) {
+            return make_kv_cache(plan, {.n_seq_max = 3, .n_ctx = n_ctx, .max_batch_tokens = 300});
+        };
+        const auto cache = make(600);
+        ASSERT_FALSE(step(*cache, model, text(0, 0, 150)).empty());
+        ASSERT_TRUE(cache->seq_cp(0, 2, -1, -1));
+        ASSERT_FALSE(step(*cache, model, text(2, 150, 40, 3)).empty());
+        ASSERT_FALSE(step(*cache, model, text(0, 150, 5, 4)).empty());
+        const auto good = cache->save_context();
+        EXPECT_EQ(good.size(), cache->context_bytes());
+        const auto other = make(600);
+        ASSERT_FALSE(step(*other, model, text(1, 0, 70, 9)).empty());
+        const auto before = other->save_context();
+        std::mt19937 random(20261127);
+        for (int i = 0; i < 600; ++i) {
+            auto bad = good;
+            const size_t at = i < 150 ? static_cast<size_t>(i) : random() % good.size();
+            if (i % 3 == 2) {
+                bad.resize(at);
+            } else {
+                bad[at] ^= static_cast<std::byte>(1U << random() % 8);
+            }
+            EXPECT_THROW(other->load_context(bad), Error) << at;
+        }
+        EXPECT_THROW(other->load_context(cache->save_sequence(0)), Error);
+        EXPECT_TRUE(other->save_context() == before);
+        const auto small = make(200);  // shared tokens count once only while they are shared
+        ASSERT_FALSE(step(*small, model, text(1, 0, 70, 9)).empty());
+        try {
+            small->load_context(good);
+            ADD_FAILURE() << "there is no room";
+        } catch (const Error& error) {
+            EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+        }
+        EXPECT_TRUE(small->save_context() == before);
+        EXPECT_FALSE(step(*small, model, text(1, 70, 10, 9)).empty());
+        other->load_context(good);
+        EXPECT_TRUE(other->save_context() == good);
+        EXPECT_EQ(other->seq_pos_max(1), -1);
+        for (const int32_t seq : {0, 2}) {
+            const auto tokens = text(seq, cache->seq_pos_max(seq) + 1, 80, 5);
+            EXPECT_TRUE(step(*other, model, tokens) == step(*cache, model, tokens)) << seq;
+        }
+        const auto empty = make(600)->save_context();
+        other->load_context(empty);
+        EXPECT_EQ(other->use().n_tokens, 0U);
+    }
+}
+
 TEST(ServingCache, RefusesDamagedSnapshotsAndLeavesTheSequenceAlone) {
     const ModelShape model = small_model();
     const auto make = [&](const char* preset) {

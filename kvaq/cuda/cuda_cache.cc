@@ -94,13 +94,6 @@ class CudaCache final : public ServingCache {
     }
     [[nodiscard]] std::string fault() const override { return fault_; }
 
-    void load_sequence(int32_t seq, std::span<const std::byte> bytes) override {
-        ServingCache::load_sequence(seq, bytes);
-        std::vector<int32_t> pages;
-        for (const Segment& segment : table_.segments(seq)) pages.push_back(segment.page);
-        guarded([&] { upload(pages, true); });
-    }
-
     [[nodiscard]] CacheUse use() const noexcept override {
         CacheUse use = ServingCache::use();
         for (const auto& gpu : gpus_) use.device += gpu->allocated_bytes();
@@ -114,6 +107,14 @@ class CudaCache final : public ServingCache {
             std::vector<int32_t> pages;
             for (const PageTable::Unseal& unseal : unseals) pages.push_back(unseal.to);
             upload(pages, false);
+        });
+    }
+
+    void restored(int32_t seq) noexcept override {
+        guarded([&] {
+            std::vector<int32_t> pages;
+            for (const Segment& segment : table_.segments(seq)) pages.push_back(segment.page);
+            upload(pages, true);
         });
     }
 

@@ -92,6 +92,8 @@ CacheSession::CacheSession(llama_model* model, const CacheRow& row, size_t n_ctx
                          .n_batch = static_cast<uint32_t>(n_batch),
                          .n_seq_max = static_cast<uint32_t>(n_seq),
                          .n_threads = n_threads,
+                         // llama.cpp frees no cell of a sliding window that two sequences share: forks find no room.
+                         .swa_full = n_seq > 1 && !row.factory,
                          .cache_type = row.type},
                         row.factory)),
       n_batch_(n_batch),

@@ -1,5 +1,5 @@
-// libllama's state functions, interposed. One sequence (slots, llama-server's prompt cache, checkpoints) is saved and restored
-// with its packed bits; the state of a whole context is refused by name.
+// libllama's state functions, interposed. One sequence (slots, llama-server's prompt cache, checkpoints) or all of a context (llama-completion's
+// --prompt-cache, Llama.save_state in Python) is saved and restored with its packed bits.
 #include <llama.h>
 
 #include <algorithm>
@@ -15,13 +15,6 @@
 
 namespace kvaq {
 namespace {
-
-bool refuse_whole_state() {
-    print_error(
-        "saving or restoring a whole context is not served by the packed cache; save its sequences (llama_state_seq_*) "
-        "instead");
-    return false;
-}
 
 KvCache* cache_or_refuse(ServedContext& context) {
     if (context.cache == nullptr) print_error("this context's cache cannot be saved or restored");
@@ -68,6 +61,38 @@ void load(ServedContext& context, KvCache& cache, llama_seq_id seq, std::span<co
 size_t set_state(ServedContext& context, const uint8_t* src, size_t size, llama_seq_id seq) {
     return guarded(context, [&](KvCache& cache) {
         load(context, cache, seq, std::as_bytes(std::span(src, size)));
+        return size;
+    });
+}
+
+void check_capacity(const char* path, size_t n_tokens, size_t capacity) {
+    if (n_tokens <= capacity) return;
+    throw Error(ErrorCode::kInvalidArgument, std::string("cannot restore ") + path,
+                "room for " + std::to_string(n_tokens) + " tokens", std::to_string(capacity));
+}
+
+size_t get_whole_state(ServedContext& context, uint8_t* dst, size_t size) {
+    return guarded(context, [&](const KvCache& cache) {
+        const std::vector<std::byte> bytes = cache.save_context();
+        if (bytes.size() > size) {
+            throw Error(ErrorCode::kInvalidArgument, "the buffer for the context's state is too small",
+                        std::to_string(bytes.size()) + " bytes", std::to_string(size));
+        }
+        std::memcpy(dst, bytes.data(), bytes.size());
+        context.metrics->saved.add(1);
+        return bytes.size();
+    });
+}
+
+void load_whole(ServedContext& context, KvCache& cache, std::span<const std::byte> bytes) {
+    cache.load_context(bytes);
+    context.metrics->restored.add(1);
+    context.publish();
+}
+
+size_t set_whole_state(ServedContext& context, const uint8_t* src, size_t size) {
+    return guarded(context, [&](KvCache& cache) {
+        load_whole(context, cache, std::as_bytes(std::span(src, size)));
         return size;
     });
 }
@@ -137,10 +162,7 @@ size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq
             *n_tokens_out = count;
             return file.size();
         }
-        if (count > capacity) {
-            throw Error(ErrorCode::kInvalidArgument, std::string("cannot restore ") + path,
-                        "room for " + std::to_string(count) + " tokens", std::to_string(capacity));
-        }
+        check_capacity(path, count, capacity);
         if (slot.snapshot.empty() && count == 0) {  // of an empty sequence
             (void)cache.seq_rm(seq_id, -1, -1);
             context->publish();
@@ -155,39 +177,55 @@ size_t llama_state_seq_load_file(llama_context* ctx, const char* path, llama_seq
 
 size_t llama_state_get_size(llama_context* ctx) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_get_size)(ctx));
-    return refuse_whole_state() ? 1 : 0;
+    return guarded(*context, [](const KvCache& cache) { return cache.context_bytes(); });
 }
 
 size_t llama_state_get_data(llama_context* ctx, uint8_t* dst, size_t size) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_get_data)(ctx, dst, size));
-    return refuse_whole_state() ? 1 : 0;
+    return get_whole_state(*context, dst, size);
 }
 
 size_t llama_state_set_data(llama_context* ctx, const uint8_t* src, size_t size) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_set_data)(ctx, src, size));
-    return refuse_whole_state() ? 1 : 0;
+    return set_whole_state(*context, src, size);
 }
 
 bool llama_state_load_file(llama_context* ctx, const char* path, llama_token* tokens, size_t capacity,
                            size_t* n_tokens_out) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_load_file)(ctx, path, tokens, capacity, n_tokens_out));
-    return refuse_whole_state();
+    return guarded(*context, [&](KvCache& cache) {
+               const std::vector<std::byte> file = read_file(path);
+               const SlotFile session = read_slot_file(file, path);
+               check_capacity(path, session.tokens.size(), capacity);
+               load_whole(*context, cache, session.snapshot);
+               *n_tokens_out = session.tokens.size();
+               std::copy(session.tokens.begin(), session.tokens.end(), tokens);
+               return file.size();
+           }) > 0;
 }
 
 bool llama_state_save_file(llama_context* ctx, const char* path, const llama_token* tokens, size_t n_tokens) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_save_file)(ctx, path, tokens, n_tokens));
-    return refuse_whole_state();
+    return guarded(*context, [&](const KvCache& cache) {
+               const std::vector<std::byte> file = slot_file({tokens, n_tokens}, cache.save_context());
+               atomic_write(path, file);
+               context->metrics->saved.add(1);
+               return file.size();
+           }) > 0;
 }
 
 // Deprecated names.
 size_t llama_get_state_size(llama_context* ctx) { return llama_state_get_size(ctx); }
 size_t llama_copy_state_data(llama_context* ctx, uint8_t* dst) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_get_data)(ctx, dst, KVAQ_REAL(llama_state_get_size)(ctx)));
-    return refuse_whole_state() ? 1 : 0;
+    return get_whole_state(*context, dst, SIZE_MAX);
 }
 size_t llama_set_state_data(llama_context* ctx, const uint8_t* src) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_set_data)(ctx, src, SIZE_MAX));
-    return refuse_whole_state() ? 1 : 0;
+    print_error(
+        "llama_set_state_data does not say how many bytes there are: wanted llama_state_set_data. The context is "
+        "unchanged");
+    return 0;
 }
 bool llama_load_session_file(llama_context* ctx, const char* path, llama_token* tokens, size_t capacity,
                              size_t* n_tokens_out) {

@@ -161,7 +161,7 @@ def in_company(server, prompts, others):
     return differing
 
 
-def idle(server, seconds=30):
+def idle(server, seconds=120):
     deadline = time.time() + seconds
     while any(slot["is_processing"] for slot in server.get("/slots")[1]):
         if time.time() > deadline:

@@ -233,6 +233,13 @@ TEST_P(AllocationFailure, LeavesEverythingAsItWas) {
     }
     std::vector<std::byte> saved;
     every_allocation("save_sequence", [&] { saved = cache_->save_sequence(0); });
+    {
+        std::vector<std::byte> all;
+        every_allocation("save_context", [&] { all = cache_->save_context(); });
+        every_allocation("load_context", [&] { cache_->load_context(all); });
+        for (const int32_t s : {0, 1, 2, 3}) settle_reference(*reference_, s);
+        EXPECT_TRUE(cache_->save_context() == all);
+    }
     every_allocation("sequence_bytes", [&] { ASSERT_EQ(cache_->sequence_bytes(0), saved.size()); });
     every_allocation("seq_rm of a tail inside a sealed page",
                      [&] { ASSERT_TRUE(cache_->seq_rm(3, slides ? 170 : 100, -1)); });
