@@ -55,6 +55,14 @@ void try_snapshot(Choices choices) {
     (void)second->seq_add(2, end / 2 + 5, -1, -5);
     (void)run(*second, model, text(2, second->seq_pos_max(2) + 1, 1));
     (void)second->use();
+    const std::vector<std::byte> whole = second->save_context();
+    const std::unique_ptr<KvCache> third = make(plan);
+    try {
+        third->load_context(whole);
+        FUZZ_CHECK(third->save_context() == whole);
+    } catch (const Error& error) {  // what was shared would be there twice
+        FUZZ_CHECK(error.code() == ErrorCode::kOutOfMemory && third->use().n_tokens == 0);
+    }
     second->seq_keep(2);
 }
 
