@@ -157,7 +157,7 @@ class Docs(unittest.TestCase):
     def test_every_committed_result_is_explained(self):
         told = (SOURCE / "docs/benchmarks.md").read_text() + (SOURCE / "results/README.md").read_text()
         for path in sorted((SOURCE / "results").iterdir()):
-            if path.name != "README.md":
+            if path.name != "README.md" and path.suffix != ".partial":  # of a table that is being made
                 with self.subTest(path.name):
                     self.assertTrue(path.name in told or path.stem + ".*" in told, "neither in docs/benchmarks.md nor in results/README.md")
         for name in re.findall(r"`?([\w-]+)\.\*`?", told):

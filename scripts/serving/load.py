@@ -220,7 +220,7 @@ def write_page(arguments, rows):
               f"{row['usual_text']:.1%} | {row['alone_with_several_texts']} of 4 |" for row in rows]
     lines += ["", "Several texts at temperature 0: llama.cpp's matrix products round differently in a batch of another size, and who else is in a batch depends on the load "
               "(`load.py --company` shows it with four requests). Our attention gives the same bits whoever else is there; but under a quantized plan a reused prefix that ends inside a sealed tile "
-              "is what the tile decodes to, so texts also depend on what the slot held before."]
+              "is read as it was sealed there, so texts also depend on what the slot held before."]
     write_results(arguments.out, "\n".join(lines) + "\n", rows)
 
 
