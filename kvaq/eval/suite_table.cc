@@ -195,7 +195,8 @@ std::string suite_markdown(const SuiteResult& result, const std::string& command
         "the "
         "paired difference to f16 on the same items, its standard error, and p: McNemar's exact test for right or "
         "wrong "
-        "with one answer an item, else the sign-flip test over items. Bits count everything that is held.\n";
+        "with one answer an item, else the sign-flip test over items (over observations, neighbours as independent, "
+        "where there is one item: p is too small then). Bits count everything that is held.\n";
     for (const TaskScores& task : result.tasks) {
         text += fmt::format("\n### {}\n\n{} {} items{}.\n\n", task.name, task.says, task.by_item.size(),
                             task.by_item.size() < task.n_items ? fmt::format(" of {}", task.n_items) : "");
