@@ -26,7 +26,7 @@ struct ReportFlags {
     std::string frontier;
     std::string suite;
     std::string analysis;
-    std::string speed;
+    std::vector<std::string> speeds;
     std::string html;
     std::string markdown;
     std::string json;
@@ -62,7 +62,7 @@ std::string command_of(const ReportFlags& flags) {
     add("--frontier", flags.frontier);
     add("--suite", flags.suite);
     add("--analysis", flags.analysis);
-    add("--speed", flags.speed);
+    for (const std::string& speed : flags.speeds) add("--speed", speed);
     add("-o", flags.html);
     add("--md", flags.markdown);
     return out;
@@ -116,9 +116,9 @@ ReportInput read_inputs(const ReportFlags& flags) {
         input.analysis = parse_analysis(text_of(flags.analysis), flags.analysis);
         source("analysis", flags.analysis, "kvaq analyze --json", input.analysis->command);
     }
-    if (!flags.speed.empty()) {
-        input.speed = parse_speed(text_of(flags.speed), flags.speed);
-        source("speed", flags.speed, "kvaq bench --json", input.speed->command);
+    for (const std::string& file : flags.speeds) {
+        input.speeds.push_back(parse_speed(text_of(file), file));
+        source("speed", file, "kvaq bench --json", input.speeds.back().command);
     }
     return input;
 }
@@ -128,8 +128,9 @@ void run_report(const ReportFlags& flags) {
         throw Error(ErrorCode::kInvalidArgument, "nothing to write", "-o REPORT.html, --md REPORT.md or both",
                     "neither");
     std::vector<std::string> inputs = flags.evals;
+    inputs.insert(inputs.end(), flags.speeds.begin(), flags.speeds.end());
     for (const std::string* file :
-         {&flags.model, &flags.plan, &flags.stats, &flags.frontier, &flags.suite, &flags.analysis, &flags.speed})
+         {&flags.model, &flags.plan, &flags.stats, &flags.frontier, &flags.suite, &flags.analysis})
         inputs.push_back(*file);
     require_outputs({flags.html, flags.markdown, json_file(flags.json)}, inputs);
     const Document document = make_report(read_inputs(flags));
@@ -174,7 +175,9 @@ void add_report(CLI::App& app) {
     verb->add_option("--suite", flags->suite, "JSON of kvaq eval --task --json: tasks, with paired differences to f16");
     verb->add_option("--analysis", flags->analysis,
                      "JSON of kvaq analyze --json: norms, spectra and what the paper's theorems say");
-    verb->add_option("--speed", flags->speed, "JSON of kvaq bench: tokens per second against depth");
+    verb->add_option("--speed", flags->speeds,
+                     "JSON of kvaq bench: tokens per second against depth (may be given several times)")
+        ->delimiter(',');
     verb->add_option("-o,--output", flags->html, "HTML page to write; it loads nothing");
     verb->add_option("--md", flags->markdown, "the same as Markdown, for pasting");
     verb->add_option("--json", flags->json, "write which files and sections were made as JSON; - prints it");

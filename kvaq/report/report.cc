@@ -24,7 +24,7 @@ Document make_report(ReportInput input) {
     add(frontier_section(input));
     add(tasks_section(input));
     add(memory_section(input));
-    add(speed_section(input));
+    for (size_t i = 0; i < input.speeds.size(); ++i) add(speed_section(input, i));
     add(damage_section(input));
     add(norms_section(input));
     add(sources_section(input));

@@ -309,7 +309,7 @@ void settle_model(ReportInput& input) {
     if (input.stats) check_shape(input.shape->layers, layers_of(input.stats->layers), input.stats_file);
     if (input.plan) check_shape(input.shape->layers, layers_of(input.plan->layers), input.plan_file);
     if (!input.plan && !input.stats && input.evals.empty() && !input.frontier && !input.suite && !input.analysis &&
-        !input.speed) {
+        input.speeds.empty()) {
         throw Error(ErrorCode::kInvalidArgument, "nothing to report on",
                     "at least one of --plan, --stats, --eval, --frontier, --suite, --analysis and --speed", "none");
     }

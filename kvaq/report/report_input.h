@@ -155,7 +155,7 @@ struct ReportInput {
     std::optional<EvalTable> frontier;
     std::optional<SuiteTable> suite;
     std::optional<AnalysisInput> analysis;
-    std::optional<SpeedTable> speed;
+    std::vector<SpeedTable> speeds;
     std::vector<ReportSource> sources;
 };
 

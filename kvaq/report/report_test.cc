@@ -138,8 +138,10 @@ TEST(Report, HasOnlyTheSectionsThatTheInputsGive) {
     eval_only.evals.push_back(parse_eval(committed("quality-smollm2-135m.json"), "q.json"));
     EXPECT_EQ(ids_of(make_report(eval_only)), (std::vector<std::string>{"summary", "eval", "sources"}));
     ReportInput speed_only;
-    speed_only.speed = parse_speed(committed("speed-smollm2-135m.json"), "s.json");
+    speed_only.speeds.push_back(parse_speed(committed("speed-smollm2-135m.json"), "s.json"));
     EXPECT_EQ(ids_of(make_report(speed_only)), (std::vector<std::string>{"speed", "sources"}));
+    speed_only.speeds.push_back(parse_speed(committed("speed-8192-smollm2-135m.json"), "t.json"));
+    EXPECT_EQ(ids_of(make_report(speed_only)), (std::vector<std::string>{"speed", "speed-2", "sources"}));
     for (const ReportInput& input : {plan_only, stats_only, eval_only, speed_only}) {
         const ProcessResult result = checked(to_html(make_report(input)));
         EXPECT_EQ(result.exit_code, 0) << result.err;
@@ -151,7 +153,7 @@ TEST(Report, ShowsTheNumbersOfTheFilesAndNoOthers) {
     const std::string folder = std::string(KVAQ_DATA_DIR) + "/../results/";
     input.evals.push_back(parse_eval(committed("quality-smollm2-135m.json"), "q.json"));
     input.frontier = parse_eval(committed("frontier-smollm2-135m.json"), "f.json");
-    input.speed = parse_speed(committed("speed-smollm2-135m.json"), "s.json");
+    input.speeds.push_back(parse_speed(committed("speed-smollm2-135m.json"), "s.json"));
     const ProcessResult result =
         checked(to_html(make_report(input)),
                 {"--eval", folder + "quality-smollm2-135m.json", "--frontier", folder + "frontier-smollm2-135m.json",

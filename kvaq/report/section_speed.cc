@@ -6,9 +6,9 @@
 
 namespace kvaq {
 
-std::optional<Section> speed_section(const ReportInput& input) {
-    if (!input.speed) return std::nullopt;
-    const SpeedTable& speed = *input.speed;
+std::optional<Section> speed_section(const ReportInput& input, size_t index) {
+    if (index >= input.speeds.size()) return std::nullopt;
+    const SpeedTable& speed = input.speeds[index];
     XyChart chart{.title = "",
                   .x_label = "tokens already in the cache",
                   .y_label = "tokens/s",
@@ -53,7 +53,10 @@ std::optional<Section> speed_section(const ReportInput& input) {
     const std::string says =
         fmt::format("With {} tokens in the cache, tokens per second: {}.", deepest.depth, list_text(words));
     chart.title = "Decode speed against depth. " + says;
-    Section section{.id = "speed", .title = "Speed against depth", .blocks = {}};
+    Section section{
+        .id = index == 0 ? "speed" : fmt::format("speed-{}", index + 1),
+        .title = input.speeds.size() == 1 ? "Speed against depth" : fmt::format("Speed against depth {}", index + 1),
+        .blocks = {}};
     section.blocks.push_back(Paragraph{
         {.text = fmt::format(
              "How fast the next tokens come when that many are already in the cache. {}; flags of every run: ",

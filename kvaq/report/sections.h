@@ -19,7 +19,7 @@ namespace kvaq {
 [[nodiscard]] std::optional<Section> eval_section(const ReportInput& input, size_t index);
 [[nodiscard]] std::optional<Section> tasks_section(const ReportInput& input);
 [[nodiscard]] std::optional<Section> memory_section(const ReportInput& input);
-[[nodiscard]] std::optional<Section> speed_section(const ReportInput& input);
+[[nodiscard]] std::optional<Section> speed_section(const ReportInput& input, size_t index);
 [[nodiscard]] std::optional<Section> sources_section(const ReportInput& input);
 
 /// The row of that comparison that measured the input's plan, by the plan's digest; in files that hold none, by name and exactly its bytes there.
