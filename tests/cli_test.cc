@@ -328,6 +328,17 @@ TEST_F(CommandLine, PlanWritesJson) {
     EXPECT_NEAR(json.at("effective_bits").get<double>(), 3.5, 0.01);
 }
 
+TEST_F(CommandLine, PlansSayWhatMadeThem) {
+    const std::string plan = folder_.file("it's a plan.gguf");
+    const std::string page = folder_.file("r.md");
+    const std::string command = "kvaq plan -m " + std::string(kModel) + " --policy uniform:k4v2 -o '" +
+                                folder_.file("it'\\''s a plan.gguf") + "'";
+    ASSERT_EQ(kvaq_cli({"plan", "-m", kModel, "--policy", "uniform:k4v2", "-o", plan}).exit_code, 0);
+    EXPECT_NE(kvaq_cli({"inspect", plan}).out.find("made by: " + command + "\n"), std::string::npos) << command;
+    ASSERT_EQ(kvaq_cli({"report", "--plan", plan, "--md", page}).exit_code, 0);
+    EXPECT_NE(read_text(page).find("--policy uniform:k4v2 -o"), std::string::npos);
+}
+
 TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {
     const ProcessResult inspected = kvaq_cli({"inspect", kModel, "--json", "-"});
     ASSERT_EQ(inspected.exit_code, 0) << inspected.err;

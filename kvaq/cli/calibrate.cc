@@ -72,7 +72,7 @@ void run_calibrate(const CalibrateFlags& flags) {
             request, [&](size_t done, size_t total, const std::string& now) { progress.update(done, total, now); },
             interrupted(partial), [&](const ModelStats& so_far) { write_stats(so_far, partial); });
     }
-    write_stats(stats, flags.out);
+    write_stats(stats, flags.out, command_line());
     std::filesystem::remove(partial);
     if (!flags.json.empty()) write_json(flags.json, json_text(file_json(flags.out)));
     if (is_stdout(flags.json)) return;

@@ -84,4 +84,25 @@ int32_t default_threads() noexcept {
     return static_cast<int32_t>(std::max(1U, std::min(512U, std::thread::hardware_concurrency())));
 }
 
+std::string quoted(const std::string& word) {
+    if (!word.empty() &&
+        word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./,:=+-@%") ==
+            std::string::npos)
+        return word;
+    std::string out = "'";
+    for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return out + "'";
+}
+
+namespace {
+std::string the_command_line;
+}
+
+void set_command_line(const std::vector<std::string>& args) {
+    the_command_line = "kvaq";
+    for (const std::string& arg : args) the_command_line += " " + quoted(arg);
+}
+
+const std::string& command_line() noexcept { return the_command_line; }
+
 }  // namespace kvaq

@@ -25,6 +25,12 @@ void write_json(const std::string& json, std::string_view text);
 [[nodiscard]] std::string json_text(const nlohmann::ordered_json& json);
 inline constexpr const char* kJsonHelp = "write all numbers to this file as JSON; - prints them instead of the table";
 
+/// A word as a shell reads it back.
+[[nodiscard]] std::string quoted(const std::string& word);
+/// This run, as one would type it again: set once, by main.
+void set_command_line(const std::vector<std::string>& args);
+[[nodiscard]] const std::string& command_line() noexcept;
+
 /// Of -c, -b and -ub, as CLI::Range wants it beside an int.
 inline constexpr int kMostTokens = static_cast<int>(kMaxTokens);
 

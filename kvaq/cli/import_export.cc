@@ -58,7 +58,7 @@ void run_import(const ImportFlags& flags) {
     };
     const ImportedPlan imported = import_plan(text, context);
     for (const std::string& warning : imported.warnings) fmt::print(stderr, "kvaq: warning: {}\n", warning);
-    write_plan(imported.plan, flags.out);
+    write_plan(imported.plan, flags.out, command_line());
     const double key = mean_bits(imported.plan, Side::kKey);
     const double value = mean_bits(imported.plan, Side::kValue);
     const double bits = cache_bytes(imported.plan, kContext).effective_bits;

@@ -20,11 +20,16 @@ struct InspectFlags {
     std::string json;
 };
 
+void print_command(const std::string& path) {
+    if (const std::string command = file_command(path); !command.empty()) fmt::print("made by: {}\n", command);
+}
+
 void inspect_plan(const std::string& path) {
     const Plan plan = read_plan(path);
     fmt::print("plan {}\nmodel: {} ({}), fingerprint {}\nwindow {}, sinks {}, tiles of {} tokens\n", plan.name,
                plan.model_name, plan.architecture, plan.fingerprint.empty() ? "any" : plan.fingerprint.substr(0, 16),
                plan.window, plan.sinks, plan.tile_tokens);
+    print_command(path);
     if (plan.key_period > 0) fmt::print("packed keys turned back by multiples of {} positions\n", plan.key_period);
     if (plan.predicted_kl >= 0)
         fmt::print("predicted KL {:.5f} nats per token ({})\n", plan.predicted_kl, plan.measured_how);
@@ -66,6 +71,7 @@ void inspect_stats(const std::string& path) {
     fmt::print("statistics of {} ({})\nfingerprint {}\n{} tokens of text {}, {} sample tiles per head\n",
                stats.model_name, stats.architecture, stats.fingerprint, stats.n_tokens, stats.text_sha256.substr(0, 16),
                stats.n_sample_tiles);
+    print_command(path);
     fmt::print(
         "{}\n\n| layer | KV heads | norm of K | norm of V | damage of K (nats) | damage of V (nats) "
         "|\n|---|---|---|---|---|---|\n",

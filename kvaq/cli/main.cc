@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kvaq/cli/definition.h"
+#include "kvaq/cli/flags.h"
 #include "kvaq/cli/terminal.h"
 #include "kvaq/cli/verbs.h"
 #include "kvaq/eval/session.h"
@@ -84,6 +85,7 @@ int run(int argc, char** argv) {
         return run(static_cast<int>(args.size()) + 1, words.data());
     }
     if (!args.empty() && kvaq::is_launch_verb(args[0])) kvaq::launch(args);
+    kvaq::set_command_line(args);
 
     CLI::App app{"the KV cache of llama.cpp programs, packed to a plan of bits per layer, side and head", "kvaq"};
     app.set_version_flag("--version", std::string("kvaq " KVAQ_VERSION));

@@ -341,7 +341,7 @@ void run_plan(const PlanFlags& flags) {
                     fmt::format("-c {} and --budget {}", flags.n_ctx, flags.budget));
     Made made = make_plan(flags, budget);
     if (!flags.name.empty()) made.plan.name = flags.name;
-    if (!flags.out.empty()) write_plan(made.plan, flags.out);
+    if (!flags.out.empty()) write_plan(made.plan, flags.out, command_line());
     const size_t n_ctx = budget_ctx > 0 ? budget_ctx : flags.n_ctx;
     if (!flags.json.empty()) write_json(flags.json, plan_json(made, n_ctx));
     if (is_stdout(flags.json)) return;

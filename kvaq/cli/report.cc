@@ -11,6 +11,7 @@
 #include "kvaq/base/sha256.h"
 #include "kvaq/cli/flags.h"
 #include "kvaq/cli/verbs.h"
+#include "kvaq/llama/file_json.h"
 #include "kvaq/llama/gguf_model.h"
 #include "kvaq/llama/plan_file.h"
 #include "kvaq/llama/stats_file.h"
@@ -40,16 +41,6 @@ std::string text_of(const std::string& path) {
 }
 
 /// As a shell would take it.
-std::string quoted(const std::string& word) {
-    if (!word.empty() &&
-        word.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./,:=+-@%") ==
-            std::string::npos)
-        return word;
-    std::string out = "'";
-    for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    return out + "'";
-}
-
 std::string command_of(const ReportFlags& flags) {
     std::string out = "kvaq report";
     const auto add = [&](const char* flag, const std::string& value) {
@@ -97,9 +88,9 @@ ReportInput read_inputs(const ReportFlags& flags) {
         require_plan_file(flags.plan);
         input.plan = read_plan(flags.plan);
         input.plan_file = flags.plan;
-        source("plan", flags.plan, "kvaq plan or kvaq import");
+        source("plan", flags.plan, "kvaq plan or kvaq import", file_command(flags.plan));
     }
-    if (!flags.stats.empty()) source("statistics", flags.stats, "kvaq calibrate");
+    if (!flags.stats.empty()) source("statistics", flags.stats, "kvaq calibrate", file_command(flags.stats));
     for (const std::string& file : flags.evals) {
         input.evals.push_back(parse_eval(text_of(file), file));
         source("comparison", file, "kvaq eval --json", input.evals.back().command);

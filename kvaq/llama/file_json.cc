@@ -93,4 +93,12 @@ nlohmann::ordered_json file_json(const std::string& path) {
     }
 }
 
+std::string file_command(const std::string& path) {
+    const GgufReader file(path, "file");
+    for (const char* key : {"kvaq.plan.command", "kvaq.stats.command"}) {
+        if (const auto command = file.find_string(key)) return printable(*command);
+    }
+    return "";
+}
+
 }  // namespace kvaq

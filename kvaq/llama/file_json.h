@@ -13,4 +13,7 @@ enum class FileKind { kPlan, kStats, kModel };
 /// What `kvaq inspect --json` prints of a plan, statistics or a model: the file read and checked whole (docs/formats.md). Throws Error.
 [[nodiscard]] nlohmann::ordered_json file_json(const std::string& path);
 
+/// The command that made a plan or statistics, for people; empty where the file does not hold it. Throws Error kNotFound, kCorrupt.
+[[nodiscard]] std::string file_command(const std::string& path);
+
 }  // namespace kvaq

@@ -308,6 +308,12 @@ struct GgufWriter::Impl {
     std::string sha256_key;
 };
 
+std::string printable(std::string text) {
+    std::replace_if(
+        text.begin(), text.end(), [](char c) { return (c >= 0 && c < ' ') || c == 0x7F; }, ' ');
+    return text;
+}
+
 GgufWriter::GgufWriter() : impl_(std::make_unique<Impl>()) {}
 GgufWriter::GgufWriter(const std::string& sha256_key) : GgufWriter() {
     impl_->sha256_key = sha256_key;

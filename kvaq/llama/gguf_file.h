@@ -87,6 +87,9 @@ class GgufReader {
     uint64_t header_bytes_ = 0;
 };
 
+/// Without characters that a terminal would obey.
+[[nodiscard]] std::string printable(std::string text);
+
 /// Builds a GGUF file in memory and writes it atomically. Strings must not contain NUL.
 class GgufWriter {
   public:

@@ -148,7 +148,7 @@ std::vector<LayerPlan> read_layers(const GgufReader& file) {
 
 }  // namespace
 
-void write_plan(const Plan& original, const std::string& path) {
+void write_plan(const Plan& original, const std::string& path, const std::string& command) {
     const Plan plan = with_plain_strings(original);
     std::vector<std::string> codecs;
     std::vector<const TransformFit*> fits;
@@ -179,6 +179,7 @@ void write_plan(const Plan& original, const std::string& path) {
     if (plan.key_period > 0) file.set(key("key_period"), plan.key_period);
     file.set(key("predicted_kl"), plan.predicted_kl);
     file.set(key("measured_how"), plan.measured_how);
+    if (!command.empty()) file.set(key("command"), printable(command));
     file.set(key("bytes_per_token"), bytes_per_token(plan));
     file.set(key("layer"), layer);
     file.set(key("n_heads"), heads);

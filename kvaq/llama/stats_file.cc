@@ -34,7 +34,7 @@ std::span<const uint16_t> bits_of(const std::vector<float16>& values) {
 
 }  // namespace
 
-void write_stats(const ModelStats& stats, const std::string& path) {
+void write_stats(const ModelStats& stats, const std::string& path, const std::string& command) {
     GgufWriter file(key("sha256"));
     file.set("general.type", std::string(kType));
     file.set(key("schema_version"), ModelStats::kSchemaVersion);
@@ -43,6 +43,7 @@ void write_stats(const ModelStats& stats, const std::string& path) {
     file.set(key("fingerprint"), stats.fingerprint);
     file.set(key("text_sha256"), stats.text_sha256);
     file.set(key("settings"), stats.settings);
+    if (!command.empty()) file.set(key("command"), printable(command));
     file.set(key("n_tokens"), stats.n_tokens);
     file.set(key("n_sample_tiles"), static_cast<uint32_t>(stats.n_sample_tiles));
     file.set(key("key_period"), stats.key_period);
