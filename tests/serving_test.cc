@@ -37,6 +37,8 @@ TEST(Serving, TheOpenAiClientIsServed) {
     run_script("openai_client.py", {"--plan", "k4v4-rot-s4"}, python);
 }
 
+TEST(Serving, AServerFullByItsMemoryLimitAnswersAndGoesOn) { run_script("budget.py", {}); }
+
 TEST(Serving, TwoReplicasBehindNginx) { run_script("replicas.py", {"--users", "6"}); }
 
 TEST(Serving, AModelOverTwoRpcServers) { run_script("rpc.py", {"--plans", "k4v4-rot-s4"}); }
