@@ -56,8 +56,9 @@ std::vector<std::pair<int32_t, std::span<const std::byte>>> snapshots_of(std::sp
     }
     std::memcpy(&header, bytes.data(), sizeof header);
     if (header.magic != kContextMagic) refuse("a state saved under a K/V plan (magic KVAQCTX1)", "other bytes");
-    if (header.n_bytes != bytes.size())
+    if (header.n_bytes > bytes.size() || header.n_bytes < sizeof header + kDigestBytes)
         refuse(std::to_string(header.n_bytes) + " bytes", std::to_string(bytes.size()) + ": it is truncated");
+    bytes = bytes.first(header.n_bytes);  // a buffer may be larger, as llama.cpp allows
     if (header.zero != 0 || header.n_sequences > n_seq_max ||
         entries_end(header.n_sequences) + kDigestBytes > bytes.size())
         refuse("at most " + std::to_string(n_seq_max) + " sequences", std::to_string(header.n_sequences));

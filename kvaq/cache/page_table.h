@@ -22,7 +22,7 @@ inline constexpr size_t kMaxReaches = 8;
 inline constexpr size_t kCutPages = 2;
 /// The same where a page holds tokens that are quantized a second time already and no layer's window slides. What there is no room for then is the end
 /// of the context.
-inline constexpr size_t kMostCutPages = 8;
+inline constexpr size_t kMostCutPages = 4;
 
 /// Up to `tile_tokens` tokens of one or more sequences. Where their K/V lie is said per reach by PageSlots.
 struct Page {

@@ -230,12 +230,7 @@ bool PageTable::replace(int32_t seq_id, const Saved& saved) {
 
 bool PageTable::replace_all(std::span<const SavedSequence> saved) {
     const bool fits = transact([&] {
-        for (size_t s = 0; s < state_.sequences.size(); ++s) {
-            for (const Segment& segment : state_.sequences[s]) drop_ref(segment);
-            state_.sequences[s].clear();
-            state_.tokens[s].clear();
-        }
-        recount();
+        seq_keep(kNone);
         return std::all_of(saved.begin(), saved.end(),
                            [this](const SavedSequence& one) { return put_instead(one.seq, one.saved); });
     });

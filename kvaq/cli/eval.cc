@@ -70,6 +70,7 @@ void run_compare(const EvalFlags& flags) {
         fmt::format("{} on {}, {} chunks of {} tokens, second halves scored ({} tokens). `{}`\n\n", result.shape.name,
                     request.text, request.n_chunks, request.n_ctx, result.rows[0].summary.n_tokens, command);
     write_results(flags, head + to_markdown(request, result), to_json(request, result, command));
+    remove_partial(request.partial);
 }
 
 /// A flag's "task=value" or "value" (for every task): the values for one task.

@@ -102,12 +102,7 @@ void run_frontier(const FrontierRequest& request) {
                                         .error = row.summary.mean_kl.error,
                                         .label = row.name});
     }
-    const std::string command = fmt::format(
-        "kvaq plan --frontier -m {} --stats {} -f {} --check-ctx {} --check-chunks {}{} --sinks {} -t {} "
-        "--frontier-out {}",
-        request.model, request.stats_path, request.text, request.n_ctx, request.n_chunks,
-        request.window < 0 ? "" : fmt::format(" --window {}", request.window), request.sinks, request.n_threads,
-        request.out);
+    const std::string& command = command_line();
     const std::string title = fmt::format("{}: mean KL against bits per element, {} x {} tokens", result.shape.name,
                                           request.n_chunks, request.n_ctx);
     const std::string json = to_json(compared, result, command);
@@ -134,6 +129,7 @@ void run_frontier(const FrontierRequest& request) {
     chart.unit = "nats";
     chart.series = series;
     atomic_write_text(request.out + ".svg", svg_file(xy_chart(chart)));
+    remove_partial(partial);
     fmt::print(stderr, "wrote {0}.md, {0}.json, {0}.svg\n", request.out);
 }
 

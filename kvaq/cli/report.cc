@@ -40,7 +40,6 @@ std::string text_of(const std::string& path) {
     return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-/// As a shell would take it.
 std::string command_of(const ReportFlags& flags) {
     std::string out = "kvaq report";
     const auto add = [&](const char* flag, const std::string& value) {

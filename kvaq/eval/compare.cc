@@ -10,6 +10,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
 #include "kvaq/base/sha256.h"
+#include "kvaq/base/simd_target.h"
 #include "kvaq/eval/perturbed_cache.h"
 #include "kvaq/eval/prober.h"
 #include "kvaq/eval/session.h"
@@ -83,8 +84,6 @@ class Comparison {
             cache_bytes(make_uniform_plan(parse_preset("f16"), result_.shape), request_.n_ctx).elements);
         open_partial();
         for (size_t chunk = 0; chunk < request_.n_chunks; ++chunk) run_chunk(chunk);
-        kept_.reset();
-        if (!request_.partial.empty()) std::filesystem::remove(request_.partial);
         for (Runner& runner : runners_) {
             runner.row.effective_bits = 8.0 * static_cast<double>(runner.row.bytes) / n_elements;
             runner.row.summary = summarize(runner.row.chunks);
@@ -117,9 +116,14 @@ class Comparison {
         nlohmann::ordered_json rows;
         for (const Runner& runner : runners_)
             rows.push_back({runner.row.name, runner.row.kind, runner.row.plan_sha256});
-        const nlohmann::ordered_json head = {
-            {"model", result_.shape.fingerprint}, {"text", result_.text_sha256},   {"n_ctx", request_.n_ctx},
-            {"n_batch", request_.n_batch},        {"threads", request_.n_threads}, {"rows", rows}};
+        const nlohmann::ordered_json head = {{"model", result_.shape.fingerprint},
+                                             {"text", result_.text_sha256},
+                                             {"n_ctx", request_.n_ctx},
+                                             {"n_batch", request_.n_batch},
+                                             {"threads", request_.n_threads},
+                                             {"reference_bytes", request_.max_reference_bytes},
+                                             {"simd", to_string(best_simd_target())},
+                                             {"rows", rows}};
         try {
             kept_.emplace(request_.partial, head);
         } catch (const Error& error) {
@@ -143,7 +147,9 @@ class Comparison {
     }
 
     void restore(size_t chunk, size_t row) {
-        const Observation& all = measured_.at(chunk * runners_.size() + row).at(0).observations.at(0);
+        const std::vector<ItemScore>& items = measured_.at(chunk * runners_.size() + row);
+        const Observation none;
+        const Observation& all = items.empty() || items[0].observations.empty() ? none : items[0].observations[0];
         std::vector<TokenScore>& scores = runners_[row].row.chunks.back();
         if (all.values.size() != 3 * scores.size()) {
             throw Error(ErrorCode::kCorrupt, fmt::format("'{}' is damaged", request_.partial),
@@ -247,6 +253,11 @@ CompareResult compare(const CompareRequest& request,
                     fmt::format("-c {} --chunks {} -b {}", request.n_ctx, request.n_chunks, request.n_batch));
     }
     return Comparison(request, progress).run();
+}
+
+void remove_partial(const std::string& partial) noexcept {
+    std::error_code ignored;
+    if (!partial.empty()) std::filesystem::remove(partial, ignored);
 }
 
 std::string to_markdown(const CompareRequest& request, const CompareResult& result) {

@@ -27,8 +27,7 @@ struct CompareRequest {
     bool control = true;  ///< also f16 against itself with micro-batches of 3 tokens: the floor of any comparison
     bool perturbed =
         false;  ///< also f16 with keys and values off by 2^-12 (kvaq/eval/perturbed_cache.h): another view of the floor
-    std::string
-        partial;  ///< what is measured is kept in this file until all is, and not measured again; empty: nowhere
+    std::string partial;  ///< what is measured is kept in this file and not measured again; empty: nowhere
 };
 
 struct CompareRow {
@@ -54,6 +53,9 @@ struct CompareResult {
 /// tokens than n_ctx * n_chunks, kIo where `partial` cannot be written. A `partial` of other settings is replaced.
 [[nodiscard]] CompareResult compare(const CompareRequest& request,
                                     const std::function<void(size_t, size_t, const std::string&)>& progress);
+
+/// To be called when the results are written. An empty path: nothing.
+void remove_partial(const std::string& partial) noexcept;
 
 /// Markdown table of the rows, with units and standard errors.
 [[nodiscard]] std::string to_markdown(const CompareRequest& request, const CompareResult& result);

@@ -93,7 +93,7 @@ void load_whole(ServedContext& context, KvCache& cache, std::span<const std::byt
 size_t set_whole_state(ServedContext& context, const uint8_t* src, size_t size) {
     return guarded(context, [&](KvCache& cache) {
         load_whole(context, cache, std::as_bytes(std::span(src, size)));
-        return size;
+        return cache.context_bytes();
     });
 }
 
@@ -222,10 +222,7 @@ size_t llama_copy_state_data(llama_context* ctx, uint8_t* dst) {
 }
 size_t llama_set_state_data(llama_context* ctx, const uint8_t* src) {
     KVAQ_CONTEXT_OR(ctx, KVAQ_REAL(llama_state_set_data)(ctx, src, SIZE_MAX));
-    print_error(
-        "llama_set_state_data does not say how many bytes there are: wanted llama_state_set_data. The context is "
-        "unchanged");
-    return 0;
+    return set_whole_state(*context, src, SIZE_MAX);
 }
 bool llama_load_session_file(llama_context* ctx, const char* path, llama_token* tokens, size_t capacity,
                              size_t* n_tokens_out) {
