@@ -10,8 +10,8 @@
 
 #include "kvaq/attention/tile_attention.h"
 #include "kvaq/base/alibi.h"
+#include "kvaq/base/cut_pages.h"
 #include "kvaq/base/error.h"
-#include "kvaq/cache/page_table.h"
 #include "kvaq/cache/tile.h"
 
 namespace kvaq {

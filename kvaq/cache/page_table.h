@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kvaq/base/attention_call.h"
+#include "kvaq/base/cut_pages.h"
 #include "kvaq/base/error.h"
 #include "kvaq/cache/token_runs.h"
 
@@ -17,12 +18,6 @@ inline constexpr int32_t kNone = -1;
 /// Layers that see equally far back share slots: reach 0 keeps every token, reaches 1.. are the distinct sliding windows, whose layers
 /// give a page up once no later token can see it.
 inline constexpr size_t kMaxReaches = 8;
-
-/// Partly used pages that cuts inside sealed pages may leave to a sequence (PageTable::keeps_cut_page); every arena has room for as many.
-inline constexpr size_t kCutPages = 2;
-/// The same where a page holds tokens that are quantized a second time already and no layer's window slides. What there is no room for then is the end
-/// of the context.
-inline constexpr size_t kMostCutPages = 4;
 
 /// Up to `tile_tokens` tokens of one or more sequences. Where their K/V lie is said per reach by PageSlots.
 struct Page {
