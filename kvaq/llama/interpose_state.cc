@@ -6,6 +6,7 @@
 #include <cstring>
 #include <exception>
 #include <span>
+#include <string>
 
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
@@ -39,17 +40,23 @@ size_t state_size(ServedContext& context, llama_seq_id seq) {
     return guarded(context, [&](const KvCache& cache) { return cache.sequence_bytes(seq); });
 }
 
-size_t get_state(ServedContext& context, uint8_t* dst, size_t size, llama_seq_id seq) {
+/// What save(cache) gives, copied to dst. what: for the message.
+template <typename Save>
+size_t copy_saved(ServedContext& context, uint8_t* dst, size_t size, const std::string& what, Save save) {
     return guarded(context, [&](const KvCache& cache) {
-        const std::vector<std::byte> bytes = cache.save_sequence(seq);
+        const std::vector<std::byte> bytes = save(cache);
         if (bytes.size() > size) {
-            throw Error(ErrorCode::kInvalidArgument, "the buffer for the sequence's state is too small",
+            throw Error(ErrorCode::kInvalidArgument, "the buffer for the " + what + "'s state is too small",
                         std::to_string(bytes.size()) + " bytes", std::to_string(size));
         }
         std::memcpy(dst, bytes.data(), bytes.size());
         context.metrics->saved.add(1);
         return bytes.size();
     });
+}
+
+size_t get_state(ServedContext& context, uint8_t* dst, size_t size, llama_seq_id seq) {
+    return copy_saved(context, dst, size, "sequence", [seq](const KvCache& cache) { return cache.save_sequence(seq); });
 }
 
 void load(ServedContext& context, KvCache& cache, llama_seq_id seq, std::span<const std::byte> bytes) {
@@ -72,16 +79,7 @@ void check_capacity(const char* path, size_t n_tokens, size_t capacity) {
 }
 
 size_t get_whole_state(ServedContext& context, uint8_t* dst, size_t size) {
-    return guarded(context, [&](const KvCache& cache) {
-        const std::vector<std::byte> bytes = cache.save_context();
-        if (bytes.size() > size) {
-            throw Error(ErrorCode::kInvalidArgument, "the buffer for the context's state is too small",
-                        std::to_string(bytes.size()) + " bytes", std::to_string(size));
-        }
-        std::memcpy(dst, bytes.data(), bytes.size());
-        context.metrics->saved.add(1);
-        return bytes.size();
-    });
+    return copy_saved(context, dst, size, "context", [](const KvCache& cache) { return cache.save_context(); });
 }
 
 void load_whole(ServedContext& context, KvCache& cache, std::span<const std::byte> bytes) {

@@ -8,7 +8,6 @@ short), not a crash or a hang; afterwards all slots are free and a short prompt 
 import argparse
 import re
 import threading
-import time
 
 from server import Server, check, finish
 
@@ -40,10 +39,7 @@ def main():
             said = answer.get("error", {}).get("message", "") if status != 200 else f"{answer['tokens_evaluated']} tokens read, {answer['tokens_predicted']} written, stop: {answer['stop_type']}"
             check("answered or refused by name", status == 200 or "context" in said.lower() or "kv" in said.lower() or "memory" in said.lower(), f"{status}: {said}")
         check("not both fit", any(status != 200 or answer["truncated"] or answer["tokens_predicted"] < 400 for status, answer in answers), [status for status, _ in answers])
-        deadline = time.time() + 60
-        while any(slot["is_processing"] for slot in server.get("/slots")[1]) and time.time() < deadline:
-            time.sleep(0.2)
-        check("slots are free", not any(slot["is_processing"] for slot in server.get("/slots")[1]), "within a minute")
+        check("slots are free", server.idle(60), "within a minute")
         again = server.post("/completion", ask)[1]["content"]
         check("a short prompt is answered as before", again == first, repr(again))
         log = server.log_text()

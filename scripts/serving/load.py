@@ -161,15 +161,6 @@ def in_company(server, prompts, others):
     return differing
 
 
-def idle(server, seconds=120):
-    deadline = time.time() + seconds
-    while any(slot["is_processing"] for slot in server.get("/slots")[1]):
-        if time.time() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
-
-
 def company(plan, arguments):
     prompts = Prompts(arguments.seed)
     with Server(plan, ["-np", "4", "-c", "4096"]) as server:
@@ -187,7 +178,7 @@ def serve(plan, arguments):
         alive = server.process.poll() is None
         if not alive:
             raise RuntimeError(f"{plan_name(plan)}: the server died: {server.log_text()[-3000:]}")
-        free = idle(server)
+        free = server.idle(120)
         alone = one_at_a_time(server, load.prompts.repeated)
         growth, after_warm_up, peak = load.growth()
         code, errors = server.interrupt()

@@ -142,6 +142,15 @@ class Server:
     def kvaq_lines(self):
         return [line for line in self.log_text().splitlines() if line.startswith("kvaq:")]
 
+    def idle(self, seconds):
+        """Waits until no slot works any more; whether that took less than so long."""
+        deadline = time.time() + seconds
+        while any(slot["is_processing"] for slot in self.get("/slots")[1]):
+            if time.time() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
+
     def resident_bytes(self):
         with open(f"/proc/{self.process.pid}/status") as status:
             return int(re.search(r"VmRSS:\s*(\d+) kB", status.read())[1]) * 1024
