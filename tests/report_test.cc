@@ -54,7 +54,7 @@ TEST_F(ReportVerb, MakesOnePageOfAPlanAndTheCommittedResults) {
     const ProcessResult made = kvaq_cli({"report", "-m", kModel, "--plan", plan, "--eval", eval, "--frontier", frontier,
                                          "--speed", speed, "-o", html, "--md", markdown});
     ASSERT_EQ(made.exit_code, 0) << made.err;
-    EXPECT_NE(made.out.find("summary, bits, eval, frontier, memory, speed, sources"), std::string::npos) << made.out;
+    EXPECT_NE(made.err.find("summary, bits, eval, frontier, memory, speed, sources"), std::string::npos) << made.err;
     const ProcessResult checked =
         run_process({"python3", kChecker, html, "--eval", eval, "--frontier", frontier, "--speed", speed});
     EXPECT_EQ(checked.exit_code, 0) << checked.err;
