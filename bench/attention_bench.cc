@@ -175,7 +175,7 @@ void register_all() {
         benchmark::RegisterBenchmark(name.c_str(), run)->Unit(benchmark::kMicrosecond);
     };
     for (const auto& [shape, heads] : shapes) {
-        for (const std::string plan : {"f16", "k4v4-rot-s4", "k4v2-rot-s4", "klt", "tcq"}) {
+        for (const std::string plan : {"f16", "k4v4-rot-s4", "k4v2-rot-s4", "klt", "tcq", "measured"}) {
             for (const int32_t depth : {4096, 8192}) {
                 add("decode/" + shape + "/" + plan + "/" + std::to_string(depth),
                     [=](benchmark::State& state) { attend(state, plan, heads, depth, 1); });
@@ -187,7 +187,8 @@ void register_all() {
             add("encode_v/" + shape + "/" + plan,
                 [=](benchmark::State& state) { encode(state, plan, heads, Side::kValue); });
         }
-        for (const std::string plan : {"f16", "k4v4-rot-s4", "tcq"}) {  // more than fits into L3: memory waits count
+        for (const std::string plan :
+             {"f16", "k4v4-rot-s4", "measured"}) {  // more than fits into L3: memory waits count
             add("decode_30_layers/" + shape + "/" + plan + "/8192",
                 [=](benchmark::State& state) { attend(state, plan, heads, 8192, 1, 30); });
         }

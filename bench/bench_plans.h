@@ -27,7 +27,7 @@ inline constexpr Heads kSmolLm = {9, 3, 64};
 inline constexpr Heads kGemma = {4, 1, 256};
 inline constexpr Heads kLlama8b = {32, 8, 128};
 
-/// A preset, or "klt", "tcq" (matrices), "tcq-sorted" (sorted bases): transform codecs of 5 to 2 bits, 3.5 in the mean.
+/// "measured": trellis codes in sorted bases as a measured plan of 3.25 bits has them (keys 4 to 2 bits, values 3). Otherwise a preset, or "klt", "tcq" (matrices), "tcq-sorted" (sorted bases): transform codecs of 5 to 2 bits, 3.5 in the mean.
 inline Plan bench_plan(const std::string& name, const Heads& heads, size_t n_layers = kBenchLayers) {
     ModelShape shape;
     shape.architecture = "bench";
@@ -38,21 +38,29 @@ inline Plan bench_plan(const std::string& name, const Heads& heads, size_t n_lay
                                 .head_dim_k = heads.head_dim,
                                 .head_dim_v = heads.head_dim});
     }
-    if (name != "klt" && name != "tcq" && name != "tcq-sorted") return make_uniform_plan(parse_preset(name), shape);
+    const bool measured = name == "measured";
+    if (name != "klt" && name != "tcq" && name != "tcq-sorted" && !measured)
+        return make_uniform_plan(parse_preset(name), shape);
     Plan plan = make_uniform_plan(parse_preset("k4v4-s4"), shape);
     for (LayerPlan& layer : plan.layers) {
         for (HeadPlan& head : layer.heads) {
-            const TransformBasis basis = name == "tcq-sorted" ? TransformBasis::kSorted : TransformBasis::kMatrix;
+            const TransformBasis basis =
+                name == "tcq-sorted" || measured ? TransformBasis::kSorted : TransformBasis::kMatrix;
             const auto spec = [&](Side side, unsigned seed) {
                 const size_t unit = transform_unit(side);
                 const size_t n = (heads.head_dim + unit - 1) / unit;
                 CodecSpec codec;
                 std::vector<uint8_t> bits;
-                for (size_t i = 0; i < n; ++i)
+                for (size_t i = 0; i < n && measured; ++i)
+                    bits.push_back(static_cast<uint8_t>(side == Side::kValue ? 3
+                                                        : i < n / 4          ? 4
+                                                        : i < n * 3 / 4      ? 3
+                                                                             : 2));
+                for (size_t i = 0; i < n && !measured; ++i)
                     bits.push_back(static_cast<uint8_t>(i < n / 4 ? 5 : i < n / 2 ? 4 : i < n * 3 / 4 ? 3 : 2));
                 codec.transform = make_transform_codec(
                     with_basis(*sample_fit(side, heads.head_dim, seed), basis), bits,
-                    name.rfind("tcq", 0) == 0 ? TransformCodes::kTrellis : TransformCodes::kCodebook);
+                    measured || name.rfind("tcq", 0) == 0 ? TransformCodes::kTrellis : TransformCodes::kCodebook);
                 return codec;
             };
             head.key = spec(Side::kKey, 2);

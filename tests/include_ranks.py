@@ -6,7 +6,7 @@ import sys
 
 RANKS = ["base", "quant", "stats", "plan", "attention", "cache", "cuda", "llama", "eval", "report", "cli"]
 # The tile format is the codecs' format: it ranks with quant although it stands beside the cache.
-TILE = re.compile(r"kvaq/cache/tile(_decode|_levels)?\.h")
+TILE = re.compile(r"kvaq/cache/tile(_codes|_codes-inl|_decode|_levels)?\.h")
 CORE = {"base", "quant", "plan", "attention", "stats", "cache", "cuda"}
 
 root = pathlib.Path(sys.argv[1])

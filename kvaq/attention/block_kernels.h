@@ -5,8 +5,17 @@
 
 #include "kvaq/base/float16.h"
 #include "kvaq/base/simd_target.h"
+#include "kvaq/cache/tile_codes.h"
 
 namespace kvaq {
+
+/// How finely the coefficients of packed tiles are rounded. Bytes need half the multiplications where they are done on bytes.
+enum class CoefSize : uint8_t {
+    kByte,  ///< |coefficient| <= kByteCoef
+    kWide,  ///< |coefficient| <= kWideCoef
+};
+inline constexpr int kByteCoef = 127;
+inline constexpr int kWideCoef = 16319;
 
 /// Inner pieces of attention over one decoded tile, in f32, one table per SIMD target. All sizes named n_tokens are
 /// multiples of 16, all dims of `dim_v` are padded to a multiple of 16. Results are the same for any split of rows.
@@ -30,15 +39,20 @@ struct BlockKernels {
     /// to[r * ld_to + i] = from[r * ld_from + i]
     void (*to_float)(const float16* from, size_t ld_from, size_t n_rows, size_t n, float* to, size_t ld_to);
 
-    // Packed tiles as integers (TileLevels): bytes in cells of 16 lanes x 4 quads times 15-bit coefficients. |coefficient| <= 16319.
+    // Packed tiles as integers (TileLevels): bytes in cells of 16 lanes x 4 quads times integer coefficients.
     /// Of every row: y = x * weight (weight null: 1), n a multiple of 4; coef = round(y / step), ordered as coef_at() says; sums[r] = sum of coef;
-    /// steps[r] = max |y| / 16319; NaN, and coef 0, if a y is not finite.
-    void (*quantize_coefs)(const float* x, size_t ld_x, const float* weight, size_t n_rows, size_t n, int16_t* coef,
-                           size_t ld_coef, float* steps, int32_t* sums);
+    /// steps[r] = max |y| / the largest of `size`; NaN, and coef 0, if a y is not finite.
+    void (*quantize_coefs)(const float* x, size_t ld_x, const float* weight, size_t n_rows, size_t n, CoefSize size,
+                           int16_t* coef, size_t ld_coef, float* steps, int32_t* sums);
     /// out[r * ld_out + i] = init[r] + sum_j coef[r * ld_coef + j] * byte(j, i) for 16 n_lanes16 lanes i and 4 n_quads terms j, exact;
     /// byte(j, i) = cells[j / 4 * cell_stride + i / 16 * 64 + i % 16 * 4 + j % 4]; coefficients as above.
-    void (*dot_cells)(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
-                      size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out);
+    void (*dot_cells)(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, CoefSize size,
+                      const int16_t* coef, size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out,
+                      size_t ld_out);
+    /// The same of codes as they are packed, of n_runs runs of terms one after the other, all of the same lanes: out[r * ld_out + i] = init[r] +
+    /// sum_j coef[r * ld_coef + j] * level(j, i). Codes are read again for every four rows. Null where the target is better off with bytes in memory.
+    void (*dot_codes)(const PackedCodes* runs, size_t n_runs, CoefSize size, const int16_t* coef, size_t ld_coef,
+                      size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out);
     /// out[r, i] = before + acc[r, i] * steps[r] * scale[i] + offset_factors[r] * offset[i], before = start[r], or out[r, i] if start is null; scale
     /// null: 1, offset null: 0; n a multiple of 16.
     void (*add_levels)(const int32_t* acc, size_t ld_acc, size_t n_rows, size_t n, const float* steps,

@@ -1,5 +1,5 @@
 // Included once per SIMD target after block_kernels-inl.h: the integer half of attention over packed tiles. Sums of products of unsigned
-// bytes with 15-bit integers in int32 are exact, hence the same on every target; |coefficient| <= kCoefMax keeps 512 terms inside
+// bytes with 15-bit integers in int32 are exact, hence the same on every target; |coefficient| <= kWideCoef keeps 512 terms inside
 // int32: 512 * 255 * 16319 < 2^31.
 //
 // Coefficients lie in the order in which one multiplication eats them. Pairs of 16 bits: of four neighbours 0, 2, 1, 3 (even bytes of
@@ -7,8 +7,6 @@
 // lows, then the highs. Sums of either are combined at the end: the same numbers.
 
 #include "kvaq/base/shuffle-inl.h"
-
-static constexpr float kCoefMax = 16319.0F;
 
 // Of a register of coefficients.
 static inline void store_coefs(VecI rounded, int16_t* coef) {
@@ -45,7 +43,7 @@ static inline void store_coef(int32_t rounded, int16_t* coef, size_t i) {
 
 // kRows rows at once: their chains of dependent steps run side by side. A row's numbers do not depend on its neighbours.
 template <size_t kRows>
-static inline void quantize_some(const float* x, size_t ld_x, const float* weight, size_t n, int16_t* coef,
+static inline void quantize_some(const float* x, size_t ld_x, const float* weight, size_t n, float most, int16_t* coef,
                                  size_t ld_coef, float* steps, int32_t* sums) {
     const VecI clear_sign = splat_i(0x7FFFFFFF);
     const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to the nearest integer
@@ -75,9 +73,8 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
             top_bits[r] = size > top_bits[r] ? size : top_bits[r];
         }
         const float largest = __builtin_bit_cast(float, top_bits[r]);
-        inverse[r] = largest > 1e-30F ? kCoefMax / largest : 0.0F;
-        steps[r] =
-            top_bits[r] < 0x7F800000 ? largest / kCoefMax : __builtin_nanf("");  // as in f32: no number stays none
+        inverse[r] = largest > 1e-30F ? most / largest : 0.0F;
+        steps[r] = top_bits[r] < 0x7F800000 ? largest / most : __builtin_nanf("");  // as in f32: no number stays none
         keep[r] = splat_i(top_bits[r] < 0x7F800000 ? -1 : 0);
     }
     VecI total[kRows];
@@ -101,19 +98,21 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
     }
 }
 
-static void quantize_coefs(const float* x, size_t ld_x, const float* weight, size_t n_rows, size_t n, int16_t* coef,
-                           size_t ld_coef, float* steps, int32_t* sums) {
+static void quantize_coefs(const float* x, size_t ld_x, const float* weight, size_t n_rows, size_t n, CoefSize size,
+                           int16_t* coef, size_t ld_coef, float* steps, int32_t* sums) {
+    const auto most = static_cast<float>(size == CoefSize::kByte ? kByteCoef : kWideCoef);
     by_rows(n_rows, [&](auto rows, size_t r) {
-        quantize_some<decltype(rows)::value>(x + r * ld_x, ld_x, weight, n, coef + r * ld_coef, ld_coef, steps + r,
-                                             sums + r);
+        quantize_some<decltype(rows)::value>(x + r * ld_x, ld_x, weight, n, most, coef + r * ld_coef, ld_coef,
+                                             steps + r, sums + r);
     });
 }
 
 #if defined(__AVX512VNNI__)
 // kUnits blocks of 16 lanes for kRows rows.
-template <size_t kRows, size_t kUnits>
+template <CoefSize kSize, size_t kRows, size_t kUnits>
 static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_quads, const int16_t* coef,
                             size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
+    constexpr bool kWide = kSize == CoefSize::kWide;
     typedef int32_t Digits __attribute__((aligned(2), may_alias));
     __m512i low[kRows][kUnits];
     __m512i high[kRows][kUnits];
@@ -137,13 +136,15 @@ static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_q
             asm("vpbroadcastd %1, %0"
                 : "=v"(c0)
                 : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + quad * 4)));
-            asm("vpbroadcastd %1, %0"
-                : "=v"(c1)
-                : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + quad * 4 + 2)));
+            if constexpr (kWide) {
+                asm("vpbroadcastd %1, %0"
+                    : "=v"(c1)
+                    : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + quad * 4 + 2)));
+            }
 #pragma GCC unroll 4
             for (size_t j = 0; j < kUnits; ++j) {
                 asm("vpdpbusd %2, %1, %0" : "+v"(low[r][j]) : "v"(u[j]), "v"(c0));
-                asm("vpdpbusd %2, %1, %0" : "+v"(high[r][j]) : "v"(u[j]), "v"(c1));
+                if constexpr (kWide) asm("vpdpbusd %2, %1, %0" : "+v"(high[r][j]) : "v"(u[j]), "v"(c1));
             }
         }
     }
@@ -151,7 +152,8 @@ static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_q
     for (size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
         for (size_t j = 0; j < kUnits; ++j)
-            *reinterpret_cast<VecI*>(out + r * ld_out + j * 16) = (VecI)low[r][j] + ((VecI)high[r][j] << 8);
+            *reinterpret_cast<VecI*>(out + r * ld_out + j * 16) =
+                kWide ? (VecI)low[r][j] + ((VecI)high[r][j] << 8) : (VecI)low[r][j];
     }
 }
 #else
@@ -171,7 +173,7 @@ static inline VecI dot_quad(VecI acc, VecI even, VecI odd, int32_t even_coef, in
 }
 
 // kUnits blocks of 16 lanes for kRows rows.
-template <size_t kRows, size_t kUnits>
+template <CoefSize, size_t kRows, size_t kUnits>
 static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_quads, const int16_t* coef,
                             size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
     constexpr size_t kVecs = kUnits * (16 / KVAQ_LANES);
@@ -201,28 +203,34 @@ static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_q
 }
 #endif
 
-template <size_t kRows>
+template <CoefSize kSize, size_t kRows>
 static void dot_units(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
                       size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
 #if defined(__AVX512VNNI__)
-    constexpr size_t kMost = kRows == 4 ? 2 : 4;  // 24 sums at most, the levels and two coefficients in 32 registers
+    // 24 sums at most, the levels and two coefficients in 32 registers
+    constexpr size_t kMost = kRows == 4 && kSize == CoefSize::kWide ? 2 : 4;
 #else
     constexpr size_t kMost = KVAQ_LANES == 16 ? 4 : 1;
 #endif
     size_t unit = 0;
     for (; unit + kMost <= n_lanes16; unit += kMost) {
-        dot_rows<kRows, kMost>(cells + unit * 64, cell_stride, n_quads, coef, ld_coef, init, out + unit * 16, ld_out);
+        dot_rows<kSize, kRows, kMost>(cells + unit * 64, cell_stride, n_quads, coef, ld_coef, init, out + unit * 16,
+                                      ld_out);
     }
     for (; unit < n_lanes16; ++unit) {
-        dot_rows<kRows, 1>(cells + unit * 64, cell_stride, n_quads, coef, ld_coef, init, out + unit * 16, ld_out);
+        dot_rows<kSize, kRows, 1>(cells + unit * 64, cell_stride, n_quads, coef, ld_coef, init, out + unit * 16,
+                                  ld_out);
     }
 }
 
-static void dot_cells(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
-                      size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out) {
+static void dot_cells(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, CoefSize size,
+                      const int16_t* coef, size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out,
+                      size_t ld_out) {
     by_rows(n_rows, [&](auto rows, size_t r) {
-        dot_units<decltype(rows)::value>(cells, cell_stride, n_lanes16, n_quads, coef + r * ld_coef, ld_coef, init + r,
-                                         out + r * ld_out, ld_out);
+        constexpr size_t kRows = decltype(rows)::value;
+        const auto run =
+            size == CoefSize::kByte ? dot_units<CoefSize::kByte, kRows> : dot_units<CoefSize::kWide, kRows>;
+        run(cells, cell_stride, n_lanes16, n_quads, coef + r * ld_coef, ld_coef, init + r, out + r * ld_out, ld_out);
     });
 }
 
@@ -255,10 +263,14 @@ static float dot(const float* a, const float* b, size_t n) {
 }
 
 #if defined(__AVX512VNNI__)
+#include "kvaq/attention/code_dots-inl.h"
 static constexpr bool kByteDigits = true;
+static constexpr auto kDotCodes = dot_codes;
 #else
 static constexpr bool kByteDigits = false;
+static constexpr decltype(BlockKernels::dot_codes) kDotCodes = nullptr;
 #endif
 
-static const BlockKernels kTable = {scores,         accumulate, softmax_step, scale, bytes_to_float, to_float,
-                                    quantize_coefs, dot_cells,  add_levels,   dot,   kByteDigits};
+static const BlockKernels kTable = {scores,   accumulate,     softmax_step, scale,     bytes_to_float,
+                                    to_float, quantize_coefs, dot_cells,    kDotCodes, add_levels,
+                                    dot,      kByteDigits};

@@ -26,6 +26,8 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepOnEveryTarget) {
     for (const SimdTarget target : supported_simd_targets()) {
         const BlockKernels& kernels = block_kernels(target);
         for (size_t n = 8; n <= 256; n += 8) {
+            const CoefSize size = n % 16 == 0 ? CoefSize::kByte : CoefSize::kWide;
+            const int most = size == CoefSize::kByte ? kByteCoef : kWideCoef;
             std::vector<float> x(n);
             std::vector<float> weight(n);
             for (float& value : x) value = normal(random);
@@ -34,14 +36,14 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepOnEveryTarget) {
             for (const float* w : {static_cast<const float*>(nullptr), static_cast<const float*>(weight.data())}) {
                 int32_t sum = 0;
                 float step = 0;
-                kernels.quantize_coefs(x.data(), n, w, 1, n, coef.data(), n, &step, &sum);
+                kernels.quantize_coefs(x.data(), n, w, 1, n, size, coef.data(), n, &step, &sum);
                 int32_t want_sum = 0;
                 for (size_t i = 0; i < n; ++i) {
                     const double y = static_cast<double>(x[i]) * (w != nullptr ? static_cast<double>(w[i]) : 1.0);
                     const int32_t c = coef_at(kernels, coef.data(), i);
                     ASSERT_NEAR(c * static_cast<double>(step), y, 0.51 * static_cast<double>(step))
                         << to_string(target) << " " << n;
-                    ASSERT_LE(std::abs(c), 16319);
+                    ASSERT_LE(std::abs(c), most);
                     want_sum += c;
                 }
                 ASSERT_EQ(sum, want_sum);
@@ -51,7 +53,7 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepOnEveryTarget) {
         std::vector<int16_t> coef(16, 7);
         int32_t sum = 1;
         float step = 1;
-        kernels.quantize_coefs(zeros.data(), 16, nullptr, 1, 16, coef.data(), 16, &step, &sum);
+        kernels.quantize_coefs(zeros.data(), 16, nullptr, 1, 16, CoefSize::kWide, coef.data(), 16, &step, &sum);
         EXPECT_EQ(step, 0.0F);
         EXPECT_EQ(sum, 0);
         EXPECT_EQ(coef, std::vector<int16_t>(16));
@@ -60,7 +62,7 @@ TEST(LevelKernels, CoefficientsAreRoundedToOneStepOnEveryTarget) {
                 std::vector<float> x(24, 1.0F);
                 x[at] = bad;
                 coef.assign(24, 7);
-                kernels.quantize_coefs(x.data(), 24, nullptr, 1, 24, coef.data(), 24, &step, &sum);
+                kernels.quantize_coefs(x.data(), 24, nullptr, 1, 24, CoefSize::kWide, coef.data(), 24, &step, &sum);
                 EXPECT_TRUE(std::isnan(step)) << to_string(target) << " " << bad;
                 EXPECT_EQ(coef, std::vector<int16_t>(24));
             }
@@ -88,11 +90,12 @@ TEST(LevelKernels, RowsRoundedTogetherAreAsEachAlone) {
                 std::vector<int16_t> coef(n_rows * kLd, 7), alone(kLd, 7);
                 std::vector<float> steps(n_rows);
                 std::vector<int32_t> sums(n_rows);
-                kernels.quantize_coefs(x.data(), kLd, w, n_rows, kN, coef.data(), kLd, steps.data(), sums.data());
+                kernels.quantize_coefs(x.data(), kLd, w, n_rows, kN, CoefSize::kWide, coef.data(), kLd, steps.data(),
+                                       sums.data());
                 for (size_t r = 0; r < n_rows; ++r) {
                     float step = 0;
                     int32_t sum = 0;
-                    kernels.quantize_coefs(&x[r * kLd], kLd, w, 1, kN, alone.data(), kLd, &step, &sum);
+                    kernels.quantize_coefs(&x[r * kLd], kLd, w, 1, kN, CoefSize::kWide, alone.data(), kLd, &step, &sum);
                     const bool bad = n_rows > 3 && (r == 1 || r == 2);
                     EXPECT_EQ(std::isnan(steps[r]), bad) << to_string(target) << " row " << r;
                     EXPECT_TRUE(bad || step == steps[r]) << to_string(target) << " row " << r;
@@ -213,8 +216,10 @@ TEST(LevelKernels, DotsAreExactAtTheLargestNumbersOnEveryTarget) {
     for (const SimdTarget target : supported_simd_targets()) {
         for (const size_t lanes16 : {1U, 3U, 4U, 5U, 8U}) {
             for (const size_t n_quads : {2U, 16U, 128U}) {
-                for (size_t rows = 1; rows <= 9; ++rows) {
-                    const bool extreme = rows == 5;
+                for (size_t rows = 1; rows <= 18; ++rows) {
+                    const CoefSize size = rows > 9 ? CoefSize::kByte : CoefSize::kWide;
+                    const int most = size == CoefSize::kByte ? kByteCoef : kWideCoef;
+                    const bool extreme = rows % 9 == 5;
                     const size_t stride = lanes16 * 64 + 64;
                     std::vector<uint8_t> cells(n_quads * stride);
                     for (uint8_t& u : cells) u = extreme ? 255 : static_cast<uint8_t>(random());
@@ -222,13 +227,15 @@ TEST(LevelKernels, DotsAreExactAtTheLargestNumbersOnEveryTarget) {
                     std::vector<int16_t> coef(rows * ld);
                     std::vector<int32_t> values(rows * ld);
                     for (size_t j = 0; j < values.size(); ++j) {
-                        values[j] = extreme ? -16319 : static_cast<int32_t>(random() % 32639) - 16319;
+                        values[j] = extreme
+                                        ? -most
+                                        : static_cast<int32_t>(random() % static_cast<uint32_t>(2 * most + 1)) - most;
                         set_coef(block_kernels(target), coef.data(), j, values[j]);
                     }
                     std::vector<int32_t> init(rows);
                     for (int32_t& i : init) i = static_cast<int32_t>(random() % 1000);
                     std::vector<int32_t> out(rows * lanes16 * 16, -1);
-                    block_kernels(target).dot_cells(cells.data(), stride, lanes16, n_quads, coef.data(), ld, rows,
+                    block_kernels(target).dot_cells(cells.data(), stride, lanes16, n_quads, size, coef.data(), ld, rows,
                                                     init.data(), out.data(), lanes16 * 16);
                     for (size_t r = 0; r < rows; ++r) {
                         for (size_t i = 0; i < lanes16 * 16; ++i) {
@@ -243,6 +250,76 @@ TEST(LevelKernels, DotsAreExactAtTheLargestNumbersOnEveryTarget) {
             }
         }
     }
+}
+
+// Codes multiplied where they lie give the sums of their unpacked bytes: all codings and bits, several runs, any number of lanes.
+TEST(LevelKernels, DotsOfPackedCodesAreThoseOfTheirBytesOnEveryTarget) {
+    std::mt19937 random(11);
+    size_t n_targets = 0;
+    for (const SimdTarget target : supported_simd_targets()) {
+        const BlockKernels& kernels = block_kernels(target);
+        if (kernels.dot_codes == nullptr) continue;
+        ++n_targets;
+        struct Coding {
+            unsigned low, high;
+            CodeLevels levels;
+        };
+        std::vector<Coding> codings = {{8, 0, CodeLevels::kPlain}};
+        for (const auto& [low, high] : {std::pair{1U, 0U}, std::pair{2U, 0U}, std::pair{2U, 1U}, std::pair{4U, 0U},
+                                        std::pair{4U, 1U}, std::pair{4U, 2U}}) {
+            for (const CodeLevels levels : {CodeLevels::kPlain, CodeLevels::kTable, CodeLevels::kTrellis})
+                codings.push_back({low, high, levels});
+        }
+        for (const size_t lanes16 : {1U, 2U, 3U, 4U, 5U, 6U, 8U}) {
+            for (size_t rows = 1; rows <= 6; ++rows) {
+                for (const CoefSize size : {CoefSize::kByte, CoefSize::kWide}) {
+                    for (size_t first = 0; first < codings.size(); ++first) {
+                        const size_t n_runs = 1 + random() % 3;
+                        std::array<PackedCodes, 3> runs;
+                        std::array<std::vector<uint8_t>, 3> planes, tables;
+                        size_t n_quads = 0;
+                        for (size_t i = 0; i < n_runs; ++i) {
+                            const Coding& coding = codings[(first + i * 5) % codings.size()];
+                            CodePlanes& of = runs[i].planes;
+                            of = {.low_bits = coding.low, .high_bits = coding.high, .n_lanes16 = lanes16};
+                            of.n_quads = 8 * (1 + random() % 2);  // whole blocks
+                            const size_t cells = of.n_quads * lanes16;
+                            planes[i].resize(cells * 8 * (coding.low + coding.high));
+                            tables[i].resize(coding.levels == CodeLevels::kTrellis ? 256 : 64);
+                            for (uint8_t& byte : planes[i]) byte = static_cast<uint8_t>(random());
+                            for (uint8_t& byte : tables[i]) byte = static_cast<uint8_t>(random());
+                            of.low = planes[i].data();
+                            if (coding.high > 0) of.high = of.low + cells * 8 * coding.low;
+                            runs[i].levels = coding.levels;
+                            if (coding.levels != CodeLevels::kPlain) runs[i].table = tables[i].data();
+                            n_quads += of.n_quads;
+                        }
+                        const size_t stride = lanes16 * 64, n = lanes16 * 16, ld = n_quads * 4 + 4;
+                        std::vector<uint8_t> cells(n_quads * stride);
+                        for (size_t i = 0, quad = 0; i < n_runs; quad += runs[i++].planes.n_quads) {
+                            const DecodeKernels& decode = decode_kernels(SimdTarget::kScalar);
+                            const auto unpack = runs[i].levels == CodeLevels::kTrellis ? decode.trellis : decode.levels;
+                            unpack(runs[i].planes, runs[i].table, &cells[quad * stride], stride);
+                        }
+                        const int most = size == CoefSize::kByte ? kByteCoef : kWideCoef;
+                        std::vector<int16_t> coef(rows * ld);
+                        for (size_t j = 0; j < coef.size(); ++j) {
+                            set_coef(kernels, coef.data(), j,
+                                     static_cast<int32_t>(random() % static_cast<uint32_t>(2 * most + 1)) - most);
+                        }
+                        std::vector<int32_t> init(rows), want(rows * n, -1), got(rows * n, -2);
+                        for (int32_t& x : init) x = static_cast<int32_t>(random() % 1000);
+                        kernels.dot_cells(cells.data(), stride, lanes16, n_quads, size, coef.data(), ld, rows,
+                                          init.data(), want.data(), n);
+                        kernels.dot_codes(runs.data(), n_runs, size, coef.data(), ld, rows, init.data(), got.data(), n);
+                        ASSERT_EQ(got, want) << to_string(target) << " lanes " << lanes16 << " rows " << rows
+                                             << " coding " << first << " of " << n_runs;
+                    }
+                }
+            }
+        }
+    }
+    if (n_targets == 0) GTEST_SKIP() << "no instruction set of this CPU multiplies packed codes where they lie";
 }
 
 // Every codec's levels and parameters give back what the reference decodes.
@@ -290,7 +367,7 @@ TEST(LevelKernels, LevelsAreWhatTheReferenceDecodesOnEveryTarget) {
                 for (const SimdTarget target : supported_simd_targets()) {
                     TileLevels levels;
                     levels.reserve(dim, tile);
-                    read_levels(target, layout, packed.data(), levels);
+                    LevelReader(target, layout, packed.data()).read(packed.data(), levels);
                     for (size_t t = 0; t < tile; ++t) {
                         for (size_t c = 0; c < dim; ++c) {
                             const size_t lane = side == Side::kKey ? t : c;

@@ -19,6 +19,16 @@ const TransformFit* fit_of(const CodecSpec& codec) noexcept {
     return codec.transform != nullptr ? codec.transform->fit.get() : nullptr;
 }
 
+/// Codecs of so many bits err by more than ten times what rounding q to bytes adds, also where bits differ by channel.
+constexpr int kMostBitsForBytes = 5;
+
+int most_bits(const TileLayout& layout) noexcept {
+    int most = 0;
+    for (const Band& band : layout.bands)
+        most = std::max(most, band.bits == CodeBits::kTernary ? 2 : static_cast<int>(band.bits));
+    return most;
+}
+
 bool has_matrix(const TransformFit* fit) noexcept { return fit != nullptr && fit->basis == TransformBasis::kMatrix; }
 
 // Adds a head's learned sink logit to (m, l), divides and writes one row of the output.
@@ -90,7 +100,10 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
     key_layout_ = &key_layout;
     key_turns_ = key_turns;
     if (first_token_ != first_token || kv_head_ != kv_head || shape_.n_tokens != shape.n_tokens) forget_queries();
-    exact_ = attention_mode() == AttentionMode::kExact;
+    const AttentionMode mode = attention_mode();
+    exact_ = mode == AttentionMode::kExact;
+    coefs_of_q_ = mode == AttentionMode::kIntegers && most_bits(key_layout) <= kMostBitsForBytes ? CoefSize::kByte
+                                                                                                 : CoefSize::kWide;
     shape_ = shape;
     rule_ = call.rule;
     first_token_ = first_token;
@@ -271,10 +284,13 @@ void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& v
         ahead_.step();
         kernels_->scores(&packed_->rows[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), n_keys, n_keys,
                          scores_.data(), n_keys);
+    } else if (multiplies_codes(key_layout, n_rows)) {
+        score_codes(key_layout, tiles, row0, n_rows);
     } else {
+        LevelReader reader(target_, key_layout, tiles[0].keys);
         for (size_t i = 0; i < tiles.size(); ++i) {
             ahead_.step();
-            read_levels(target_, key_layout, tiles[i].keys, levels_, i, tiles.size());
+            reader.read(tiles[i].keys, levels_, i, tiles.size());
         }
         score_levels(key_layout, n_keys, row0, n_rows);
     }
@@ -287,10 +303,13 @@ void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& v
         ahead_.step();
         kernels_->accumulate(scores_.data(), n_keys, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
                              &o_packed_[row0 * dim_v], dim_v);
+    } else if (multiplies_codes(value_layout, n_rows)) {
+        sum_codes(value_layout, tiles, row0, n_rows);
     } else {
+        LevelReader reader(target_, value_layout, tiles[0].values);
         for (size_t i = 0; i < tiles.size(); ++i) {
             ahead_.step();
-            read_levels(target_, value_layout, tiles[i].values, levels_, i, tiles.size());
+            reader.read(tiles[i].values, levels_, i, tiles.size());
         }
         sum_levels(value_layout, n_keys, row0, n_rows);
     }

@@ -15,10 +15,13 @@
 
 namespace kvaq {
 
-/// How packed tiles are multiplied. kIntegers: bytes times q and p rounded to 15 bits (an error of at most max|q| / 2^15 in each channel
-/// of q, max|p| / 2^15 in each p of the tiles read together), sums exact. kExact: tiles decoded to f32 and multiplied in f32.
-enum class AttentionMode { kIntegers, kExact };
-/// kIntegers, or kExact when the environment says KVAQ_ATTENTION=exact, or the one forced.
+/// How packed tiles are multiplied.
+///   kIntegers      bytes times q and p as integers, sums exact: q as bytes where keys have at most 5 bits (an error of at most max|q| / 254 in each channel of
+///                  q, a hundredth of the power of the codec's own error), else as kWideIntegers; p always in 15 bits
+///   kWideIntegers  q in 15 bits too: errors of at most max|q| / 2^15 and, in each p of the tiles read together, max|p| / 2^15
+///   kExact         tiles decoded to f32 and multiplied in f32
+enum class AttentionMode { kIntegers, kWideIntegers, kExact };
+/// kIntegers, or what the environment says: KVAQ_ATTENTION=wide or =exact, or the one forced.
 [[nodiscard]] AttentionMode attention_mode() noexcept;
 /// For tests and benchmarks (not thread-safe).
 void force_attention_mode(AttentionMode mode) noexcept;
@@ -109,6 +112,11 @@ class TileAttention {
         void begin(const TileLayout& key_layout, const TileLayout& value_layout, std::span<const PackedTile> soon,
                    size_t n_steps) noexcept;
         void step() noexcept;
+        /// What is left.
+        void finish() noexcept {
+            lines_a_step_ = SIZE_MAX;
+            step();
+        }
 
       private:
         static constexpr size_t kLine = 64;
@@ -154,6 +162,15 @@ class TileAttention {
     void make_coefs(PackedQueries& packed) noexcept;
     void score_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept;
     void sum_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept;
+    void add_scores(const LevelShape& shape, size_t block, size_t n_keys, size_t row0, size_t n_rows) noexcept;
+    void add_sums(const TileLayout& layout, const LevelShape& shape, size_t block, size_t n_keys, size_t row0,
+                  size_t n_rows) noexcept;
+
+    /// Few rows multiply packed codes as they are (dot_codes): their bytes are written nowhere. The sums are the same integers.
+    static constexpr size_t kMostCodeRows = 4;
+    [[nodiscard]] bool multiplies_codes(const TileLayout& layout, size_t n_rows) const noexcept;
+    void score_codes(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0, size_t n_rows) noexcept;
+    void sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0, size_t n_rows) noexcept;
     /// Softcap and ALiBi on the scores of a row.
     void bend(float* scores, const Range& range, int32_t first_key, size_t row) const noexcept;
     /// Scores to weights, earlier sums rescaled; the keys that any row sees.
@@ -168,6 +185,7 @@ class TileAttention {
     const TileLayout* key_layout_ = nullptr;  ///< likewise
     const TurnTable* key_turns_ = nullptr;    ///< likewise
     bool packed_used_ = false, exact_ = false;
+    CoefSize coefs_of_q_ = CoefSize::kWide;
     SimdTarget target_ = SimdTarget::kScalar;
     const BlockKernels* kernels_ = nullptr;
     std::array<PlainQueries, kTurns> plain_queries_;

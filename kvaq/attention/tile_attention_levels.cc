@@ -19,7 +19,10 @@ constexpr size_t kMaxDim = 512;
 std::atomic<AttentionMode>& chosen() noexcept {
     static std::atomic<AttentionMode> mode = [] {
         const char* text = std::getenv("KVAQ_ATTENTION");
-        return text != nullptr && std::string_view(text) == "exact" ? AttentionMode::kExact : AttentionMode::kIntegers;
+        const std::string_view name = text != nullptr ? text : "";
+        return name == "exact"  ? AttentionMode::kExact
+               : name == "wide" ? AttentionMode::kWideIntegers
+                                : AttentionMode::kIntegers;
     }();
     return mode;
 }
@@ -56,8 +59,8 @@ void TileAttention::make_coefs(PackedQueries& packed) noexcept {
     for (size_t block = 0; block < shape.n_blocks; ++block) {
         const size_t first = block * shape.block;
         kernels_->quantize_coefs(&packed.rows[first], dim, fit != nullptr ? fit->scale.data() : nullptr, n_rows,
-                                 block_channels(shape, block), &packed.coefs[first], dim, &packed.steps[block * n_rows],
-                                 &packed.sums[block * n_rows]);
+                                 block_channels(shape, block), coefs_of_q_, &packed.coefs[first], dim,
+                                 &packed.steps[block * n_rows], &packed.sums[block * n_rows]);
     }
 }
 
@@ -73,39 +76,93 @@ void TileAttention::score_levels(const TileLayout& layout, size_t n_keys, size_t
             const float* offset = &levels_.offset[block * shape.stride];
             const size_t first = block * shape.block;
             const float* q = &packed_->rows[row0 * dim];
-            kernels_->quantize_coefs(q, dim, scale, n_rows, dim, coefs_.data(), dim, steps_.data(), sums_.data());
+            kernels_->quantize_coefs(q, dim, scale, n_rows, dim, CoefSize::kWide, coefs_.data(), dim, steps_.data(),
+                                     sums_.data());
             for (size_t r = 0; r < n_rows; ++r) {
                 init_[r] = 0;
                 constants_[r] = kernels_->dot(q + r * dim, offset, dim);
             }
             kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, shape.block / 16, dim / 4,
-                                coefs_.data(), dim, n_rows, init_.data(), acc_.data(), n_keys);
+                                CoefSize::kWide, coefs_.data(), dim, n_rows, init_.data(), acc_.data(), n_keys);
             kernels_->add_levels(acc_.data(), n_keys, n_rows, shape.block, steps_.data(), nullptr, nullptr, nullptr,
                                  constants_.data(), s + first, n_keys);
             continue;
         }
         const size_t first = block * shape.block;
-        const float* steps = &packed_->steps[block * all_rows + row0];
         const int32_t* sums = &packed_->sums[block * all_rows + row0];
         for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums[r];
         for (size_t key = 0; key < n_keys; key += layout.tile_tokens) {
             if (block == 0) ahead_.step();
             kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride + key * 4], levels_.cell_stride,
-                                layout.tile_tokens / 16, block_channels(shape, block) / 4,
+                                layout.tile_tokens / 16, block_channels(shape, block) / 4, coefs_of_q_,
                                 &packed_->coefs[row0 * dim + first], dim, n_rows, init_.data(), &acc_[key], n_keys);
         }
-        const float* scale = &levels_.scale[block * shape.stride];
-        const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
-        for (size_t r = 0; r < n_rows; ++r) constants_[r] = steps[r] * static_cast<float>(sums[r]);
-        kernels_->add_levels(acc_.data(), n_keys, n_rows, n_keys, steps, scale, offset, constants_.data(),
-                             block == 0 ? &packed_->offsets[row0] : nullptr, s, n_keys);
+        add_scores(shape, block, n_keys, row0, n_rows);
     }
+}
+
+/// acc_ is the block's sums of products.
+void TileAttention::add_scores(const LevelShape& shape, size_t block, size_t n_keys, size_t row0,
+                               size_t n_rows) noexcept {
+    const float* steps = &packed_->steps[block * shape_.n_rows() + row0];
+    const int32_t* sums = &packed_->sums[block * shape_.n_rows() + row0];
+    const float* scale = &levels_.scale[block * shape.stride];
+    const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
+    for (size_t r = 0; r < n_rows; ++r) constants_[r] = steps[r] * static_cast<float>(sums[r]);
+    kernels_->add_levels(acc_.data(), n_keys, n_rows, n_keys, steps, scale, offset, constants_.data(),
+                         block == 0 ? &packed_->offsets[row0] : nullptr, scores_.data(), n_keys);
+}
+
+bool TileAttention::multiplies_codes(const TileLayout& layout, size_t n_rows) const noexcept {
+    return kernels_->dot_codes != nullptr && n_rows <= kMostCodeRows && !layout.spec.is_float16() &&
+           joins_tiles(layout) && layout.bands[0].bits != CodeBits::kTernary;
+}
+
+/// As score_levels with one block, reading included.
+void TileAttention::score_codes(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0,
+                                size_t n_rows) noexcept {
+    const LevelReader reader(target_, layout, tiles[0].keys);
+    const size_t dim = shape_.head_dim_k;
+    const size_t n_keys = tiles.size() * layout.tile_tokens;
+    const int32_t* sums = &packed_->sums[row0];
+    for (size_t r = 0; r < n_rows; ++r) init_[r] = -reader.shape().bias * sums[r];
+    std::array<PackedCodes, LevelReader::kMostBands> runs;
+    for (size_t i = 0; i < tiles.size(); ++i) {
+        ahead_.step();
+        reader.read_scales(tiles[i].keys, levels_, i);
+        for (size_t band = 0; band < reader.n_bands(); ++band) runs[band] = reader.codes(band, tiles[i].keys);
+        kernels_->dot_codes(runs.data(), reader.n_bands(), coefs_of_q_, &packed_->coefs[row0 * dim], dim, n_rows,
+                            init_.data(), &acc_[i * layout.tile_tokens], n_keys);
+        ahead_.step();
+    }
+    add_scores(reader.shape(), 0, n_keys, row0, n_rows);
+}
+
+/// As sum_levels with one block, reading included.
+void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0,
+                              size_t n_rows) noexcept {
+    const LevelReader reader(target_, layout, tiles[0].values);
+    const size_t dim = shape_.padded_v();
+    const size_t n_keys = tiles.size() * layout.tile_tokens;
+    for (size_t i = 0; i < tiles.size(); ++i) reader.read_scales(tiles[i].values, levels_, i);
+    ahead_.step();
+    kernels_->quantize_coefs(scores_.data(), n_keys, levels_.scale.data(), n_rows, n_keys, CoefSize::kWide,
+                             coefs_.data(), n_keys, steps_.data(), sums_.data());
+    for (size_t r = 0; r < n_rows; ++r) init_[r] = -reader.shape().bias * sums_[r];
+    std::array<PackedCodes, kSeveralTiles> runs;
+    for (size_t band = 0; band < reader.n_bands(); ++band) {
+        ahead_.step();
+        for (size_t i = 0; i < tiles.size(); ++i) runs[i] = reader.codes(band, tiles[i].values);
+        kernels_->dot_codes(runs.data(), tiles.size(), CoefSize::kWide, coefs_.data(), n_keys, n_rows, init_.data(),
+                            &acc_[reader.first_channel(band)], dim);
+    }
+    ahead_.finish();
+    add_sums(layout, reader.shape(), 0, n_keys, row0, n_rows);
 }
 
 void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept {
     const LevelShape shape = level_shape(layout);
     const size_t dim = shape_.padded_v();
-    const bool transform = layout.spec.transform != nullptr;
     const float* p = scores_.data();
     float* o = &o_packed_[row0 * dim];
     for (size_t block = 0; block < shape.n_blocks; ++block) {
@@ -113,29 +170,42 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, size_t r
         const float* offset = &levels_.offset[block * shape.stride];
         const size_t first = block * shape.block;
         if (shape.per_channel) {  // a block of tokens
-            kernels_->quantize_coefs(p + first, n_keys, nullptr, n_rows, shape.block, coefs_.data(), n_keys,
-                                     steps_.data(), sums_.data());
+            kernels_->quantize_coefs(p + first, n_keys, nullptr, n_rows, shape.block, CoefSize::kWide, coefs_.data(),
+                                     n_keys, steps_.data(), sums_.data());
             std::fill_n(init_.data(), n_rows, 0);
             kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, dim / 16,
-                                shape.block / 4, coefs_.data(), n_keys, n_rows, init_.data(), acc_.data(), dim);
+                                shape.block / 4, CoefSize::kWide, coefs_.data(), n_keys, n_rows, init_.data(),
+                                acc_.data(), dim);
             for (size_t r = 0; r < n_rows; ++r) constants_[r] = steps_[r] * static_cast<float>(sums_[r]);
             kernels_->add_levels(acc_.data(), dim, n_rows, dim, steps_.data(), scale, offset, constants_.data(),
                                  nullptr, o, dim);
             continue;
         }
         const size_t channels = (block_channels(shape, block) + 15) / 16 * 16;
-        kernels_->quantize_coefs(p, n_keys, scale, n_rows, n_keys, coefs_.data(), n_keys, steps_.data(), sums_.data());
+        kernels_->quantize_coefs(p, n_keys, scale, n_rows, n_keys, CoefSize::kWide, coefs_.data(), n_keys,
+                                 steps_.data(), sums_.data());
         for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums_[r];
         if (block == 0) ahead_.step();
-        kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, n_keys / 4, coefs_.data(),
-                            n_keys, n_rows, init_.data(), acc_.data(), dim);
-        for (size_t r = 0; r < n_rows; ++r) {
-            if (transform) p_packed_[row0 + r] += tile_sums_[row0 + r];
-            constants_[r] = shape.has_offset ? kernels_->dot(p + r * n_keys, offset, n_keys) : 0.0F;
-        }
-        kernels_->add_levels(acc_.data(), dim, n_rows, channels, steps_.data(), nullptr,
-                             shape.has_offset ? ones().data() : nullptr, constants_.data(), nullptr, o + first, dim);
+        kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, n_keys / 4, CoefSize::kWide,
+                            coefs_.data(), n_keys, n_rows, init_.data(), acc_.data(), dim);
+        add_sums(layout, shape, block, n_keys, row0, n_rows);
     }
+}
+
+/// acc_ is the block's sums of products, coefs of steps_.
+void TileAttention::add_sums(const TileLayout& layout, const LevelShape& shape, size_t block, size_t n_keys,
+                             size_t row0, size_t n_rows) noexcept {
+    const size_t dim = shape_.padded_v();
+    const size_t first = block * shape.block;
+    const size_t channels = (block_channels(shape, block) + 15) / 16 * 16;
+    const float* offset = &levels_.offset[block * shape.stride];
+    for (size_t r = 0; r < n_rows; ++r) {
+        if (layout.spec.transform != nullptr) p_packed_[row0 + r] += tile_sums_[row0 + r];
+        constants_[r] = shape.has_offset ? kernels_->dot(&scores_[r * n_keys], offset, n_keys) : 0.0F;
+    }
+    kernels_->add_levels(acc_.data(), dim, n_rows, channels, steps_.data(), nullptr,
+                         shape.has_offset ? ones().data() : nullptr, constants_.data(), nullptr,
+                         &o_packed_[row0 * dim + first], dim);
 }
 
 }  // namespace kvaq

@@ -10,7 +10,8 @@ SimdTarget detect() noexcept {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
-        const bool integers = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+        const bool integers = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+                              __builtin_cpu_supports("gfni");
         return integers ? SimdTarget::kAvx512Vnni : SimdTarget::kAvx512;
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {

@@ -263,15 +263,22 @@ inline double max_difference(const std::vector<float>& a, const std::vector<floa
 // f32 sums of at most 512 terms of size <= 4 with weights that sum to 1: 512 * 2^-24 * 4, and the same once more for the
 // scores, whose error of 64 terms * 2^-24 * |q||k| (<= 200) enters as a relative error of p.
 inline constexpr double kTolerance = 4e-4;
-// Integers round q and p to 15 bits, with errors of at most e = 1/32638 of the largest (uniform: a standard deviation of .58 e). A score
+// Wide integers round q and p to 15 bits, with errors of at most e = 1/32638 of the largest (uniform: a standard deviation of .58 e). A score
 // of 32 channels moves by .2 * 5 * 1.5 (scale, largest q, size of x) * sqrt(32) * .58 e = 1.5e-4 sd, thus every p by as much in
 // proportion, thus the output by at most 1.5e-4 |v|; and rounding p * scale of 64 tokens moves it by sqrt(64) * .58 e * range / 2 <= 4e-4 sd
 // (the codec's range of 6 sd of v). Together 5e-4 sd where one token holds all the weight; six of them, for the largest of 1e5 outputs.
-inline constexpr double kIntegerTolerance = 3e-3;
+inline constexpr double kWideTolerance = 3e-3;
+// With q in bytes e = 1/254 of the largest: a score moves by .0195 sd, and the output by as much of |v|, again six times that.
+inline constexpr double kIntegerTolerance = 0.12;
 
-inline constexpr std::array kModes = {AttentionMode::kExact, AttentionMode::kIntegers};
+inline constexpr std::array kModes = {AttentionMode::kExact, AttentionMode::kWideIntegers, AttentionMode::kIntegers};
 
-inline double tolerance() { return attention_mode() == AttentionMode::kExact ? kTolerance : kIntegerTolerance; }
+inline double tolerance_of(AttentionMode mode) {
+    return mode == AttentionMode::kExact          ? kTolerance
+           : mode == AttentionMode::kWideIntegers ? kWideTolerance
+                                                  : kIntegerTolerance;
+}
+inline double tolerance() { return tolerance_of(attention_mode()); }
 
 class ForcedMode {
   public:

@@ -3,22 +3,19 @@
 // same bits (these files are compiled with -ffp-contract=off).
 
 typedef float VecF __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may_alias));
-typedef uint32_t VecU __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may_alias));
 typedef int32_t VecI __attribute__((vector_size(KVAQ_LANES * 4), aligned(4), may_alias));
 typedef float16 VecH __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
 
 #include "kvaq/base/shuffle-inl.h"
 #include "kvaq/base/widen-inl.h"
+#include "kvaq/cache/tile_codes-inl.h"
 
-static inline VecU load_u(const uint8_t* from) { return *reinterpret_cast<const VecU*>(from); }
 static inline VecF load_f(const float* from) { return *reinterpret_cast<const VecF*>(from); }
 
-// Hands the 64 codes of every cell to visit(quad, lane of the first, codes as 32-bit words of 4), register by register.
-// By value: what visit writes cannot be the planes then.
+// Hands every cell's codes to visit(quad, lane of the first, low, high), a register of 32-bit words at a time: bytes of `low` begin with the low bits, those of
+// `high` end with the high ones; the rest of them is anything. By value: what visit writes cannot be the planes then.
 template <unsigned kLow, unsigned kHigh, typename Visit>
-static inline void walk_cells(const CodePlanes planes, Visit visit) {
-    constexpr uint32_t kLowMask = ((1U << kLow) - 1U) * 0x01010101U;
-    constexpr uint32_t kHighMask = ((1U << kHigh) - 1U) * 0x01010101U;
+static inline void walk_planes(const CodePlanes planes, Visit visit) {
     constexpr size_t kLowCells = 8 / kLow;  // of a block
     constexpr size_t kHighCells = kHigh > 0 ? 8 / kHigh : 1;
     constexpr size_t kSpan = kLowCells > kHighCells ? kLowCells : kHighCells;
@@ -27,13 +24,13 @@ static inline void walk_cells(const CodePlanes planes, Visit visit) {
     // The c-th cell from where blocks of both planes begin.
     const auto take = [&](const uint8_t* low, const uint8_t* high, size_t c) {
         for (size_t part = 0; part < 16; part += KVAQ_LANES) {
-            const auto low_shift = static_cast<uint32_t>(c % kLowCells * kLow);
-            VecU codes = (load_u(low + c / kLowCells * 64 + part * 4) >> low_shift) & kLowMask;
+            VecU top = {};
             if constexpr (kHigh > 0) {
-                const auto high_shift = static_cast<uint32_t>(c % kHighCells * kHigh);
-                codes |= ((load_u(high + c / kHighCells * 64 + part * 4) >> high_shift) & kHighMask) << kLow;
+                top = load_u(high + c / kHighCells * 64 + part * 4)
+                      << static_cast<uint32_t>(8 - kHigh - c % kHighCells * kHigh);
             }
-            visit(quad, lanes * 16 + part, codes);
+            visit(quad, lanes * 16 + part,
+                  load_u(low + c / kLowCells * 64 + part * 4) >> static_cast<uint32_t>(c % kLowCells * kLow), top);
         }
         if (++lanes < planes.n_lanes16) return;
         lanes = 0;
@@ -52,25 +49,12 @@ static inline void walk_cells(const CodePlanes planes, Visit visit) {
     for (size_t c = 0; cell + c < n_cells; ++c) take(low, high, c);
 }
 
-// Calls run<low bits, high bits>() for a band's planes.
-template <typename Run>
-static inline void with_bits(const CodePlanes& planes, Run run) {
-    switch (planes.low_bits * 10 + planes.high_bits) {
-        case 10:
-            return run.template operator()<1, 0>();
-        case 20:
-            return run.template operator()<2, 0>();
-        case 21:
-            return run.template operator()<2, 1>();
-        case 40:
-            return run.template operator()<4, 0>();
-        case 41:
-            return run.template operator()<4, 1>();
-        case 42:
-            return run.template operator()<4, 2>();
-        default:
-            return run.template operator()<8, 0>();
-    }
+// visit(quad, lane of the first, codes).
+template <unsigned kLow, unsigned kHigh, typename Visit>
+static inline void walk_cells(const CodePlanes planes, Visit visit) {
+    walk_planes<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU low, VecU high) {
+        visit(quad, lane, join_planes<kLow, kHigh>(low, high));
+    });
 }
 
 static inline VecU byte_of(VecU words, size_t i) { return (words >> static_cast<uint32_t>(8 * i)) & 0xFFU; }
@@ -126,35 +110,6 @@ static void codebook(const CodebookJob& job, float* out) {
     });
 }
 
-// table[code] for every byte of a register, codes below 2^kBits <= 64.
-template <unsigned kBits>
-static inline VecU look_up_bytes(const uint8_t* table, VecU codes) {
-#if defined(__AVX512VBMI__)
-    // The zeroing form with a full mask: g++ 12 warns wrongly of the plain one (GCC bug 105593).
-    return (VecU)_mm512_maskz_permutexvar_epi8(~__mmask64{0}, (__m512i)codes, _mm512_loadu_si512(table));
-#elif defined(__AVX512BW__) || defined(__AVX2__)
-    // 16 entries at a time: a byte shuffle gives 0 where the index's top bit is set, which adding 0x70 does from 16 on.
-    VecU found = {};
-    for (uint32_t part = 0; part < (kBits <= 4 ? 1U : 1U << (kBits - 4)); ++part) {
-        const __m128i entries = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table + part * 16));
-        const VecU index = codes ^ (part * 0x10101010U);
-#if defined(__AVX512BW__)
-        found |= (VecU)_mm512_shuffle_epi8(_mm512_maskz_broadcast_i32x4(0xFFFF, entries),
-                                           _mm512_adds_epu8((__m512i)index, _mm512_set1_epi8(0x70)));
-#else
-        found |= (VecU)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(entries),
-                                           _mm256_adds_epu8((__m256i)index, _mm256_set1_epi8(0x70)));
-#endif
-    }
-    return found;
-#else
-    uint8_t bytes[KVAQ_LANES * 4];
-    *reinterpret_cast<VecU*>(bytes) = codes;
-    for (size_t i = 0; i < sizeof bytes; ++i) bytes[i] = table[bytes[i]];
-    return load_u(bytes);
-#endif
-}
-
 static void levels(const CodePlanes& planes, const uint8_t* table, uint8_t* cells, size_t cell_stride) {
     with_bits(planes, [&]<unsigned kLow, unsigned kHigh>() {
         walk_cells<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU codes) {
@@ -166,50 +121,14 @@ static void levels(const CodePlanes& planes, const uint8_t* table, uint8_t* cell
     });
 }
 
-// Windows of a whole cell from its codes, 64 bytes in a register or in memory; then their levels.
-#if defined(__AVX512VBMI__)
-struct TrellisOrder {
-    alignas(64) uint8_t backwards[64] = {};  // byte i from byte 63 - i
-    alignas(64) uint8_t first_bit[64] = {};  // 64 - i: where the history of byte i begins, less the code's bits
-    constexpr TrellisOrder() {
-        for (unsigned i = 0; i < 64; ++i) {
-            backwards[i] = static_cast<uint8_t>(63 - i);
-            first_bit[i] = static_cast<uint8_t>((64 - i) % 64);
-        }
-    }
-};
-static constexpr TrellisOrder kTrellisOrder;
-
-/// In registers.
-struct TrellisTable {
-    __m512i part[4];
-};
-
-// Bit k of `last` is the lowest bit of code 63 - k, so that of code i - 1 - j is bit 64 - i + j, around: the 8 bits from bit 64 - i - kBits on are what
-// comes after the code's own kBits in window i. The multi-shift takes 8 bits from any place of a 64-bit word.
-template <unsigned kBits>
-static inline VecU trellis_cell(const TrellisTable& table, VecU codes) {
-    constexpr auto kCodeMask = static_cast<int>(((1U << kBits) - 1U) * 0x01010101U);
-    const __m512i backwards =
-        _mm512_maskz_permutexvar_epi8(~__mmask64{0}, _mm512_load_si512(kTrellisOrder.backwards), (__m512i)codes);
-    const __mmask64 last = _mm512_test_epi8_mask(backwards, _mm512_set1_epi8(1));
-    const __m512i from = _mm512_sub_epi8(_mm512_load_si512(kTrellisOrder.first_bit), _mm512_set1_epi8(kBits));
-    const __m512i history = _mm512_maskz_multishift_epi64_epi8(
-        ~__mmask64{0}, from, _mm512_maskz_set1_epi64(0xFF, static_cast<long long>(last)));
-    // codes where the mask has ones, history elsewhere
-    const __m512i windows = _mm512_ternarylogic_epi32(_mm512_set1_epi32(kCodeMask), (__m512i)codes, history, 0xCA);
-    const __m512i low = _mm512_permutex2var_epi8(table.part[0], windows, table.part[1]);
-    const __m512i high = _mm512_permutex2var_epi8(table.part[2], windows, table.part[3]);
-    return (VecU)_mm512_mask_blend_epi8(_mm512_movepi8_mask(windows), low, high);
-}
-#elif defined(__AVX512BW__) || defined(__AVX2__)
+#if !defined(__AVX512VBMI__) && (defined(__AVX512BW__) || defined(__AVX2__))
 #define KVAQ_TRELLIS_BLOCK 16
 
-// Windows of a register's part of a cell; the cell's 64 codes lie there twice in a row, `code` points into the second.
-template <unsigned kBits>
+// Windows of a register's part of a cell; the cell's 64 codes lie there twice in a row, as window_codes gives them, `code` points into the second.
+template <unsigned kLow, unsigned kHigh>
 static inline VecU trellis_windows(const uint8_t* code) {
     VecU windows = load_u(code);
-    for (uint32_t j = 1; j <= 8 - kBits; ++j) windows |= (load_u(code - j) & 0x01010101U) << (kBits + j - 1);
+    for (uint32_t j = 1; j <= 8 - kLow - kHigh; ++j) windows |= (load_u(code - j) & 0x01010101U) << (kLow + j - 1);
     return windows;
 }
 
@@ -253,12 +172,13 @@ static void trellis(const CodePlanes& planes, const uint8_t* table, uint8_t* cel
                 for (size_t c = 0; c < n; ++c) {
                     for (size_t i = 0; i < 64; i += KVAQ_LANES * 4) {
                         *reinterpret_cast<VecU*>(to[c] + i) =
-                            look_up_256(table, trellis_windows<kBits>(&codes_twice[c][64 + i]));
+                            look_up_256(table, trellis_windows<kLow, kHigh>(&codes_twice[c][64 + i]));
                     }
                 }
                 n = 0;
             };
-            walk_cells<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU codes) {
+            walk_planes<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU low, VecU high) {
+                const VecU codes = window_codes<kLow, kHigh>(low, high);
                 *reinterpret_cast<VecU*>(&codes_twice[n][lane % 16 * 4]) = codes;
                 *reinterpret_cast<VecU*>(&codes_twice[n][64 + lane % 16 * 4]) = codes;
                 if (lane % 16 + KVAQ_LANES < 16) return;
@@ -267,13 +187,15 @@ static void trellis(const CodePlanes& planes, const uint8_t* table, uint8_t* cel
             });
             flush();
 #elif defined(__AVX512VBMI__)
-            const TrellisTable parts = {{_mm512_loadu_si512(table), _mm512_loadu_si512(table + 64),
-                                         _mm512_loadu_si512(table + 128), _mm512_loadu_si512(table + 192)}};
-            walk_cells<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU codes) {
-                *reinterpret_cast<VecU*>(cells + quad * cell_stride + lane * 4) = trellis_cell<kBits>(parts, codes);
+            const TrellisTable parts = load_trellis(table);
+            walk_planes<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU low, VecU high) {
+                *reinterpret_cast<VecU*>(cells + quad * cell_stride + lane * 4) =
+                    trellis_cell<kLow, kHigh>(parts, low, high);
             });
 #else
-            walk_cells<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU codes) {
+            constexpr unsigned kHistory = (0xFFU >> kHigh) & ~((1U << kLow) - 1U);
+            walk_planes<kLow, kHigh>(planes, [&](size_t quad, size_t lane, VecU low, VecU high) {
+                const VecU codes = window_codes<kLow, kHigh>(low, high);
                 uint8_t* cell = cells + quad * cell_stride + lane / 16 * 64;
                 *reinterpret_cast<VecU*>(cell + lane % 16 * 4) = codes;
                 if (lane % 16 + KVAQ_LANES < 16) return;
@@ -281,7 +203,7 @@ static void trellis(const CodePlanes& planes, const uint8_t* table, uint8_t* cel
                 for (size_t i = 64 - (8 - kBits); i < 64; ++i) state = state << 1 | (cell[i] & 1U);
                 for (size_t i = 0; i < 64; ++i) {
                     const unsigned code = cell[i];
-                    cell[i] = table[code | (state << kBits & 0xFFU)];
+                    cell[i] = table[code | (state << kLow & kHistory)];
                     state = state << 1 | (code & 1U);
                 }
             });

@@ -61,20 +61,6 @@ struct Scratch {
     std::array<uint8_t, kMaxElements> codes;
 };
 
-// Ternary bytes to one code a byte, in code order: code j of a byte is digit j in base 3.
-template <unsigned kPower>
-void spread_digit(const uint8_t* packed, size_t n, uint8_t* codes) noexcept {
-    for (size_t i = 0; i < n; ++i) codes[i] = static_cast<uint8_t>(packed[i] / kPower % 3U);
-}
-
-void spread_ternary(const uint8_t* packed, size_t n_bytes, size_t n_codes, uint8_t* codes) noexcept {
-    size_t j = 0;
-    for (const auto spread : {spread_digit<1>, spread_digit<3>, spread_digit<9>, spread_digit<27>, spread_digit<81>}) {
-        const size_t first = std::min(n_codes, n_bytes * j++);
-        spread(packed, std::min(n_bytes, n_codes - first), codes + first);
-    }
-}
-
 void decode_affine(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed,
                    float* out) noexcept {
     thread_local Scratch scratch;
@@ -153,38 +139,6 @@ void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, con
 }
 
 }  // namespace
-
-const uint8_t* trellis_table(unsigned bits) noexcept {
-    static const auto tables = [] {
-        std::array<std::array<uint8_t, 256>, kTrellisMostBits> all;
-        for (unsigned b = 1; b <= kTrellisMostBits; ++b) {
-            for (size_t i = 0; i < 256; ++i) all[b - 1][i] = static_cast<uint8_t>(trellis_outputs(b)[i] + 128);
-        }
-        return all;
-    }();
-    return tables[bits - 1].data();
-}
-
-CodePlanes code_planes(const TileLayout& layout, const Band& band, const std::byte* packed, uint8_t* codes) noexcept {
-    const bool key = layout.side == Side::kKey;
-    const size_t channels = key ? band.n_channels : (band.n_channels + 15U) / 16U * 16U;
-    const size_t n_codes = channels * layout.tile_tokens;
-    CodePlanes planes;
-    planes.n_lanes16 = (key ? layout.tile_tokens : channels) / 16;
-    planes.n_quads = (key ? channels : layout.tile_tokens) / 4;
-    planes.low = reinterpret_cast<const uint8_t*>(packed + band.codes_offset);
-    if (band.bits == CodeBits::kTernary) {
-        spread_ternary(planes.low, band.codes_bytes, n_codes, codes);
-        planes.low = codes;
-        planes.low_bits = 8;
-    } else {
-        const std::array<uint8_t, 2> bits = plane_bits(band.bits);
-        planes.low_bits = bits[0];
-        planes.high_bits = bits[1];
-        planes.high = planes.low + n_codes * bits[0] / 8;
-    }
-    return planes;
-}
 
 void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed,
                    float* scale, float* offset) noexcept {

@@ -4,18 +4,9 @@
 
 #include "kvaq/base/simd_target.h"
 #include "kvaq/cache/tile.h"
+#include "kvaq/cache/tile_codes.h"
 
 namespace kvaq {
-
-/// Code planes of one band (ternary codes already spread to bytes).
-struct CodePlanes {
-    const uint8_t* low = nullptr;   ///< plane of the low bits, 64-byte blocks
-    const uint8_t* high = nullptr;  ///< second plane, or null
-    unsigned low_bits = 0;          ///< 1, 2, 4 or 8
-    unsigned high_bits = 0;         ///< 0, 1 or 2
-    size_t n_lanes16 = 0;           ///< blocks of 16 lanes: tokens / 16 (keys), padded channels / 16 (values)
-    size_t n_quads = 0;             ///< blocks of 4 along the reduction axis: channels / 4 (keys), tokens / 4 (values)
-};
 
 /// An affine band and its parameters as f32.
 struct DecodeJob {
@@ -54,12 +45,6 @@ struct DecodeKernels {
     void (*gains)(const uint8_t* from, size_t n, float* to);
 };
 
-/// trellis_outputs + 128, [256].
-[[nodiscard]] const uint8_t* trellis_table(unsigned bits) noexcept;
-
-/// Planes of a band; ternary codes are spread into `codes` (band_codes bytes).
-[[nodiscard]] CodePlanes code_planes(const TileLayout& layout, const Band& band, const std::byte* packed,
-                                     uint8_t* codes) noexcept;
 /// Scales and offsets of an affine band, spread. One array of the tile's tokens per block of channels ([channel block][token]), or, where
 /// groups run along tokens, one of the channels padded to 16 per block of tokens ([token block][padded channel], padding 0).
 void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed,

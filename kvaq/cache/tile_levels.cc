@@ -10,39 +10,14 @@ namespace kvaq {
 namespace {
 
 constexpr size_t kMaxElements = 128 * 512;
-constexpr int kBias = 128;  // a codebook's int8 levels as unsigned bytes; 8-bit codes are biased by as much already
 
 size_t padded(size_t channels) noexcept { return (channels + 15) / 16 * 16; }
-
-void read_codebook(const DecodeKernels& kernels, const TileLayout& layout, const std::byte* packed, uint8_t* cells,
-                   size_t cell_stride, float* scale) noexcept {
-    const TransformFit& fit = *layout.spec.transform->fit;
-    kernels.gains(reinterpret_cast<const uint8_t*>(packed + layout.gain_offset), layout.tile_tokens, scale);
-    for (const Band& band : layout.bands) {
-        const auto bits = static_cast<size_t>(band.bits);
-        if (bits == 0) continue;
-        const size_t first =
-            layout.side == Side::kKey ? band.first_channel / 4 * cell_stride : band.first_channel / 16 * size_t{64};
-        if (band.coding == BandCoding::kTrellis) {
-            kernels.trellis(code_planes(layout, band, packed, nullptr), trellis_table(static_cast<unsigned>(bits)),
-                            cells + first, cell_stride);
-            continue;
-        }
-        alignas(64) std::array<uint8_t, 64> table;
-        if (bits <= 6) {
-            for (size_t i = 0; i < fit.levels[bits].size(); ++i)
-                table[i] = static_cast<uint8_t>(fit.levels[bits][i] + kBias);
-        }
-        kernels.levels(code_planes(layout, band, packed, nullptr), bits == 8 ? nullptr : table.data(), cells + first,
-                       cell_stride);
-    }
-}
 
 }  // namespace
 
 LevelShape level_shape(const TileLayout& layout) noexcept {
     if (layout.spec.transform != nullptr) {
-        LevelShape shape{.block = layout.head_dim, .stride = layout.tile_tokens, .bias = kBias};
+        LevelShape shape{.block = layout.head_dim, .stride = layout.tile_tokens, .bias = kLevelBias};
         for (const Band& band : layout.bands) {
             if (static_cast<int>(band.bits) != 0) shape.n_channels = size_t{band.first_channel} + band.n_channels;
         }
@@ -83,28 +58,47 @@ bool joins_tiles(const TileLayout& layout) noexcept {
     return !shape.per_channel && shape.n_blocks == 1;
 }
 
-void read_levels(SimdTarget target, const TileLayout& layout, const std::byte* packed, TileLevels& levels, size_t tile,
-                 size_t n_tiles) noexcept {
-    thread_local std::array<uint8_t, kMaxElements> ternary;
-    const DecodeKernels& kernels = decode_kernels(target);
-    const size_t n = layout.tile_tokens;
-    const bool key = layout.side == Side::kKey;
-    levels.cell_stride = (key ? n_tiles * n : padded(layout.head_dim)) * 4;
-    uint8_t* cells = &levels.cells[key ? tile * n * 4 : tile * n / 4 * levels.cell_stride];
+LevelReader::LevelReader(SimdTarget target, const TileLayout& layout, const std::byte* tile) noexcept
+    : kernels_(decode_kernels(target)),
+      layout_(layout),
+      first_(reinterpret_cast<const uint8_t*>(tile)),
+      shape_(level_shape(layout)),
+      ternary_(layout.bands[0].bits == CodeBits::kTernary) {
+    for (const Band& band : layout.bands) {
+        if (static_cast<int>(band.bits) == 0) continue;
+        if (!ternary_) codes_[n_bands_] = packed_codes(layout, band, tile, tables_[n_bands_], nullptr);
+        bands_[n_bands_++] = &band;
+    }
+}
+
+void LevelReader::read_scales(const std::byte* packed, TileLevels& levels, size_t tile) const noexcept {
+    const size_t n = layout_.tile_tokens;
     float* scale = &levels.scale[tile * n];
-    if (layout.spec.transform != nullptr) {
-        read_codebook(kernels, layout, packed, cells, levels.cell_stride, scale);
+    if (layout_.spec.transform != nullptr) {
+        kernels_.gains(reinterpret_cast<const uint8_t*>(packed + layout_.gain_offset), n, scale);
         return;
     }
-    const Band& band = layout.bands[0];
     float* offset = &levels.offset[tile * n];
-    affine_params(kernels, layout, band, packed, scale, offset);
-    const LevelShape shape = level_shape(layout);
-    if (shape.bias != 0 && shape.has_offset) {
-        const auto bias = static_cast<float>(shape.bias);
-        for (size_t i = 0; i < shape.n_blocks * shape.stride; ++i) offset[i] += bias * scale[i];
+    affine_params(kernels_, layout_, layout_.bands[0], packed, scale, offset);
+    if (shape_.bias == 0 || !shape_.has_offset) return;
+    const auto bias = static_cast<float>(shape_.bias);
+    for (size_t i = 0; i < shape_.n_blocks * shape_.stride; ++i) offset[i] += bias * scale[i];
+}
+
+void LevelReader::read(const std::byte* packed, TileLevels& levels, size_t tile, size_t n_tiles) noexcept {
+    thread_local std::array<uint8_t, kMaxElements> spread;
+    const size_t n = layout_.tile_tokens;
+    const bool key = layout_.side == Side::kKey;
+    read_scales(packed, levels, tile);
+    levels.cell_stride = (key ? n_tiles * n : padded(layout_.head_dim)) * 4;
+    uint8_t* cells = &levels.cells[key ? tile * n * 4 : tile * n / 4 * levels.cell_stride];
+    for (size_t i = 0; i < n_bands_; ++i) {
+        const PackedCodes band =
+            ternary_ ? packed_codes(layout_, *bands_[i], packed, tables_[i], spread.data()) : codes(i, packed);
+        uint8_t* to = cells + (key ? first_channel(i) / 4 * levels.cell_stride : first_channel(i) / 16 * size_t{64});
+        const auto run = band.levels == CodeLevels::kTrellis ? kernels_.trellis : kernels_.levels;
+        run(band.planes, band.table, to, levels.cell_stride);
     }
-    kernels.levels(code_planes(layout, band, packed, ternary.data()), nullptr, cells, levels.cell_stride);
 }
 
 }  // namespace kvaq

@@ -1,13 +1,17 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "kvaq/base/simd_target.h"
 #include "kvaq/cache/tile.h"
+#include "kvaq/cache/tile_codes.h"
 
 namespace kvaq {
+
+struct DecodeKernels;
 
 /// How a quantized codec's elements follow from unsigned bytes u, in the codec's basis. Fixed by the layout:
 ///   x[token][channel] = channel_scale * scale * (u - bias) + offset + channel_offset
@@ -36,10 +40,45 @@ struct TileLevels {
     void reserve(size_t head_dim, size_t tile_tokens);
 };
 
-/// Unpacks tiles of one layout on a target, consecutive ones side by side as if they were one of so many more tokens; LevelShape::stride then counts
-/// those, and more than one need a layout that joins_tiles(). No allocation after reserve().
-void read_levels(SimdTarget target, const TileLayout& layout, const std::byte* packed, TileLevels& levels,
-                 size_t tile = 0, size_t n_tiles = 1) noexcept;
+/// Reads tiles of one layout on a target. What follows from the layout is found out once.
+class LevelReader {
+  public:
+    /// `tile`: any of the layout's tiles. The layout must outlive the reader.
+    LevelReader(SimdTarget target, const TileLayout& layout, const std::byte* tile) noexcept;
+    LevelReader(const LevelReader&) = delete;  // codes point inside
+    LevelReader& operator=(const LevelReader&) = delete;
+
+    /// Unpacks the tile-th of n_tiles tiles, side by side as if they were one of so many more tokens; LevelShape::stride then counts those, and more than
+    /// one need a layout that joins_tiles(). No allocation after TileLevels::reserve().
+    void read(const std::byte* packed, TileLevels& levels, size_t tile = 0, size_t n_tiles = 1) noexcept;
+    /// Its scales and offsets only, for readers of the packed codes.
+    void read_scales(const std::byte* packed, TileLevels& levels, size_t tile = 0) const noexcept;
+
+    [[nodiscard]] const LevelShape& shape() const noexcept { return shape_; }
+    /// Bands with bits, by channel.
+    [[nodiscard]] size_t n_bands() const noexcept { return n_bands_; }
+    [[nodiscard]] size_t first_channel(size_t band) const noexcept { return bands_[band]->first_channel; }
+    /// A band's codes in a tile. Not for ternary codes, which are not read where they lie.
+    [[nodiscard]] PackedCodes codes(size_t band, const std::byte* packed) const noexcept {
+        PackedCodes codes = codes_[band];
+        codes.planes.low = reinterpret_cast<const uint8_t*>(packed) + (codes.planes.low - first_);
+        if (codes.planes.high != nullptr)
+            codes.planes.high = reinterpret_cast<const uint8_t*>(packed) + (codes.planes.high - first_);
+        return codes;
+    }
+    static constexpr size_t kMostBands = 8;  ///< of different bits: 8, 6, 5, 4, 3, 2, 1, 0
+
+  private:
+    const DecodeKernels& kernels_;
+    const TileLayout& layout_;
+    const uint8_t* first_;
+    LevelShape shape_;
+    bool ternary_;
+    size_t n_bands_ = 0;
+    std::array<const Band*, kMostBands> bands_;
+    std::array<PackedCodes, kMostBands> codes_;
+    alignas(64) std::array<std::array<uint8_t, 64>, kMostBands> tables_;
+};
 
 /// Can tiles lie side by side? Not where several blocks of channels or tokens have scales of their own.
 [[nodiscard]] bool joins_tiles(const TileLayout& layout) noexcept;

@@ -25,7 +25,7 @@ class Game {
   public:
     explicit Game(Choices& choices)
         : choices_(choices),
-          mode_(choices.below(2) == 0 ? AttentionMode::kExact : AttentionMode::kIntegers),
+          mode_(kModes[static_cast<size_t>(choices.below(kModes.size()))]),
           sliding_(kSlidingWindows[static_cast<size_t>(choices.below(kSlidingWindows.size()))]),
           model_(tiny_model(sliding_)),
           plan_(plan_of(kPlans[static_cast<size_t>(choices.below(kPlans.size()))], model_)),
@@ -97,7 +97,7 @@ class Game {
         }
         ledger_.add(tokens);
         const std::vector<float> wanted = run(*reference_, model_, tokens);
-        const double most = mode_ == AttentionMode::kExact ? kTolerance : kIntegerTolerance;
+        const double most = tolerance_of(mode_);
         for (size_t i = 0; i < got.size(); ++i) {
             if (!(std::fabs(static_cast<double>(got[i]) - static_cast<double>(wanted[i])) <= most)) {
                 std::fprintf(stderr, "%s, output %zu: %g, reference %g\n", plan_.name.c_str(), i,

@@ -1,0 +1,169 @@
+// Included by level_kernels-inl.h where the target has VNNI and VBMI: dot_codes, which multiplies packed codes without writing their bytes anywhere. Reading
+// bits, looking levels up and multiplying run on different ports of the CPU, side by side.
+
+#include "kvaq/cache/tile_codes-inl.h"
+
+// kLanes neighbouring cells of a plane of kBits from `cell` on, a multiple of kLanes, as words whose bytes begin with the codes.
+template <unsigned kBits, size_t kLanes>
+static inline void low_words(const uint8_t* plane, size_t cell, VecU (&words)[kLanes]) {
+    constexpr size_t kCells = 8 / kBits;  // of a block
+    if constexpr (kLanes >= kCells) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kLanes; ++j)
+            words[j] = load_u(plane + (cell + j) / kCells * 64) >> static_cast<uint32_t>(j % kCells * kBits);
+    } else {  // all in one block
+        words[0] = load_u(plane + cell / kCells * 64) >> static_cast<uint32_t>(cell % kCells * kBits);
+#pragma GCC unroll 4
+        for (size_t j = 1; j < kLanes; ++j) words[j] = words[0] >> static_cast<uint32_t>(j * kBits);
+    }
+}
+
+// The same as words whose bytes end with the codes.
+template <unsigned kBits, size_t kLanes>
+static inline void high_words(const uint8_t* plane, size_t cell, VecU (&words)[kLanes]) {
+    constexpr size_t kCells = 8 / kBits;
+    if constexpr (kLanes >= kCells) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kLanes; ++j) {
+            words[j] = load_u(plane + (cell + j) / kCells * 64)
+                       << static_cast<uint32_t>(8 - kBits - j % kCells * kBits);
+        }
+    } else {
+        words[kLanes - 1] = load_u(plane + cell / kCells * 64)
+                            << static_cast<uint32_t>(8 - (cell % kCells + kLanes) * kBits);
+#pragma GCC unroll 4
+        for (size_t j = 0; j + 1 < kLanes; ++j)
+            words[j] = words[kLanes - 1] << static_cast<uint32_t>((kLanes - 1 - j) * kBits);
+    }
+}
+
+// Adds a run's products to low and high, the sums of the coefficients' low and high digits.
+template <unsigned kLow, unsigned kHigh, CodeLevels kLevels, CoefSize kSize, size_t kRows, size_t kLanes>
+__attribute__((always_inline)) static inline void dot_run(const PackedCodes& run, size_t first_lane,
+                                                          const int16_t* coef, size_t ld_coef,
+                                                          __m512i (&low)[kRows][kLanes],
+                                                          __m512i (&high)[kRows][kLanes]) {
+    constexpr bool kWide = kSize == CoefSize::kWide;
+    typedef int32_t Digits __attribute__((aligned(2), may_alias));
+    TrellisTable parts = {};
+    VecU table = {};
+    if constexpr (kLevels == CodeLevels::kTable) table = load_u(run.table);
+    if constexpr (kLevels == CodeLevels::kTrellis) parts = load_trellis(run.table);
+    const size_t n_quads = run.planes.n_quads;
+    const size_t n_lanes16 = run.planes.n_lanes16;
+    const uint8_t* from_low = run.planes.low;
+    const uint8_t* from_high = run.planes.high;
+    for (size_t quad = 0, cell = first_lane; quad < n_quads; ++quad, cell += n_lanes16, coef += 4) {
+        VecU u[kLanes];
+        VecU upper[kLanes] = {};
+        low_words<kLow>(from_low, cell, u);
+        if constexpr (kHigh > 0) high_words<kHigh>(from_high, cell, upper);
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kLanes; ++j) {
+            if constexpr (kLevels == CodeLevels::kTrellis) {
+                u[j] = trellis_cell<kLow, kHigh>(parts, u[j], upper[j]);
+            } else {
+                u[j] = join_planes<kLow, kHigh>(u[j], upper[j]);
+                if constexpr (kLevels == CodeLevels::kTable)
+                    u[j] = (VecU)_mm512_maskz_permutexvar_epi8(~__mmask64{0}, (__m512i)u[j], (__m512i)table);
+            }
+        }
+#pragma GCC unroll 4
+        for (size_t r = 0; r < kRows; ++r) {
+            __m512i c0;
+            __m512i c1;
+            asm("vpbroadcastd %1, %0" : "=v"(c0) : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef)));
+            if constexpr (kWide)
+                asm("vpbroadcastd %1, %0" : "=v"(c1) : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + 2)));
+#pragma GCC unroll 4
+            for (size_t j = 0; j < kLanes; ++j) {
+                asm("vpdpbusd %2, %1, %0" : "+v"(low[r][j]) : "v"(u[j]), "v"(c0));
+                if constexpr (kWide) asm("vpdpbusd %2, %1, %0" : "+v"(high[r][j]) : "v"(u[j]), "v"(c1));
+            }
+        }
+    }
+}
+
+// kLanes blocks of 16 lanes for kRows rows, of all runs. The sums stay in registers from run to run.
+template <bool kTrellis, CoefSize kSize, size_t kRows, size_t kLanes>
+static void dot_lanes(const PackedCodes* runs, size_t n_runs, size_t first_lane, const int16_t* coef, size_t ld_coef,
+                      const int32_t* init, int32_t* out, size_t ld_out) {
+    __m512i low[kRows][kLanes];
+    __m512i high[kRows][kLanes];
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kLanes; ++j) {
+            low[r][j] = _mm512_set1_epi32(init[r]);
+            high[r][j] = _mm512_setzero_si512();
+        }
+    }
+    for (size_t i = 0; i < n_runs; coef += runs[i].planes.n_quads * 4, ++i) {
+        const PackedCodes& run = runs[i];
+        // No lambda: it would keep the sums in memory.
+#define KVAQ_DOT_RUN(low_bits, high_bits)                                                                         \
+    case low_bits * 10 + high_bits:                                                                               \
+        if (kTrellis && run.levels == CodeLevels::kTrellis)                                                       \
+            dot_run<low_bits, high_bits, CodeLevels::kTrellis, kSize>(run, first_lane, coef, ld_coef, low, high); \
+        else if (run.levels == CodeLevels::kTable)                                                                \
+            dot_run<low_bits, high_bits, CodeLevels::kTable, kSize>(run, first_lane, coef, ld_coef, low, high);   \
+        else                                                                                                      \
+            dot_run<low_bits, high_bits, CodeLevels::kPlain, kSize>(run, first_lane, coef, ld_coef, low, high);   \
+        break;
+        switch (run.planes.low_bits * 10 + run.planes.high_bits) {
+            KVAQ_DOT_RUN(1, 0)
+            KVAQ_DOT_RUN(2, 0)
+            KVAQ_DOT_RUN(2, 1)
+            KVAQ_DOT_RUN(4, 0)
+            KVAQ_DOT_RUN(4, 1)
+            KVAQ_DOT_RUN(4, 2)
+            default:
+                dot_run<8, 0, CodeLevels::kPlain, kSize>(run, first_lane, coef, ld_coef, low, high);
+        }
+#undef KVAQ_DOT_RUN
+    }
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kLanes; ++j) {
+            *reinterpret_cast<VecI*>(out + r * ld_out + (first_lane + j) * 16) =
+                kSize == CoefSize::kWide ? (VecI)low[r][j] + ((VecI)high[r][j] << 8) : (VecI)low[r][j];
+        }
+    }
+}
+
+template <bool kTrellis, CoefSize kSize, size_t kRows>
+static inline void dot_rows_of_codes(const PackedCodes* runs, size_t n_runs, const int16_t* coef, size_t ld_coef,
+                                     const int32_t* init, int32_t* out, size_t ld_out) {
+    // Sums, levels, tables and coefficients share 32 registers.
+    constexpr size_t kMost = kSize == CoefSize::kWide && (kRows == 4 || (kRows == 3 && kTrellis)) ? 2 : 4;
+    const size_t n = runs[0].planes.n_lanes16;
+    const size_t step = kMost == 4 && n % 4 == 0 ? 4 : n % 2 == 0 ? 2 : 1;
+    for (size_t lane = 0; lane < n; lane += step) {
+        if constexpr (kMost == 4) {
+            if (step == 4) {
+                dot_lanes<kTrellis, kSize, kRows, 4>(runs, n_runs, lane, coef, ld_coef, init, out, ld_out);
+                continue;
+            }
+        }
+        if (step == 2) {
+            dot_lanes<kTrellis, kSize, kRows, 2>(runs, n_runs, lane, coef, ld_coef, init, out, ld_out);
+        } else {
+            dot_lanes<kTrellis, kSize, kRows, 1>(runs, n_runs, lane, coef, ld_coef, init, out, ld_out);
+        }
+    }
+}
+
+static void dot_codes(const PackedCodes* runs, size_t n_runs, CoefSize size, const int16_t* coef, size_t ld_coef,
+                      size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out) {
+    bool trellis = false;
+    for (size_t i = 0; i < n_runs; ++i) trellis = trellis || runs[i].levels == CodeLevels::kTrellis;
+    by_rows(n_rows, [&](auto rows, size_t r) {
+        constexpr size_t kRows = decltype(rows)::value;
+        const auto run = size == CoefSize::kByte ? trellis ? dot_rows_of_codes<true, CoefSize::kByte, kRows>
+                                                           : dot_rows_of_codes<false, CoefSize::kByte, kRows>
+                         : trellis ? dot_rows_of_codes<true, CoefSize::kWide, kRows>
+                                                 : dot_rows_of_codes<false, CoefSize::kWide, kRows>;
+        run(runs, n_runs, coef + r * ld_coef, ld_coef, init + r, out + r * ld_out, ld_out);
+    });
+}
