@@ -153,24 +153,17 @@ TransformFit parse_transform_fit(std::span<const std::byte> bytes) {
 
 namespace {
 
-/// What differs from unit to unit of a sorted basis: fn(first codec channel, channels).
-template <typename Fn>
-void each_unit(const TransformFit& fit, const Fn& fn) {
-    const size_t unit = transform_unit(fit.side);
-    for (size_t first = 0; first < fit.dim; first += unit) fn(first, std::min(unit, fit.dim - first));
-}
-
 template <typename T>
 void sorted_forward(const TransformFit& fit, const T* x, T* z) noexcept {
     for (size_t i = 0; i < fit.dim; ++i) z[i] = x[fit.order[i]];
-    each_unit(fit, [&](size_t first, size_t n) { hadamard_transform(z + first, n); });
+    hadamard_units(z, fit.dim, transform_unit(fit.side));
 }
 
 template <typename T>
 void sorted_backward(const TransformFit& fit, const T* z, T* x) noexcept {
     std::array<T, kMaxDim> mixed;
     std::copy_n(z, fit.dim, mixed.data());
-    each_unit(fit, [&](size_t first, size_t n) { hadamard_transform(mixed.data() + first, n); });
+    hadamard_units(mixed.data(), fit.dim, transform_unit(fit.side));
     for (size_t i = 0; i < fit.dim; ++i) x[fit.order[i]] = mixed[i];
 }
 
