@@ -10,6 +10,7 @@
 #include "kvaq/base/error.h"
 #include "kvaq/base/file.h"
 #include "kvaq/eval/compare.h"
+#include "kvaq/eval/divergence.h"
 #include "tests/llama_session.h"
 #include "tests/subprocess.h"
 
@@ -252,6 +253,56 @@ TEST(InProcess, AMemoryLimitAnswersAsAFullCacheDoes) {
     unsetenv("KVAQ_KV_BUDGET");
     const std::string said = testing::internal::GetCapturedStderr();
     EXPECT_NE(said.find("memory limit"), std::string::npos) << said;
+}
+
+TEST(InProcess, AnUnknownWayOfMultiplyingIsRefused) {
+    setenv("KVAQ_ATTENTION", "fast", 1);
+    testing::internal::CaptureStderr();
+    EXPECT_THROW((Session("k4v4-rot")), Error);
+    unsetenv("KVAQ_ATTENTION");
+    const std::string said = testing::internal::GetCapturedStderr();
+    EXPECT_NE(said.find("(KVAQ_ATTENTION): wanted wide, exact, or not set, found 'fast'"), std::string::npos) << said;
+}
+
+// Decode's kernels and prefill's, on the same packed tokens: KL of the last token's logits, a text read in one piece and its end token by token. The floor is
+// that of plain llama.cpp's f16, whose matrix products round differently in batches as well.
+TEST(InProcess, DecodeOneByOneIsPrefillToTheFloorOfRounding) {
+    const std::vector<std::byte> text = read_file(std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt");
+    Tokens tokens = tokenize(std::string(reinterpret_cast<const char*>(text.data()), 4000));
+    constexpr llama_pos kShared = 400, kEvery = 9, kMost = 54;  // up to 8 query tokens are decode
+    tokens.resize(static_cast<size_t>(kShared + kMost));
+    const auto piece = [&](llama_pos first, llama_pos end) {
+        return Tokens(tokens.begin() + first, tokens.begin() + end);
+    };
+    const auto mean_kl = [&](const std::string& plan) {
+        const Session session(plan, 4096);
+        const auto logs = [&] {
+            std::vector<float> log_q(static_cast<size_t>(session.n_vocab()));
+            log_softmax(session.logits(), log_q);
+            return log_q;
+        };
+        EXPECT_EQ(session.decode(piece(0, kShared), 0), 0);
+        llama_memory_seq_cp(session.memory(), 0, 1, -1, -1);
+        double sum = 0;
+        for (llama_pos n = 1; n <= kMost; ++n) {
+            EXPECT_EQ(session.decode(piece(kShared + n - 1, kShared + n), kShared + n - 1, 1), 0);
+            if (n % kEvery != 0) continue;
+            const std::vector<float> one_by_one = logs();
+            llama_memory_seq_cp(session.memory(), 0, 2, -1, -1);
+            EXPECT_EQ(session.decode(piece(kShared, kShared + n), kShared, 2), 0);
+            sum += kl_divergence(logs(), one_by_one);
+            llama_memory_seq_rm(session.memory(), 2, -1, -1);
+        }
+        return sum / (kMost / kEvery);
+    };
+    const double floor = mean_kl("");
+    std::printf("plain llama.cpp %.2e\n", floor);
+    for (const char* plan : {"f16", "k4v4-rot-s4", "k3v2-tcq-s4"}) {
+        const double kl = mean_kl(plan);
+        std::printf("%s %.2e\n", plan, kl);
+        EXPECT_LT(kl, 1.5 * floor) << plan;
+    }
+    EXPECT_LT(floor, 0.01);
 }
 
 TEST(InProcess, TheF16PlanIsAsCloseToPlainAsPlainToItselfInOtherBatches) {

@@ -8,14 +8,25 @@
 
 #include "kvaq/base/shuffle-inl.h"
 
+#if defined(__AVX512VNNI__)
+struct DigitOrder {
+    // Of every four numbers their bytes 0, then bytes 1 of the same from another register.
+    alignas(64) uint8_t from[64] = {};
+    constexpr DigitOrder() {
+        for (unsigned i = 0; i < 32; ++i)
+            from[i] = static_cast<uint8_t>(i % 8 < 4 ? i / 8 * 16 + i % 4 * 4 : 64 + i / 8 * 16 + i % 4 * 4 + 1);
+    }
+};
+static constexpr DigitOrder kDigitOrder;
+#endif
+
 // Of a register of coefficients.
 static inline void store_coefs(VecI rounded, int16_t* coef) {
 #if defined(__AVX512VNNI__)
-    typedef int8_t Bytes __attribute__((vector_size(16)));
-    const auto low = (__m128i) __builtin_convertvector(rounded, Bytes);
-    const auto high = (__m128i) __builtin_convertvector((rounded + 128) >> 8, Bytes);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(coef), _mm_unpacklo_epi32(low, high));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(coef + 8), _mm_unpackhi_epi32(low, high));
+    typedef int32_t Half __attribute__((vector_size(32), aligned(2), may_alias));
+    const auto digits =
+        (VecI)_mm512_permutex2var_epi8((__m512i)rounded, _mm512_load_si512(kDigitOrder.from), (__m512i)(rounded + 128));
+    *reinterpret_cast<Half*>(coef) = __builtin_shufflevector(digits, digits, 0, 1, 2, 3, 4, 5, 6, 7);
 #else
     typedef int16_t VecS __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
     VecI order;
@@ -82,7 +93,8 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
     for (size_t i = 0; i < whole; i += KVAQ_LANES) {
         for (size_t r = 0; r < kRows; ++r) {
             const VecF biased = value(r, i) * splat(inverse[r]) + splat(magic);
-            const VecI rounded = __builtin_convertvector(biased - splat(magic), VecI) & keep[r];
+            // An integer below 2^22 lies in the lowest bits of itself + magic.
+            const VecI rounded = (__builtin_bit_cast(VecI, biased) - __builtin_bit_cast(VecI, splat(magic))) & keep[r];
             total[r] += rounded;
             store_coefs(rounded, coef + r * ld_coef + i);
         }

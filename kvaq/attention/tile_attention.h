@@ -23,6 +23,8 @@ namespace kvaq {
 enum class AttentionMode { kIntegers, kWideIntegers, kExact };
 /// kIntegers, or what the environment says: KVAQ_ATTENTION=wide or =exact, or the one forced.
 [[nodiscard]] AttentionMode attention_mode() noexcept;
+/// Throws Error kInvalidArgument when KVAQ_ATTENTION says something else.
+void check_attention_mode();
 /// For tests and benchmarks (not thread-safe).
 void force_attention_mode(AttentionMode mode) noexcept;
 

@@ -6,9 +6,11 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
+#include <string>
 #include <string_view>
 
 #include "kvaq/attention/tile_attention.h"
+#include "kvaq/base/error.h"
 #include "kvaq/quant/transform.h"
 
 namespace kvaq {
@@ -16,10 +18,15 @@ namespace {
 
 constexpr size_t kMaxDim = 512;
 
+/// Of KVAQ_ATTENTION; empty: not said.
+std::string_view wanted_mode() noexcept {
+    const char* text = std::getenv("KVAQ_ATTENTION");
+    return text != nullptr ? text : "";
+}
+
 std::atomic<AttentionMode>& chosen() noexcept {
     static std::atomic<AttentionMode> mode = [] {
-        const char* text = std::getenv("KVAQ_ATTENTION");
-        const std::string_view name = text != nullptr ? text : "";
+        const std::string_view name = wanted_mode();
         return name == "exact"  ? AttentionMode::kExact
                : name == "wide" ? AttentionMode::kWideIntegers
                                 : AttentionMode::kIntegers;
@@ -43,6 +50,13 @@ size_t block_channels(const LevelShape& shape, size_t block) noexcept {
 }  // namespace
 
 AttentionMode attention_mode() noexcept { return chosen().load(std::memory_order_relaxed); }
+
+void check_attention_mode() {
+    const std::string_view name = wanted_mode();
+    if (name.empty() || name == "wide" || name == "exact") return;
+    throw Error(ErrorCode::kInvalidArgument, "unknown way of multiplying (KVAQ_ATTENTION)", "wide, exact, or not set",
+                "'" + std::string(name) + "'");
+}
 
 void force_attention_mode(AttentionMode mode) noexcept { chosen().store(mode, std::memory_order_relaxed); }
 

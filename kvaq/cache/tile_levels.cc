@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "kvaq/base/clones.h"
 #include "kvaq/cache/tile_decode.h"
 #include "kvaq/quant/transform.h"
 
@@ -10,6 +11,10 @@ namespace kvaq {
 namespace {
 
 constexpr size_t kMaxElements = 128 * 512;
+
+KVAQ_CLONES void add_multiple(float factor, const float* __restrict x, size_t n, float* __restrict y) noexcept {
+    for (size_t i = 0; i < n; ++i) y[i] += factor * x[i];
+}
 
 size_t padded(size_t channels) noexcept { return (channels + 15) / 16 * 16; }
 
@@ -81,8 +86,7 @@ void LevelReader::read_scales(const std::byte* packed, TileLevels& levels, size_
     float* offset = &levels.offset[tile * n];
     affine_params(kernels_, layout_, layout_.bands[0], packed, scale, offset);
     if (shape_.bias == 0 || !shape_.has_offset) return;
-    const auto bias = static_cast<float>(shape_.bias);
-    for (size_t i = 0; i < shape_.n_blocks * shape_.stride; ++i) offset[i] += bias * scale[i];
+    add_multiple(static_cast<float>(shape_.bias), scale, shape_.n_blocks * shape_.stride, offset);
 }
 
 void LevelReader::read(const std::byte* packed, TileLevels& levels, size_t tile, size_t n_tiles) noexcept {

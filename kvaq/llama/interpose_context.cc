@@ -8,6 +8,7 @@
 #include <exception>
 #include <string>
 
+#include "kvaq/attention/tile_attention.h"
 #include "kvaq/base/error.h"
 #include "kvaq/llama/attach.h"
 #include "kvaq/llama/attachment.h"
@@ -182,6 +183,7 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
         std::any_of(context->shape.layers.begin(), context->shape.layers.end(), [&](const LayerShape& layer) {
             return layer.sliding_window > 0 && static_cast<uint32_t>(layer.sliding_window) < context->n_ctx;
         });
+    check_attention_mode();
     KvCacheOptions options{.n_seq_max = n_seq_max,
                            .n_ctx = context->n_ctx,
                            .max_batch_tokens = n_ubatch,
