@@ -3,10 +3,18 @@
 
 #include "kvaq/cache/tile_codes-inl.h"
 
+// Into L2: L1 holds what is at work.
+template <unsigned kBits, size_t kLanes>
+static inline void ask_for(const uint8_t* plane, size_t cell) {
+    constexpr size_t kCells = 8 / kBits;  // of a block
+#pragma GCC unroll 4
+    for (size_t j = 0; j < kLanes; j += kCells) __builtin_prefetch(plane + (cell + j) / kCells * 64, 0, 2);
+}
+
 // kLanes neighbouring cells of a plane of kBits from `cell` on, a multiple of kLanes, as words whose bytes begin with the codes.
 template <unsigned kBits, size_t kLanes>
 static inline void low_words(const uint8_t* plane, size_t cell, VecU (&words)[kLanes]) {
-    constexpr size_t kCells = 8 / kBits;  // of a block
+    constexpr size_t kCells = 8 / kBits;
     if constexpr (kLanes >= kCells) {
 #pragma GCC unroll 4
         for (size_t j = 0; j < kLanes; ++j)
@@ -57,7 +65,11 @@ __attribute__((always_inline)) static inline void dot_run(const PackedCodes& run
         VecU u[kLanes];
         VecU upper[kLanes] = {};
         low_words<kLow>(from_low, cell, u);
-        if constexpr (kHigh > 0) high_words<kHigh>(from_high, cell, upper);
+        ask_for<kLow, kLanes>(from_low + run.soon, cell);
+        if constexpr (kHigh > 0) {
+            high_words<kHigh>(from_high, cell, upper);
+            ask_for<kHigh, kLanes>(from_high + run.soon, cell);
+        }
 #pragma GCC unroll 4
         for (size_t j = 0; j < kLanes; ++j) {
             if constexpr (kLevels == CodeLevels::kTrellis) {

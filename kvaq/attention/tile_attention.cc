@@ -29,6 +29,11 @@ int most_bits(const TileLayout& layout) noexcept {
     return most;
 }
 
+/// From a tile's start to where its scales or gains begin.
+size_t code_bytes_of(const TileLayout& layout) noexcept {
+    return layout.bands.back().codes_offset + layout.bands.back().codes_bytes;
+}
+
 bool has_matrix(const TransformFit* fit) noexcept { return fit != nullptr && fit->basis == TransformBasis::kMatrix; }
 
 // Adds a head's learned sink logit to (m, l), divides and writes one row of the output.
@@ -241,17 +246,17 @@ void TileAttention::add_f16(const Keys& keys, size_t tile_tokens, size_t token_b
                          &o_plain_[row0 * dim_v], dim_v);
 }
 
-void TileAttention::Ahead::begin(const TileLayout& key_layout, const TileLayout& value_layout,
-                                 std::span<const PackedTile> soon, size_t n_steps) noexcept {
+void TileAttention::Ahead::begin(const TileLayout& key_layout, size_t keys_but, const TileLayout& value_layout,
+                                 size_t values_but, std::span<const PackedTile> soon, size_t n_steps) noexcept {
     n_parts_ = part_ = line_ = 0;
     size_t n_lines = 0;
-    const auto add = [&](const std::byte* from, size_t bytes) {
+    const auto add = [&](const std::byte* from, size_t but, size_t bytes) {
         if (from == nullptr) return;
-        parts_[n_parts_++] = {from, bytes / kLine};
-        n_lines += bytes / kLine;
+        parts_[n_parts_++] = {from + but, (bytes - but) / kLine};
+        n_lines += (bytes - but) / kLine;
     };
-    for (const PackedTile& tile : soon) add(tile.keys, key_layout.bytes);
-    for (const PackedTile& tile : soon) add(tile.values, value_layout.bytes);
+    for (const PackedTile& tile : soon) add(tile.keys, keys_but, key_layout.bytes);
+    for (const PackedTile& tile : soon) add(tile.values, values_but, value_layout.bytes);
     lines_a_step_ = (n_lines + n_steps - 1) / n_steps;
 }
 
@@ -271,21 +276,25 @@ void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& v
                                std::span<const PackedTile> tiles, const Keys& keys, size_t token_begin,
                                size_t token_end, std::span<const PackedTile> soon) noexcept {
     if (token_begin >= token_end || keys.begin >= keys.end) return;
-    ahead_.begin(key_layout, value_layout, soon, 3 * tiles.size() + 2);
     const size_t n_keys = tiles.size() * key_layout.tile_tokens;
     const size_t dim_k = shape_.head_dim_k;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * shape_.group;
     const size_t n_rows = (token_end - token_begin) * shape_.group;
     packed_used_ = true;
+    const bool key_codes = !exact_ && multiplies_codes(key_layout, n_rows);
+    const bool value_codes = !exact_ && multiplies_codes(value_layout, n_rows);
+    const size_t n_steps = (key_codes ? 1 : 2) * tiles.size() + (value_codes ? 1 : tiles.size()) + 2;
+    ahead_.begin(key_layout, key_codes ? code_bytes_of(key_layout) : 0, value_layout,
+                 value_codes ? code_bytes_of(value_layout) : 0, soon, n_steps);
     if (exact_ || key_layout.spec.is_float16()) {
         ahead_.step();
         decode_tile(key_layout, tiles[0].keys, keys_.data());
         ahead_.step();
         kernels_->scores(&packed_->rows[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), n_keys, n_keys,
                          scores_.data(), n_keys);
-    } else if (multiplies_codes(key_layout, n_rows)) {
-        score_codes(key_layout, tiles, row0, n_rows);
+    } else if (key_codes) {
+        score_codes(key_layout, tiles, soon, row0, n_rows);
     } else {
         LevelReader reader(target_, key_layout, tiles[0].keys);
         for (size_t i = 0; i < tiles.size(); ++i) {
@@ -303,8 +312,8 @@ void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& v
         ahead_.step();
         kernels_->accumulate(scores_.data(), n_keys, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
                              &o_packed_[row0 * dim_v], dim_v);
-    } else if (multiplies_codes(value_layout, n_rows)) {
-        sum_codes(value_layout, tiles, row0, n_rows);
+    } else if (value_codes) {
+        sum_codes(value_layout, tiles, soon, row0, n_rows);
     } else {
         LevelReader reader(target_, value_layout, tiles[0].values);
         for (size_t i = 0; i < tiles.size(); ++i) {

@@ -111,8 +111,9 @@ class TileAttention {
     /// more are asked for.
     class Ahead {
       public:
-        void begin(const TileLayout& key_layout, const TileLayout& value_layout, std::span<const PackedTile> soon,
-                   size_t n_steps) noexcept;
+        /// keys_but, values_but: bytes of a tile that are asked for elsewhere, from its start on.
+        void begin(const TileLayout& key_layout, size_t keys_but, const TileLayout& value_layout, size_t values_but,
+                   std::span<const PackedTile> soon, size_t n_steps) noexcept;
         void step() noexcept;
         /// What is left.
         void finish() noexcept {
@@ -171,8 +172,10 @@ class TileAttention {
     /// Few rows multiply packed codes as they are (dot_codes): their bytes are written nowhere. The sums are the same integers.
     static constexpr size_t kMostCodeRows = 4;
     [[nodiscard]] bool multiplies_codes(const TileLayout& layout, size_t n_rows) const noexcept;
-    void score_codes(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0, size_t n_rows) noexcept;
-    void sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0, size_t n_rows) noexcept;
+    void score_codes(const TileLayout& layout, std::span<const PackedTile> tiles, std::span<const PackedTile> soon,
+                     size_t row0, size_t n_rows) noexcept;
+    void sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles, std::span<const PackedTile> soon,
+                   size_t row0, size_t n_rows) noexcept;
     /// Softcap and ALiBi on the scores of a row.
     void bend(float* scores, const Range& range, int32_t first_key, size_t row) const noexcept;
     /// Scores to weights, earlier sums rescaled; the keys that any row sees.

@@ -43,6 +43,13 @@ const std::array<float, kMaxDim>& ones() noexcept {
     return values;
 }
 
+/// 0: from nothing or to nothing.
+ptrdiff_t bytes_between(const std::byte* from, const std::byte* to) noexcept {
+    return from == nullptr || to == nullptr
+               ? 0
+               : static_cast<ptrdiff_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from));
+}
+
 size_t block_channels(const LevelShape& shape, size_t block) noexcept {
     return std::min(shape.block, shape.n_channels - std::min(shape.n_channels, block * shape.block));
 }
@@ -133,8 +140,8 @@ bool TileAttention::multiplies_codes(const TileLayout& layout, size_t n_rows) co
 }
 
 /// As score_levels with one block, reading included.
-void TileAttention::score_codes(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0,
-                                size_t n_rows) noexcept {
+void TileAttention::score_codes(const TileLayout& layout, std::span<const PackedTile> tiles,
+                                std::span<const PackedTile> soon, size_t row0, size_t n_rows) noexcept {
     const LevelReader reader(target_, layout, tiles[0].keys);
     const size_t dim = shape_.head_dim_k;
     const size_t n_keys = tiles.size() * layout.tile_tokens;
@@ -144,7 +151,10 @@ void TileAttention::score_codes(const TileLayout& layout, std::span<const Packed
     for (size_t i = 0; i < tiles.size(); ++i) {
         ahead_.step();
         reader.read_scales(tiles[i].keys, levels_, i);
-        for (size_t band = 0; band < reader.n_bands(); ++band) runs[band] = reader.codes(band, tiles[i].keys);
+        for (size_t band = 0; band < reader.n_bands(); ++band) {
+            runs[band] = reader.codes(band, tiles[i].keys);
+            if (i < soon.size()) runs[band].soon = bytes_between(tiles[i].keys, soon[i].keys);
+        }
         kernels_->dot_codes(runs.data(), reader.n_bands(), coefs_of_q_, &packed_->coefs[row0 * dim], dim, n_rows,
                             init_.data(), &acc_[i * layout.tile_tokens], n_keys);
         ahead_.step();
@@ -153,8 +163,8 @@ void TileAttention::score_codes(const TileLayout& layout, std::span<const Packed
 }
 
 /// As sum_levels with one block, reading included.
-void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0,
-                              size_t n_rows) noexcept {
+void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles,
+                              std::span<const PackedTile> soon, size_t row0, size_t n_rows) noexcept {
     const LevelReader reader(target_, layout, tiles[0].values);
     const size_t dim = shape_.padded_v();
     const size_t n_keys = tiles.size() * layout.tile_tokens;
@@ -165,8 +175,10 @@ void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTi
     for (size_t r = 0; r < n_rows; ++r) init_[r] = -reader.shape().bias * sums_[r];
     std::array<PackedCodes, kSeveralTiles> runs;
     for (size_t band = 0; band < reader.n_bands(); ++band) {
-        ahead_.step();
-        for (size_t i = 0; i < tiles.size(); ++i) runs[i] = reader.codes(band, tiles[i].values);
+        for (size_t i = 0; i < tiles.size(); ++i) {
+            runs[i] = reader.codes(band, tiles[i].values);
+            if (i < soon.size()) runs[i].soon = bytes_between(tiles[i].values, soon[i].values);
+        }
         kernels_->dot_codes(runs.data(), tiles.size(), CoefSize::kWide, coefs_.data(), n_keys, n_rows, init_.data(),
                             &acc_[reader.first_channel(band)], dim);
     }

@@ -33,6 +33,7 @@ struct PackedCodes {
     CodePlanes planes;
     CodeLevels levels = CodeLevels::kPlain;
     const uint8_t* table = nullptr;
+    ptrdiff_t soon = 0;  ///< bytes from these codes to those that are read next: asked from memory as these are read
 };
 
 /// trellis_outputs + 128, [256], by windows whose bits lie as planes give them: the low plane's, the bits of codes before, the high plane's (trellis_window has the
