@@ -6,6 +6,8 @@
 #include <immintrin.h>
 #endif
 
+#include <algorithm>
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -16,9 +18,11 @@
 #include <vector>
 
 #include "bench/bench_plans.h"
+#include "kvaq/attention/block_kernels.h"
 #include "kvaq/base/simd_target.h"
 #include "kvaq/cache/kv_cache.h"
 #include "kvaq/cache/tile.h"
+#include "kvaq/cache/tile_levels.h"
 #include "kvaq/plan/plan.h"
 
 namespace kvaq {
@@ -114,6 +118,89 @@ void encode(benchmark::State& state, const std::string& plan, const Heads& heads
         benchmark::Counter(static_cast<double>(kDefaultTileTokens) * rounds, benchmark::Counter::kIsRate);
 }
 
+/// One KV head's packed keys (or values) of 8192 tokens by the heads' group of rows: products only, no softmax, no scales around them.
+void scan(benchmark::State& state, const std::string& plan, const Heads& heads, Side side) {
+    constexpr size_t kTiles = 8192 / kDefaultTileTokens;
+    const bool key = side == Side::kKey;
+    const HeadPlan head = bench_plan(plan, heads).layers[0].heads[0];
+    const TileLayout layout = make_tile_layout(key ? head.key : head.value, side, heads.head_dim, kDefaultTileTokens);
+    std::mt19937 random(1);
+    std::normal_distribution<float> normal;
+    std::vector<float> x(kDefaultTileTokens * heads.head_dim);
+    for (float& value : x) value = normal(random);
+    std::vector<std::byte> tiles(kTiles * layout.bytes);
+    for (size_t i = 0; i < kTiles; ++i) encode_tile(layout, x.data(), &tiles[i * layout.bytes]);
+    const SimdTarget target = best_simd_target();
+    const BlockKernels& kernels = block_kernels(target);
+    const size_t rows = heads.n_heads / heads.n_kv_heads;
+    const size_t n_terms = key ? heads.head_dim : kDefaultTileTokens;
+    const size_t n_lanes = key ? kDefaultTileTokens : heads.head_dim;
+    const CoefSize size = key ? CoefSize::kByte : CoefSize::kWide;  // as attention takes them up to 5 bits
+    std::vector<int16_t> coefs(rows * n_terms);
+    std::vector<float> steps(rows);
+    std::vector<int32_t> sums(rows), init(rows), out(rows * n_lanes);
+    kernels.quantize_coefs(x.data(), n_terms, nullptr, rows, n_terms, size, coefs.data(), n_terms, steps.data(),
+                           sums.data());
+    TileLevels levels;
+    levels.reserve(heads.head_dim, kDefaultTileTokens);
+    LevelReader reader(target, layout, tiles.data());
+    const bool as_packed = kernels.dot_codes != nullptr && joins_tiles(layout);  // as attention does
+    for (auto _ : state) {
+        for (size_t i = 0; i < kTiles; ++i) {
+            const std::byte* tile = &tiles[i * layout.bytes];
+            if (!as_packed) {
+                reader.read(tile, levels);
+                kernels.dot_cells(levels.cells.data(), levels.cell_stride, n_lanes / 16, n_terms / 4, size,
+                                  coefs.data(), n_terms, rows, init.data(), out.data(), n_lanes);
+                continue;
+            }
+            std::array<PackedCodes, LevelReader::kMostBands> runs;
+            for (size_t band = 0; band < reader.n_bands(); ++band) {
+                runs[band] = reader.codes(band, tile);
+                if (!key) {
+                    kernels.dot_codes(&runs[band], 1, size, coefs.data(), n_terms, rows, init.data(),
+                                      &out[reader.first_channel(band)], n_lanes);
+                }
+            }
+            if (key) {
+                kernels.dot_codes(runs.data(), reader.n_bands(), size, coefs.data(), n_terms, rows, init.data(),
+                                  out.data(), n_lanes);
+            }
+        }
+        benchmark::DoNotOptimize(out.data());
+    }
+    const auto rounds = static_cast<double>(state.iterations());
+    state.counters["packed/s"] =
+        benchmark::Counter(static_cast<double>(tiles.size()) * rounds, benchmark::Counter::kIsRate);
+    state.counters["tokens/s"] = benchmark::Counter(8192 * rounds, benchmark::Counter::kIsRate);
+}
+
+/// The same products of f32 tiles.
+void scan_f32(benchmark::State& state, const Heads& heads, Side side) {
+    constexpr size_t kTiles = 8192 / kDefaultTileTokens;
+    const BlockKernels& kernels = block_kernels(best_simd_target());
+    const size_t rows = heads.n_heads / heads.n_kv_heads;
+    const size_t tile = kDefaultTileTokens * heads.head_dim;
+    std::vector<float> x(kTiles * tile, 1.0F), q(rows * std::max(heads.head_dim, kDefaultTileTokens), 1.0F),
+        out(rows * std::max(heads.head_dim, kDefaultTileTokens));
+    for (auto _ : state) {
+        for (size_t i = 0; i < kTiles; ++i) {
+            if (side == Side::kKey) {
+                kernels.scores(q.data(), heads.head_dim, rows, heads.head_dim, &x[i * tile], kDefaultTileTokens,
+                               kDefaultTileTokens, out.data(), kDefaultTileTokens);
+            } else {
+                kernels.accumulate(q.data(), kDefaultTileTokens, rows, 0, kDefaultTileTokens, &x[i * tile],
+                                   heads.head_dim, heads.head_dim, out.data(), heads.head_dim);
+            }
+        }
+        benchmark::DoNotOptimize(out.data());
+    }
+    const auto rounds = static_cast<double>(state.iterations());
+    state.counters["packed/s"] =
+        benchmark::Counter(static_cast<double>(x.size() * sizeof(float)) * rounds, benchmark::Counter::kIsRate);
+    state.counters["tokens/s"] = benchmark::Counter(8192 * rounds, benchmark::Counter::kIsRate);
+}
+
 /// Bytes that k4v4-rot-s4 keeps for 8192 tokens.
 size_t packed_size(const Heads& heads, size_t n_layers) {
     const Plan plan = bench_plan("k4v4-rot-s4", heads);
@@ -182,6 +269,12 @@ void register_all() {
             }
             add("prefill512/" + shape + "/" + plan + "/4096",
                 [=](benchmark::State& state) { attend(state, plan, heads, 4096, kBatch); });
+            if (plan != "f16") {
+                add("scan_k/" + shape + "/" + plan,
+                    [=](benchmark::State& state) { scan(state, plan, heads, Side::kKey); });
+                add("scan_v/" + shape + "/" + plan,
+                    [=](benchmark::State& state) { scan(state, plan, heads, Side::kValue); });
+            }
             add("encode_k/" + shape + "/" + plan,
                 [=](benchmark::State& state) { encode(state, plan, heads, Side::kKey); });
             add("encode_v/" + shape + "/" + plan,
@@ -192,6 +285,8 @@ void register_all() {
             add("decode_30_layers/" + shape + "/" + plan + "/8192",
                 [=](benchmark::State& state) { attend(state, plan, heads, 8192, 1, 30); });
         }
+        add("scan_k/" + shape + "/f32", [=](benchmark::State& state) { scan_f32(state, heads, Side::kKey); });
+        add("scan_v/" + shape + "/f32", [=](benchmark::State& state) { scan_f32(state, heads, Side::kValue); });
         add("read_30_layers/" + shape, [=](benchmark::State& state) { read(state, heads); });
         add("copy/" + shape, [=](benchmark::State& state) { copy(state, heads); });
     }

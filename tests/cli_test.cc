@@ -275,6 +275,7 @@ TEST_F(CommandLine, ShellsAndManKnowEveryFlag) {
     std::ofstream(bash) << kvaq_cli({"completion", "bash"}).out;
     const std::string zsh = kvaq_cli({"completion", "zsh"}).out;
     const std::string man = kvaq_cli({"man"}).out;
+    EXPECT_EQ(man.find('\f'), std::string::npos) << "\\f of roff, not of C++";
     const auto complete = [&](const std::string& words, const std::string& index) {
         return run_process({"bash", "-c",
                             "source " + bash + " && COMP_WORDS=(" + words + ") COMP_CWORD=" + index +

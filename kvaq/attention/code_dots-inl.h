@@ -1,4 +1,4 @@
-// Included by level_kernels-inl.h where the target has VNNI and VBMI: dot_codes, which multiplies packed codes without writing their bytes anywhere. Reading
+// Included by level_kernels-inl.h where the target has VNNI, VBMI and GFNI: dot_codes, which multiplies packed codes without writing their bytes anywhere. Reading
 // bits, looking levels up and multiplying run on different ports of the CPU, side by side.
 
 #include "kvaq/cache/tile_codes-inl.h"

@@ -16,8 +16,9 @@
 namespace kvaq {
 
 /// How packed tiles are multiplied.
-///   kIntegers      bytes times q and p as integers, sums exact: q as bytes where keys have at most 5 bits (an error of at most max|q| / 254 in each channel of
-///                  q, a hundredth of the power of the codec's own error), else as kWideIntegers; p always in 15 bits
+///   kIntegers      bytes times q and p as integers, sums exact: q as bytes where keys have at most 4 bits, or 5 in channels of transform codecs (an error of at
+///                  most max|q| / 254 in each channel of q: a hundredth of the power of the codec's own error unless single channels of q are far out), else
+///                  as kWideIntegers; p always in 15 bits
 ///   kWideIntegers  q in 15 bits too: errors of at most max|q| / 2^15 and, in each p of the tiles read together, max|p| / 2^15
 ///   kExact         tiles decoded to f32 and multiplied in f32
 enum class AttentionMode { kIntegers, kWideIntegers, kExact };
@@ -152,6 +153,7 @@ class TileAttention {
         std::vector<int16_t> coefs;  ///< [row][channel] rounded
         std::vector<float> steps;    ///< [block][row] of the coefficients
         std::vector<int32_t> sums;   ///< [block][row] of the coefficients
+        std::vector<float> totals;   ///< [block][row] of the channels, not rounded
         std::vector<float> offsets;  ///< [row] share of a codec's offsets
     };
     static constexpr size_t kTurns = 4;

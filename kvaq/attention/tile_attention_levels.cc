@@ -1,5 +1,5 @@
 // Attention over packed tiles in integers. With x = scale * (u - bias) + offset (LevelShape), per block of channels that share a scale:
-//   keys    q . x  = scale * (sum q u - bias sum q) + offset * sum q             q rounded once per call, all sums of q are of the rounded one
+//   keys    q . x  = scale * (sum q u - bias sum q) + offset * sum q             q rounded once per call, but not in the last sum
 //   values  sum_t p_t x_t = sum_t (p_t scale_t) (u_t - bias) + sum_t p_t offset_t   p_t scale_t rounded per tile
 // A transform's channel scales go into q before rounding, and onto o at the end (TileAttention::finish).
 #include <algorithm>
@@ -79,6 +79,10 @@ void TileAttention::make_coefs(PackedQueries& packed) noexcept {
         packed.offsets[row] = fit != nullptr ? kernels_->dot(&packed.rows[row * dim], fit->offset.data(), dim) : 0.0F;
     for (size_t block = 0; block < shape.n_blocks; ++block) {
         const size_t first = block * shape.block;
+        for (size_t row = 0; row < n_rows && shape.has_offset; ++row) {
+            packed.totals[block * n_rows + row] =
+                kernels_->dot(&packed.rows[row * dim + first], ones().data(), block_channels(shape, block));
+        }
         kernels_->quantize_coefs(&packed.rows[first], dim, fit != nullptr ? fit->scale.data() : nullptr, n_rows,
                                  block_channels(shape, block), coefs_of_q_, &packed.coefs[first], dim,
                                  &packed.steps[block * n_rows], &packed.sums[block * n_rows]);
@@ -126,11 +130,10 @@ void TileAttention::score_levels(const TileLayout& layout, size_t n_keys, size_t
 void TileAttention::add_scores(const LevelShape& shape, size_t block, size_t n_keys, size_t row0,
                                size_t n_rows) noexcept {
     const float* steps = &packed_->steps[block * shape_.n_rows() + row0];
-    const int32_t* sums = &packed_->sums[block * shape_.n_rows() + row0];
     const float* scale = &levels_.scale[block * shape.stride];
     const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
-    for (size_t r = 0; r < n_rows; ++r) constants_[r] = steps[r] * static_cast<float>(sums[r]);
-    kernels_->add_levels(acc_.data(), n_keys, n_rows, n_keys, steps, scale, offset, constants_.data(),
+    kernels_->add_levels(acc_.data(), n_keys, n_rows, n_keys, steps, scale, offset,
+                         &packed_->totals[block * shape_.n_rows() + row0],
                          block == 0 ? &packed_->offsets[row0] : nullptr, scores_.data(), n_keys);
 }
 
@@ -155,9 +158,13 @@ void TileAttention::score_codes(const TileLayout& layout, std::span<const Packed
             runs[band] = reader.codes(band, tiles[i].keys);
             if (i < soon.size()) runs[band].soon = bytes_between(tiles[i].keys, soon[i].keys);
         }
+        int32_t* to = &acc_[i * layout.tile_tokens];
+        if (reader.n_bands() == 0) {  // nothing is coded
+            for (size_t r = 0; r < n_rows; ++r) std::fill_n(to + r * n_keys, layout.tile_tokens, 0);
+            continue;
+        }
         kernels_->dot_codes(runs.data(), reader.n_bands(), coefs_of_q_, &packed_->coefs[row0 * dim], dim, n_rows,
-                            init_.data(), &acc_[i * layout.tile_tokens], n_keys);
-        ahead_.step();
+                            init_.data(), to, n_keys);
     }
     add_scores(reader.shape(), 0, n_keys, row0, n_rows);
 }

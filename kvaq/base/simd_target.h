@@ -5,7 +5,7 @@
 
 namespace kvaq {
 
-/// Instruction sets that kernels are compiled for; chosen at run time. kAvx512Vnni: AVX-512 with VNNI and VBMI.
+/// Instruction sets that kernels are compiled for; chosen at run time. kAvx512Vnni: AVX-512 with VNNI, VBMI and GFNI.
 enum class SimdTarget { kScalar, kAvx2, kAvx512, kAvx512Vnni, kNeon };
 
 /// Every target that was compiled in and that this CPU runs, kScalar first, the best one last.

@@ -60,7 +60,7 @@ inline ModelShape small_model(size_t head_dim_k = 32, size_t head_dim_v = 32, in
     return shape;
 }
 
-/// A preset, or "klt" and suffixes: sample transform codecs, another one for every head. With "turned:" before it packed keys are turned back by
+/// A preset, or "klt" and suffixes: sample transform codecs, another one for every head; "bytes": such keys of 5 to 0 bits, values of 8. With "turned:" before it packed keys are turned back by
 /// multiples of 96 positions, in layer 3 only and by pairs of their own.
 inline Plan plan_of(const std::string& name, const ModelShape& model) {
     if (name.rfind("turned:", 0) == 0) {
@@ -68,6 +68,15 @@ inline Plan plan_of(const std::string& name, const ModelShape& model) {
         plan.key_period = 96;
         plan.layers.back().key_turn = {
             .interleaved = true, .first_channel = 2, .n_dims = 6, .frequencies = {0.3, 0.01, 2e-4}};
+        return plan;
+    }
+    if (name == "bytes") {
+        Plan plan = make_uniform_plan(parse_preset("k4v8-s4"), model);
+        unsigned seed = 1;
+        for (LayerPlan& layer : plan.layers) {
+            for (HeadPlan& head : layer.heads)
+                head.key = sample_transform(Side::kKey, layer.shape.head_dim_k, seed++, 2);
+        }
         return plan;
     }
     if (name.rfind("klt", 0) != 0) return make_uniform_plan(parse_preset(name), model);

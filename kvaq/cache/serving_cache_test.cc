@@ -244,6 +244,7 @@ TEST(ServingCache, EveryHeadSizeFrom32To256MatchesTheReference) {
 }
 
 TEST(ServingCache, HeadsWithMoreValueThanKeyChannelsMatchTheReference) {
+    const ForcedMode forced(AttentionMode::kWideIntegers);  // its tolerance is narrow
     const ModelShape model = small_model(16, 128);
     const Plan plan = make_uniform_plan(parse_preset("k4v4-rot-s4"), model);
     const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 256, .max_batch_tokens = 200});
@@ -426,15 +427,15 @@ TEST(ServingCache, TokensOfSeveralSequencesAreStoredOnceAndDivergeByCopyOnWrite)
     }
 }
 
-// What integers add to the error of the codec itself, measured against f16: at most a hundredth in power at 4 bits, a thirtieth at 5 (the most that take q in
-// bytes); q in 15 bits at most a thousandth.
+// What integers add to the error of the codec itself, measured against f16, in power: a hundredth where q is in bytes (4 bits; 5 to 0 by channel), q in
+// 15 bits a thousandth.
 TEST(ServingCache, IntegersAddLittleToTheErrorOfTheCodec) {
     const ModelShape model = small_model(64, 64);
     const auto attend = [&](const Plan& plan, AttentionMode mode) {
         const ForcedMode forced(mode);
         const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 1024, .max_batch_tokens = 600});
         (void)step(*cache, model, text(0, 0, 600));
-        return step(*cache, model, text(0, 600, 1));
+        return step(*cache, model, text(0, 600, 16));
     };
     const auto power = [](const std::vector<float>& a, const std::vector<float>& b) {
         double sum = 0;
@@ -443,14 +444,16 @@ TEST(ServingCache, IntegersAddLittleToTheErrorOfTheCodec) {
         return sum;
     };
     const std::vector<float> f16 = attend(plan_of("f16", model), AttentionMode::kExact);
-    for (const auto& [name, most] :
-         {std::pair{"k4v4-rot-s4", 1e-2}, std::pair{"k4v4-kchan-g32", 1e-2}, std::pair{"q4_0", 1e-2},
-          std::pair{"klt", 1e-2}, std::pair{"k5v5-rot-s4", 0.033}, std::pair{"k6v6-rot-s4", 1e-3}}) {
+    for (const auto& [name, most] : {std::pair{"k4v4-rot-s4", 1e-2}, std::pair{"k3v8-rot-s4", 1e-2},
+                                     std::pair{"q4_0", 1e-2}, std::pair{"bytes", 1e-2}, std::pair{"klt", 1e-2},
+                                     std::pair{"k4v4-kchan-g32", 1e-3}, std::pair{"k5v5-rot-s4", 1e-3}}) {
         const Plan plan = plan_of(name, model);
         const std::vector<float> exact = attend(plan, AttentionMode::kExact);
         const double codec = power(exact, f16);
-        EXPECT_LT(power(attend(plan, AttentionMode::kIntegers), exact), most * codec) << name;
+        const double bytes = power(attend(plan, AttentionMode::kIntegers), exact);
+        EXPECT_LT(bytes, most * codec) << name;
         EXPECT_LT(power(attend(plan, AttentionMode::kWideIntegers), exact), 1e-3 * codec) << name;
+        std::printf("%s %.1e of the codec's error\n", name, bytes / codec);
     }
 }
 

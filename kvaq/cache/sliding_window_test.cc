@@ -92,6 +92,7 @@ TEST(SlidingWindow, AShiftThatWouldShowWhatWasGivenUpIsRefusedAndChangesNothing)
 }
 
 TEST(SlidingWindow, ARewindOfUpToATileGivesTheReferencesResultsAndALongerOneIsRefused) {
+    const ForcedMode forced(AttentionMode::kWideIntegers);  // its tolerance is narrow
     const ModelShape model = small_model(32, 32, kWindow);
     const Plan plan = plan_of("k4v4-rot-w20-s3", model);
     for (int32_t n = 500; n < 570; n += 7) {
@@ -120,6 +121,7 @@ TEST(SlidingWindow, ARewindOfUpToATileGivesTheReferencesResultsAndALongerOneIsRe
 }
 
 TEST(SlidingWindow, AForkKeepsTheTilesThatItsOwnQueriesSee) {
+    const ForcedMode forced(AttentionMode::kWideIntegers);  // its tolerance is narrow
     const ModelShape model = small_model(32, 32, kWindow);
     const Plan plan = plan_of("k4v4-w30", model);
     const auto cache = cache_of(plan, 3);
@@ -144,6 +146,7 @@ TEST(SlidingWindow, AForkKeepsTheTilesThatItsOwnQueriesSee) {
 }
 
 TEST(SlidingWindow, SnapshotsHoldAndRestoreWhatIsLeft) {
+    const ForcedMode forced(AttentionMode::kWideIntegers);  // its tolerance is narrow
     const ModelShape model = small_model(32, 32, kWindow);
     const Plan plan = plan_of("k4v4-w20-s2", model);
     const auto cache = cache_of(plan, 2);

@@ -38,7 +38,7 @@ struct DecodeKernels {
     void (*codebook)(const CodebookJob& job, float* out);
     /// cells[quad * cell_stride + lane * 4 + i] = table[code], table of 64 bytes; null or 8 bits: the code itself.
     void (*levels)(const CodePlanes& planes, const uint8_t* table, uint8_t* cells, size_t cell_stride);
-    /// The same for trellis codes: table [256] by window (kvaq/quant/trellis.h).
+    /// The same for trellis codes: table [256] as trellis_table has it.
     void (*trellis)(const CodePlanes& planes, const uint8_t* table, uint8_t* cells, size_t cell_stride);
     void (*to_float)(const float16* from, size_t n, float* to);
     /// to[i] = transform_gain(from[i])

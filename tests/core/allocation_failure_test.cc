@@ -157,6 +157,8 @@ struct Setting {
 };
 
 class AllocationFailure : public testing::TestWithParam<Setting> {
+    const ForcedMode forced_{AttentionMode::kWideIntegers};  // its tolerance is narrow
+
   protected:
     AllocationFailure()
         : model_(small_model(16, 16, GetParam().sliding)),
