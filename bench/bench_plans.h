@@ -2,6 +2,7 @@
 
 // For benchmarks: plans over a few equal layers, and a team of one.
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -51,13 +52,13 @@ inline Plan bench_plan(const std::string& name, const Heads& heads, size_t n_lay
                 const size_t n = (heads.head_dim + unit - 1) / unit;
                 CodecSpec codec;
                 std::vector<uint8_t> bits;
-                for (size_t i = 0; i < n && measured; ++i)
-                    bits.push_back(static_cast<uint8_t>(side == Side::kValue ? 3
-                                                        : i < n / 4          ? 4
-                                                        : i < n * 3 / 4      ? 3
-                                                                             : 2));
-                for (size_t i = 0; i < n && !measured; ++i)
-                    bits.push_back(static_cast<uint8_t>(i < n / 4 ? 5 : i < n / 2 ? 4 : i < n * 3 / 4 ? 3 : 2));
+                const auto by_quarter = measured ? side == Side::kKey ? std::array{4, 3, 3, 2} : std::array{3, 3, 3, 3}
+                                                 : std::array{5, 4, 3, 2};
+                for (size_t i = 0; i < n; ++i)
+                    bits.push_back(static_cast<uint8_t>(by_quarter[i < n / 4       ? 0
+                                                                   : i < n / 2     ? 1
+                                                                   : i < n * 3 / 4 ? 2
+                                                                                   : 3]));
                 codec.transform = make_transform_codec(
                     with_basis(*sample_fit(side, heads.head_dim, seed), basis), bits,
                     measured || name.rfind("tcq", 0) == 0 ? TransformCodes::kTrellis : TransformCodes::kCodebook);

@@ -267,10 +267,8 @@ TEST(InProcess, AnUnknownWayOfMultiplyingIsRefused) {
 // Decode's kernels and prefill's, on the same packed tokens: KL of the last token's logits, a text read in one piece and its end token by token. The floor is
 // that of plain llama.cpp's f16, whose matrix products round differently in batches as well.
 TEST(InProcess, DecodeOneByOneIsPrefillToTheFloorOfRounding) {
-    const std::vector<std::byte> text = read_file(std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt");
-    Tokens tokens = tokenize(std::string(reinterpret_cast<const char*>(text.data()), 4000));
     constexpr llama_pos kShared = 400, kEvery = 9, kMost = 54;  // up to 8 query tokens are decode
-    tokens.resize(static_cast<size_t>(kShared + kMost));
+    const Tokens tokens = wiki_tokens(kShared + kMost);
     const auto piece = [&](llama_pos first, llama_pos end) {
         return Tokens(tokens.begin() + first, tokens.begin() + end);
     };

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kvaq/base/file.h"
 #include "kvaq/eval/session.h"
 #include "kvaq/llama/attach.h"
 
@@ -32,6 +33,14 @@ inline Tokens tokenize(const std::string& text, llama_model* model = shared_mode
     const int32_t n = llama_tokenize(llama_model_get_vocab(model), text.data(), static_cast<int32_t>(text.size()),
                                      tokens.data(), static_cast<int32_t>(tokens.size()), true, false);
     tokens.resize(static_cast<size_t>(n));
+    return tokens;
+}
+
+/// The first n tokens of the WikiText excerpt.
+inline Tokens wiki_tokens(size_t n) {
+    const std::vector<std::byte> bytes = read_file(std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt");
+    Tokens tokens = tokenize({reinterpret_cast<const char*>(bytes.data()), std::min<size_t>(bytes.size(), n * 8)});
+    tokens.resize(n);
     return tokens;
 }
 

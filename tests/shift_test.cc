@@ -5,20 +5,10 @@
 #include <cstdio>
 #include <utility>
 
-#include "kvaq/base/file.h"
 #include "tests/llama_session.h"
 
 namespace kvaq {
 namespace {
-
-const std::string kText = std::string(KVAQ_DATA_DIR) + "/wiki-excerpt.txt";
-
-Tokens wiki(size_t n) {
-    const std::vector<std::byte> bytes = read_file(kText);
-    Tokens tokens = tokenize({reinterpret_cast<const char*>(bytes.data()), std::min<size_t>(bytes.size(), n * 8)});
-    tokens.resize(n);
-    return tokens;
-}
 
 /// As llama-server shifts: [keep, keep + discard) goes, what is after it moves up.
 void shift(const Session& session, llama_pos keep, llama_pos discard) {
@@ -27,7 +17,7 @@ void shift(const Session& session, llama_pos keep, llama_pos discard) {
 }
 
 TEST(Shift, LogitsAfterAShiftAreThoseOfPlainLlamaCpp) {
-    const Tokens tokens = wiki(500);
+    const Tokens tokens = wiki_tokens(500);
     const Session plain(""), unshifted("f16");
     std::vector<float> expected;
     for (const std::string plan : {"", "f16", "k8v8-g32"}) {
@@ -95,7 +85,7 @@ std::pair<double, double> nll_through_shifts(const std::string& plan, const Toke
 }
 
 TEST(Shift, ReadsATextFarLongerThanTheContextAsWellAsPlainLlamaCpp) {
-    const Tokens tokens = wiki(2400);
+    const Tokens tokens = wiki_tokens(2400);
     int n_shifts = 0;
     const auto plain = nll_through_shifts("", tokens, n_shifts);
     std::printf("%d shifts; plain llama.cpp: %.4f and %.4f nats\n", n_shifts, plain.first, plain.second);

@@ -51,10 +51,8 @@ __attribute__((always_inline)) static inline void dot_run(const PackedCodes& run
                                                           const int16_t* coef, size_t ld_coef,
                                                           __m512i (&low)[kRows][kLanes],
                                                           __m512i (&high)[kRows][kLanes]) {
-    constexpr bool kWide = kSize == CoefSize::kWide;
-    typedef int32_t Digits __attribute__((aligned(2), may_alias));
     TrellisTable parts = {};
-    VecU table = {};
+    VecU table = {};  // look_up_bytes would load it for every cell again
     if constexpr (kLevels == CodeLevels::kTable) table = load_u(run.table);
     if constexpr (kLevels == CodeLevels::kTrellis) parts = load_trellis(run.table);
     const size_t n_quads = run.planes.n_quads;
@@ -80,19 +78,7 @@ __attribute__((always_inline)) static inline void dot_run(const PackedCodes& run
                     u[j] = (VecU)_mm512_maskz_permutexvar_epi8(~__mmask64{0}, (__m512i)u[j], (__m512i)table);
             }
         }
-#pragma GCC unroll 4
-        for (size_t r = 0; r < kRows; ++r) {
-            __m512i c0;
-            __m512i c1;
-            asm("vpbroadcastd %1, %0" : "=v"(c0) : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef)));
-            if constexpr (kWide)
-                asm("vpbroadcastd %1, %0" : "=v"(c1) : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + 2)));
-#pragma GCC unroll 4
-            for (size_t j = 0; j < kLanes; ++j) {
-                asm("vpdpbusd %2, %1, %0" : "+v"(low[r][j]) : "v"(u[j]), "v"(c0));
-                if constexpr (kWide) asm("vpdpbusd %2, %1, %0" : "+v"(high[r][j]) : "v"(u[j]), "v"(c1));
-            }
-        }
+        add_quad<kSize>(u, coef, ld_coef, low, high);
     }
 }
 
@@ -102,14 +88,7 @@ static void dot_lanes(const PackedCodes* runs, size_t n_runs, size_t first_lane,
                       const int32_t* init, int32_t* out, size_t ld_out) {
     __m512i low[kRows][kLanes];
     __m512i high[kRows][kLanes];
-#pragma GCC unroll 4
-    for (size_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-        for (size_t j = 0; j < kLanes; ++j) {
-            low[r][j] = _mm512_set1_epi32(init[r]);
-            high[r][j] = _mm512_setzero_si512();
-        }
-    }
+    start_sums(init, low, high);
     for (size_t i = 0; i < n_runs; coef += runs[i].planes.n_quads * 4, ++i) {
         const PackedCodes& run = runs[i];
         // No lambda: it would keep the sums in memory.
@@ -134,14 +113,7 @@ static void dot_lanes(const PackedCodes* runs, size_t n_runs, size_t first_lane,
         }
 #undef KVAQ_DOT_RUN
     }
-#pragma GCC unroll 4
-    for (size_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-        for (size_t j = 0; j < kLanes; ++j) {
-            *reinterpret_cast<VecI*>(out + r * ld_out + (first_lane + j) * 16) =
-                kSize == CoefSize::kWide ? (VecI)low[r][j] + ((VecI)high[r][j] << 8) : (VecI)low[r][j];
-        }
-    }
+    store_sums<kSize>(low, high, out + first_lane * 16, ld_out);
 }
 
 template <bool kTrellis, CoefSize kSize, size_t kRows>

@@ -120,14 +120,11 @@ static void quantize_coefs(const float* x, size_t ld_x, const float* weight, siz
 }
 
 #if defined(__AVX512VNNI__)
-// kUnits blocks of 16 lanes for kRows rows.
-template <CoefSize kSize, size_t kRows, size_t kUnits>
-static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_quads, const int16_t* coef,
-                            size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
-    constexpr bool kWide = kSize == CoefSize::kWide;
-    typedef int32_t Digits __attribute__((aligned(2), may_alias));
-    __m512i low[kRows][kUnits];
-    __m512i high[kRows][kUnits];
+// Sums of kRows rows over kUnits blocks of 16 lanes, of the coefficients' low and high digits (kByte: low ones only). References to arrays, all inlined: they
+// stay in registers.
+template <size_t kRows, size_t kUnits>
+__attribute__((always_inline)) static inline void start_sums(const int32_t* init, __m512i (&low)[kRows][kUnits],
+                                                             __m512i (&high)[kRows][kUnits]) {
 #pragma GCC unroll 4
     for (size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -136,37 +133,59 @@ static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_q
             high[r][j] = _mm512_setzero_si512();
         }
     }
+}
+
+// The products of four terms: u holds their bytes, coef those of the first row.
+template <CoefSize kSize, typename V, size_t kRows, size_t kUnits>
+__attribute__((always_inline)) static inline void add_quad(const V (&u)[kUnits], const int16_t* coef, size_t ld_coef,
+                                                           __m512i (&low)[kRows][kUnits],
+                                                           __m512i (&high)[kRows][kUnits]) {
+    constexpr bool kWide = kSize == CoefSize::kWide;
+    typedef int32_t Digits __attribute__((aligned(2), may_alias));
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+        __m512i c0;
+        __m512i c1;
+        asm("vpbroadcastd %1, %0" : "=v"(c0) : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef)));
+        if constexpr (kWide)
+            asm("vpbroadcastd %1, %0" : "=v"(c1) : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + 2)));
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kUnits; ++j) {
+            asm("vpdpbusd %2, %1, %0" : "+v"(low[r][j]) : "v"(u[j]), "v"(c0));
+            if constexpr (kWide) asm("vpdpbusd %2, %1, %0" : "+v"(high[r][j]) : "v"(u[j]), "v"(c1));
+        }
+    }
+}
+
+template <CoefSize kSize, size_t kRows, size_t kUnits>
+__attribute__((always_inline)) static inline void store_sums(const __m512i (&low)[kRows][kUnits],
+                                                             const __m512i (&high)[kRows][kUnits], int32_t* out,
+                                                             size_t ld_out) {
+#pragma GCC unroll 4
+    for (size_t r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+        for (size_t j = 0; j < kUnits; ++j) {
+            *reinterpret_cast<VecI*>(out + r * ld_out + j * 16) =
+                kSize == CoefSize::kWide ? (VecI)low[r][j] + ((VecI)high[r][j] << 8) : (VecI)low[r][j];
+        }
+    }
+}
+
+// kUnits blocks of 16 lanes for kRows rows.
+template <CoefSize kSize, size_t kRows, size_t kUnits>
+static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_quads, const int16_t* coef,
+                            size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
+    __m512i low[kRows][kUnits];
+    __m512i high[kRows][kUnits];
+    start_sums(init, low, high);
     for (size_t quad = 0; quad < n_quads; ++quad) {
         const uint8_t* from = cells + quad * cell_stride;
         __m512i u[kUnits];
 #pragma GCC unroll 4
         for (size_t j = 0; j < kUnits; ++j) u[j] = _mm512_loadu_si512(from + j * 64);
-#pragma GCC unroll 4
-        for (size_t r = 0; r < kRows; ++r) {
-            __m512i c0;
-            __m512i c1;
-            asm("vpbroadcastd %1, %0"
-                : "=v"(c0)
-                : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + quad * 4)));
-            if constexpr (kWide) {
-                asm("vpbroadcastd %1, %0"
-                    : "=v"(c1)
-                    : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + quad * 4 + 2)));
-            }
-#pragma GCC unroll 4
-            for (size_t j = 0; j < kUnits; ++j) {
-                asm("vpdpbusd %2, %1, %0" : "+v"(low[r][j]) : "v"(u[j]), "v"(c0));
-                if constexpr (kWide) asm("vpdpbusd %2, %1, %0" : "+v"(high[r][j]) : "v"(u[j]), "v"(c1));
-            }
-        }
+        add_quad<kSize>(u, coef + quad * 4, ld_coef, low, high);
     }
-#pragma GCC unroll 4
-    for (size_t r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-        for (size_t j = 0; j < kUnits; ++j)
-            *reinterpret_cast<VecI*>(out + r * ld_out + j * 16) =
-                kWide ? (VecI)low[r][j] + ((VecI)high[r][j] << 8) : (VecI)low[r][j];
-    }
+    store_sums<kSize>(low, high, out, ld_out);
 }
 #else
 /// One register of 32-bit lanes times two pairs of coefficients, added to acc.

@@ -298,12 +298,7 @@ void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& v
     } else if (key_codes) {
         score_codes(key_layout, tiles, soon, row0, n_rows);
     } else {
-        LevelReader reader(target_, key_layout, tiles[0].keys);
-        for (size_t i = 0; i < tiles.size(); ++i) {
-            ahead_.step();
-            reader.read(tiles[i].keys, levels_, i, tiles.size());
-        }
-        score_levels(key_layout, n_keys, row0, n_rows);
+        score_levels(key_layout, tiles, row0, n_rows);
     }
     ahead_.step();
     const Range seen = weigh(keys, n_keys, n_keys, token_begin, token_end);
@@ -317,12 +312,7 @@ void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& v
     } else if (value_codes) {
         sum_codes(value_layout, tiles, soon, row0, n_rows);
     } else {
-        LevelReader reader(target_, value_layout, tiles[0].values);
-        for (size_t i = 0; i < tiles.size(); ++i) {
-            ahead_.step();
-            reader.read(tiles[i].values, levels_, i, tiles.size());
-        }
-        sum_levels(value_layout, n_keys, row0, n_rows);
+        sum_levels(value_layout, tiles, row0, n_rows);
     }
 }
 

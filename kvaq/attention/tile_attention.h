@@ -165,8 +165,8 @@ class TileAttention {
     void make_plain(int32_t delta, PlainQueries& plain) noexcept;
     void make_packed(int32_t delta, int32_t steps_back, PackedQueries& packed) noexcept;
     void make_coefs(PackedQueries& packed) noexcept;
-    void score_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept;
-    void sum_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept;
+    void score_levels(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0, size_t n_rows) noexcept;
+    void sum_levels(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0, size_t n_rows) noexcept;
     void add_scores(const LevelShape& shape, size_t block, size_t n_keys, size_t row0, size_t n_rows) noexcept;
     void add_sums(const TileLayout& layout, const LevelShape& shape, size_t block, size_t n_keys, size_t row0,
                   size_t n_rows) noexcept;

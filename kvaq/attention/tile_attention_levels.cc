@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -24,13 +25,16 @@ std::string_view wanted_mode() noexcept {
     return text != nullptr ? text : "";
 }
 
+/// None: no such name.
+std::optional<AttentionMode> mode_of(std::string_view name) noexcept {
+    if (name.empty()) return AttentionMode::kIntegers;
+    if (name == "wide") return AttentionMode::kWideIntegers;
+    if (name == "exact") return AttentionMode::kExact;
+    return std::nullopt;
+}
+
 std::atomic<AttentionMode>& chosen() noexcept {
-    static std::atomic<AttentionMode> mode = [] {
-        const std::string_view name = wanted_mode();
-        return name == "exact"  ? AttentionMode::kExact
-               : name == "wide" ? AttentionMode::kWideIntegers
-                                : AttentionMode::kIntegers;
-    }();
+    static std::atomic<AttentionMode> mode{mode_of(wanted_mode()).value_or(AttentionMode::kIntegers)};
     return mode;
 }
 
@@ -60,7 +64,7 @@ AttentionMode attention_mode() noexcept { return chosen().load(std::memory_order
 
 void check_attention_mode() {
     const std::string_view name = wanted_mode();
-    if (name.empty() || name == "wide" || name == "exact") return;
+    if (mode_of(name)) return;
     throw Error(ErrorCode::kInvalidArgument, "unknown way of multiplying (KVAQ_ATTENTION)", "wide, exact, or not set",
                 "'" + std::string(name) + "'");
 }
@@ -89,9 +93,16 @@ void TileAttention::make_coefs(PackedQueries& packed) noexcept {
     }
 }
 
-/// n_keys: of one tile, or of several side by side.
-void TileAttention::score_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept {
-    const LevelShape shape = level_shape(layout);
+/// Of one tile, or of several side by side.
+void TileAttention::score_levels(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0,
+                                 size_t n_rows) noexcept {
+    LevelReader reader(target_, layout, tiles[0].keys);
+    for (size_t i = 0; i < tiles.size(); ++i) {
+        ahead_.step();
+        reader.read(tiles[i].keys, levels_, i, tiles.size());
+    }
+    const LevelShape& shape = reader.shape();
+    const size_t n_keys = tiles.size() * layout.tile_tokens;
     const size_t dim = shape_.head_dim_k;
     const size_t all_rows = shape_.n_rows();
     float* s = scores_.data();
@@ -142,7 +153,7 @@ bool TileAttention::multiplies_codes(const TileLayout& layout, size_t n_rows) co
            joins_tiles(layout) && layout.bands[0].bits != CodeBits::kTernary;
 }
 
-/// As score_levels with one block, reading included.
+/// As score_levels with one block.
 void TileAttention::score_codes(const TileLayout& layout, std::span<const PackedTile> tiles,
                                 std::span<const PackedTile> soon, size_t row0, size_t n_rows) noexcept {
     const LevelReader reader(target_, layout, tiles[0].keys);
@@ -169,7 +180,7 @@ void TileAttention::score_codes(const TileLayout& layout, std::span<const Packed
     add_scores(reader.shape(), 0, n_keys, row0, n_rows);
 }
 
-/// As sum_levels with one block, reading included.
+/// As sum_levels with one block.
 void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles,
                               std::span<const PackedTile> soon, size_t row0, size_t n_rows) noexcept {
     const LevelReader reader(target_, layout, tiles[0].values);
@@ -193,8 +204,15 @@ void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTi
     add_sums(layout, reader.shape(), 0, n_keys, row0, n_rows);
 }
 
-void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, size_t row0, size_t n_rows) noexcept {
-    const LevelShape shape = level_shape(layout);
+void TileAttention::sum_levels(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0,
+                               size_t n_rows) noexcept {
+    LevelReader reader(target_, layout, tiles[0].values);
+    for (size_t i = 0; i < tiles.size(); ++i) {
+        ahead_.step();
+        reader.read(tiles[i].values, levels_, i, tiles.size());
+    }
+    const LevelShape& shape = reader.shape();
+    const size_t n_keys = tiles.size() * layout.tile_tokens;
     const size_t dim = shape_.padded_v();
     const float* p = scores_.data();
     float* o = &o_packed_[row0 * dim];

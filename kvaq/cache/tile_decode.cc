@@ -5,9 +5,7 @@
 
 #include "kvaq/base/error.h"
 #include "kvaq/quant/affine.h"
-#include "kvaq/quant/bit_planes.h"
 #include "kvaq/quant/transform.h"
-#include "kvaq/quant/trellis.h"
 
 namespace kvaq {
 

@@ -5,7 +5,6 @@
 
 #include "kvaq/base/clones.h"
 #include "kvaq/cache/tile_decode.h"
-#include "kvaq/quant/transform.h"
 
 namespace kvaq {
 namespace {

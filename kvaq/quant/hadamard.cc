@@ -91,13 +91,7 @@ void hadamard_columns(float* x, size_t n, size_t n_columns, size_t stride) noexc
     }
 }
 
-void hadamard_transform(float* x, size_t n) noexcept {
-    if (n % 8 == 0) {
-        transform_eights(x, n, n & (~n + 1));
-    } else {
-        transform(x, n);
-    }
-}
+void hadamard_transform(float* x, size_t n) noexcept { hadamard_units(x, n, n & (~n + 1)); }
 void hadamard_transform(double* x, size_t n) noexcept { transform(x, n); }
 
 void hadamard_units(float* x, size_t n, size_t unit) noexcept {
