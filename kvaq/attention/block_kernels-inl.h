@@ -132,17 +132,32 @@ static void accumulate(const float* p, size_t ld_p, size_t n_rows, size_t t_begi
     for (; r < n_rows; ++r) accumulate_rows<1>(p + r * ld_p, ld_p, t_begin, t_end, v, ld_v, dim_v, o + r * ld_o, ld_o);
 }
 
-// exp(x) for x <= 0 (and -inf): 2^n * 2^f, f in [-1/2, 1/2], degree-6 Taylor polynomial of 2^f in f ln 2; relative error
-// below 2.2e-7 where x > -1, below 2.2e-7 |x| elsewhere. Arguments under -87 give 0. NaN stays NaN.
+#if defined(__AVX512F__)
+struct Sixteenths {
+    alignas(64) float powers[16];  // 2^(i/16)
+};
+static constexpr Sixteenths kSixteenths = {{1.0F, 1.04427378F, 1.09050773F, 1.13878863F, 1.18920712F, 1.24185781F,
+                                            1.29683955F, 1.35425555F, 1.41421356F, 1.47682615F, 1.54221083F,
+                                            1.61049033F, 1.68179283F, 1.75625216F, 1.83400809F, 1.91520656F}};
+#endif
+
+// exp(x) for x <= 0 (and -inf): 2^n * e^f. n: whole numbers, |f| <= ln 2 / 2, Taylor polynomial of degree 6; with AVX-512 sixteenths, of a table that one
+// permutation reads, |f| <= ln 2 / 32, degree 3. Relative error below 2.2e-7 where x > -1, below 2.2e-7 |x| elsewhere. Arguments under -87 give 0. NaN stays NaN.
 static inline VecF exp_nonpositive(VecF x) {
 #if defined(__AVX512F__)
     // Zeroing forms with full masks: GCC bug 105593, as in tile_decode-inl.h.
     const auto y = (__m512)x;
     const __mmask16 kept = _mm512_cmp_ps_mask(y, _mm512_set1_ps(-87.0F), _CMP_NLT_UQ);
-    const __m512 log2e = _mm512_set1_ps(1.44269504088896341F);
-    const __m512 n =
-        _mm512_maskz_roundscale_ps(0xFFFF, _mm512_mul_ps(y, log2e), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const auto f = (VecF)_mm512_fmsub_ps(y, log2e, n) * splat(0.693147180559945309F);
+    const __m512 magic =
+        _mm512_set1_ps(786432.0F);  // 1.5 * 2^19: adding it rounds to sixteenths, which lie in the lowest bits
+    const __m512 n_biased = _mm512_fmadd_ps(y, _mm512_set1_ps(1.44269504088896341F), magic);
+    const __m512 n = _mm512_sub_ps(n_biased, magic);
+    const auto f = (VecF)_mm512_fnmadd_ps(n, _mm512_set1_ps(0.693147180559945309F), y);
+    VecF poly = mul_add(splat(1.0F / 6.0F), f, splat(0.5F));
+    poly = mul_add(poly, f, splat(1.0F));
+    poly = mul_add(poly, f, splat(1.0F));
+    const auto power = (VecF)_mm512_maskz_permutexvar_ps(0xFFFF, (__m512i)n_biased, _mm512_load_ps(kSixteenths.powers));
+    return (VecF)_mm512_maskz_scalef_ps(kept, (__m512)(poly * power), n);  // by 2^floor(n)
 #else
     const VecF log2e = splat(1.44269504088896341F);
     const VecI tiny = x < splat(-87.0F);
@@ -152,7 +167,6 @@ static inline VecF exp_nonpositive(VecF x) {
     const VecF n = n_biased - magic;
     const VecF hi = y - n * splat(0.693145751953125F);
     const VecF f = hi - n * splat(1.42860682030941723e-6F);
-#endif
     VecF poly = splat(1.0F / 720.0F);
     poly = mul_add(poly, f, splat(1.0F / 120.0F));
     poly = mul_add(poly, f, splat(1.0F / 24.0F));
@@ -160,9 +174,6 @@ static inline VecF exp_nonpositive(VecF x) {
     poly = mul_add(poly, f, splat(0.5F));
     poly = mul_add(poly, f, splat(1.0F));
     poly = mul_add(poly, f, splat(1.0F));
-#if defined(__AVX512F__)
-    return (VecF)_mm512_maskz_scalef_ps(kept, (__m512)poly, n);
-#else
     const VecI exponent = __builtin_convertvector(n, VecI);
     const VecI bits = (exponent + splat_i(127)) << 23;
     const VecF power = __builtin_bit_cast(VecF, bits);
@@ -170,10 +181,11 @@ static inline VecF exp_nonpositive(VecF x) {
 #endif
 }
 
-// kRows rows at once: their chains of dependent steps run side by side. A row's numbers do not depend on its neighbours.
-template <size_t kRows>
+// kRows rows at once: their chains of dependent steps run side by side. A row's numbers do not depend on its neighbours. What stays of the weights
+// from token t on is as_kept(row, t, weights).
+template <size_t kRows, typename AsKept>
 static inline void softmax_some(float* s, size_t ld, size_t n_tokens, float* m, float* l, float* tile_sums,
-                                float* factors) {
+                                float* factors, const AsKept& as_kept) {
     const float minus_inf = -__builtin_inff();
     VecF top[kRows];
     for (size_t r = 0; r < kRows; ++r) top[r] = splat(minus_inf);
@@ -192,7 +204,7 @@ static inline void softmax_some(float* s, size_t ld, size_t n_tokens, float* m, 
     for (size_t t = 0; t < n_tokens; t += KVAQ_LANES) {
         for (size_t r = 0; r < kRows; ++r) {
             const VecF e = exp_nonpositive(load(s + r * ld + t) - shift[r]);
-            store(s + r * ld + t, e);
+            store(s + r * ld + t, as_kept(r, t, e));
             sum[r] = sum[r] + e;
         }
     }
@@ -214,8 +226,9 @@ static inline void softmax_some(float* s, size_t ld, size_t n_tokens, float* m, 
     }
 }
 
-static void softmax_step(float* s, size_t ld, size_t n_rows, size_t n_tokens, size_t lo, size_t hi, float* m, float* l,
-                         float* tile_sums, float* factors) {
+// No range, no weights: true if so. Else scores outside it become -inf.
+static inline bool keep_range(float* s, size_t ld, size_t n_rows, size_t n_tokens, size_t lo, size_t hi,
+                              float* tile_sums, float* factors) {
     const float minus_inf = -__builtin_inff();
     if (lo >= hi) {
         for (size_t r = 0; r < n_rows; ++r) {
@@ -223,14 +236,21 @@ static void softmax_step(float* s, size_t ld, size_t n_rows, size_t n_tokens, si
             factors[r] = 1.0F;
             tile_sums[r] = 0.0F;
         }
-        return;
+        return true;
     }
     for (size_t r = 0; r < n_rows; ++r) {
         for (size_t t = 0; t < lo; ++t) s[r * ld + t] = minus_inf;
         for (size_t t = hi; t < n_tokens; ++t) s[r * ld + t] = minus_inf;
     }
+    return false;
+}
+
+static void softmax_step(float* s, size_t ld, size_t n_rows, size_t n_tokens, size_t lo, size_t hi, float* m, float* l,
+                         float* tile_sums, float* factors) {
+    if (keep_range(s, ld, n_rows, n_tokens, lo, hi, tile_sums, factors)) return;
     by_rows(n_rows, [&](auto rows, size_t r) {
-        softmax_some<decltype(rows)::value>(s + r * ld, ld, n_tokens, m + r, l + r, tile_sums + r, factors + r);
+        softmax_some<decltype(rows)::value>(s + r * ld, ld, n_tokens, m + r, l + r, tile_sums + r, factors + r,
+                                            [](size_t, size_t, VecF weights) { return weights; });
     });
 }
 

@@ -44,6 +44,11 @@ struct BlockKernels {
     /// steps[r] = max |y| / the largest of `size`; NaN, and coef 0, if a y is not finite.
     void (*quantize_coefs)(const float* x, size_t ld_x, const float* weight, size_t n_rows, size_t n, CoefSize size,
                            int16_t* coef, size_t ld_coef, float* steps, int32_t* sums);
+    /// softmax_step, then the weights of values whose scales lie along tokens: s becomes exp(s - m') * scale, rounded as quantize_coefs does (kWide);
+    /// offset_sums[r] = sum of exp(s - m') * offset (offset null: 0).
+    void (*softmax_coefs)(float* s, size_t ld, size_t n_rows, size_t n_tokens, size_t lo, size_t hi, const float* scale,
+                          const float* offset, float* m, float* l, float* tile_sums, float* factors, int16_t* coef,
+                          size_t ld_coef, float* steps, int32_t* sums, float* offset_sums);
     /// out[r * ld_out + i] = init[r] + sum_j coef[r * ld_coef + j] * byte(j, i) for 16 n_lanes16 lanes i and 4 n_quads terms j, exact;
     /// byte(j, i) = cells[j / 4 * cell_stride + i / 16 * 64 + i % 16 * 4 + j % 4]; coefficients as above.
     void (*dot_cells)(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, CoefSize size,

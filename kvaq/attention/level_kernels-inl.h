@@ -52,37 +52,19 @@ static inline void store_coef(int32_t rounded, int16_t* coef, size_t i) {
 #endif
 }
 
-// kRows rows at once: their chains of dependent steps run side by side. A row's numbers do not depend on its neighbours.
+// Sizes as the integers of their bits: of the same order, and what is not finite comes last.
+static inline VecI size_bits(VecF x) { return __builtin_bit_cast(VecI, x) & splat_i(0x7FFFFFFF); }
+
+// kRows rows at once: their chains of dependent steps run side by side. A row's numbers do not depend on its neighbours. top_bits: of the row's largest size.
 template <size_t kRows>
-static inline void quantize_some(const float* x, size_t ld_x, const float* weight, size_t n, float most, int16_t* coef,
-                                 size_t ld_coef, float* steps, int32_t* sums) {
-    const VecI clear_sign = splat_i(0x7FFFFFFF);
+static inline void round_some(const float* x, size_t ld_x, const float* weight, size_t n, float most,
+                              const int32_t (&top_bits)[kRows], int16_t* coef, size_t ld_coef, float* steps,
+                              int32_t* sums) {
     const float magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to the nearest integer
     const size_t whole = n / KVAQ_LANES * KVAQ_LANES;
-    const auto value = [&](size_t r, size_t i) {
-        return weight != nullptr ? load(x + r * ld_x + i) * load(weight + i) : load(x + r * ld_x + i);
-    };
-    const auto last_value = [&](size_t r, size_t i) {
-        return weight != nullptr ? x[r * ld_x + i] * weight[i] : x[r * ld_x + i];
-    };
-    // Sizes as the integers of their bits: of the same order, and what is not finite comes last.
-    VecI top[kRows];
-    for (size_t r = 0; r < kRows; ++r) top[r] = splat_i(0);
-    for (size_t i = 0; i < whole; i += KVAQ_LANES) {
-        for (size_t r = 0; r < kRows; ++r) {
-            const VecI size = __builtin_bit_cast(VecI, value(r, i)) & clear_sign;
-            top[r] = size > top[r] ? size : top[r];
-        }
-    }
-    int32_t top_bits[kRows];
-    for (size_t r = 0; r < kRows; ++r) top_bits[r] = largest_lane(top[r]);
     float inverse[kRows];
     VecI keep[kRows];  // no bits of a row that is not finite
     for (size_t r = 0; r < kRows; ++r) {
-        for (size_t i = whole; i < n; ++i) {
-            const int32_t size = __builtin_bit_cast(int32_t, last_value(r, i)) & 0x7FFFFFFF;
-            top_bits[r] = size > top_bits[r] ? size : top_bits[r];
-        }
         const float largest = __builtin_bit_cast(float, top_bits[r]);
         inverse[r] = largest > 1e-30F ? most / largest : 0.0F;
         steps[r] = top_bits[r] < 0x7F800000 ? largest / most : __builtin_nanf("");  // as in f32: no number stays none
@@ -92,7 +74,8 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
     for (size_t r = 0; r < kRows; ++r) total[r] = splat_i(0);
     for (size_t i = 0; i < whole; i += KVAQ_LANES) {
         for (size_t r = 0; r < kRows; ++r) {
-            const VecF biased = value(r, i) * splat(inverse[r]) + splat(magic);
+            const VecF value = weight != nullptr ? load(x + r * ld_x + i) * load(weight + i) : load(x + r * ld_x + i);
+            const VecF biased = value * splat(inverse[r]) + splat(magic);
             // An integer below 2^22 lies in the lowest bits of itself + magic.
             const VecI rounded = (__builtin_bit_cast(VecI, biased) - __builtin_bit_cast(VecI, splat(magic))) & keep[r];
             total[r] += rounded;
@@ -102,12 +85,37 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
     for (size_t r = 0; r < kRows; ++r) sums[r] = sum_of_lanes(total[r]);
     for (size_t r = 0; r < kRows; ++r) {
         for (size_t i = whole; i < n; ++i) {
-            const int32_t rounded =
-                keep[r][0] == 0 ? 0 : static_cast<int32_t>((last_value(r, i) * inverse[r] + magic) - magic);
+            const float value = weight != nullptr ? x[r * ld_x + i] * weight[i] : x[r * ld_x + i];
+            const int32_t rounded = keep[r][0] == 0 ? 0 : static_cast<int32_t>((value * inverse[r] + magic) - magic);
             sums[r] += rounded;
             store_coef(rounded, coef + r * ld_coef, i);
         }
     }
+}
+
+template <size_t kRows>
+static inline void quantize_some(const float* x, size_t ld_x, const float* weight, size_t n, float most, int16_t* coef,
+                                 size_t ld_coef, float* steps, int32_t* sums) {
+    const size_t whole = n / KVAQ_LANES * KVAQ_LANES;
+    VecI top[kRows];
+    for (size_t r = 0; r < kRows; ++r) top[r] = splat_i(0);
+    for (size_t i = 0; i < whole; i += KVAQ_LANES) {
+        for (size_t r = 0; r < kRows; ++r) {
+            const VecI size =
+                size_bits(weight != nullptr ? load(x + r * ld_x + i) * load(weight + i) : load(x + r * ld_x + i));
+            top[r] = size > top[r] ? size : top[r];
+        }
+    }
+    int32_t top_bits[kRows];
+    for (size_t r = 0; r < kRows; ++r) top_bits[r] = largest_lane(top[r]);
+    for (size_t r = 0; r < kRows; ++r) {
+        for (size_t i = whole; i < n; ++i) {
+            const float value = weight != nullptr ? x[r * ld_x + i] * weight[i] : x[r * ld_x + i];
+            const int32_t size = __builtin_bit_cast(int32_t, value) & 0x7FFFFFFF;
+            top_bits[r] = size > top_bits[r] ? size : top_bits[r];
+        }
+    }
+    round_some<kRows>(x, ld_x, weight, n, most, top_bits, coef, ld_coef, steps, sums);
 }
 
 static void quantize_coefs(const float* x, size_t ld_x, const float* weight, size_t n_rows, size_t n, CoefSize size,
@@ -116,6 +124,51 @@ static void quantize_coefs(const float* x, size_t ld_x, const float* weight, siz
     by_rows(n_rows, [&](auto rows, size_t r) {
         quantize_some<decltype(rows)::value>(x + r * ld_x, ld_x, weight, n, most, coef + r * ld_coef, ld_coef,
                                              steps + r, sums + r);
+    });
+}
+
+// kOffset: offset_sums are wanted.
+template <bool kOffset, size_t kRows>
+static inline void softmax_coefs_some(float* s, size_t ld, size_t n_tokens, const float* scale, const float* offset,
+                                      float* m, float* l, float* tile_sums, float* factors, int16_t* coef,
+                                      size_t ld_coef, float* steps, int32_t* sums, float* offset_sums) {
+    VecI top[kRows];
+    VecF share[kRows];
+    for (size_t r = 0; r < kRows; ++r) {
+        top[r] = splat_i(0);
+        share[r] = splat(0.0F);
+    }
+    softmax_some<kRows>(s, ld, n_tokens, m, l, tile_sums, factors, [&](size_t r, size_t t, VecF weights) {
+        if constexpr (kOffset) share[r] = mul_add(weights, load(offset + t), share[r]);
+        const VecF value = weights * load(scale + t);
+        const VecI size = size_bits(value);
+        top[r] = size > top[r] ? size : top[r];
+        return value;
+    });
+    int32_t top_bits[kRows];
+    for (size_t r = 0; r < kRows; ++r) {
+        top_bits[r] = largest_lane(top[r]);
+        offset_sums[r] = kOffset ? sum_of_lanes(share[r]) : 0.0F;
+    }
+    round_some<kRows>(s, ld, nullptr, n_tokens, static_cast<float>(kWideCoef), top_bits, coef, ld_coef, steps, sums);
+}
+
+static void softmax_coefs(float* s, size_t ld, size_t n_rows, size_t n_tokens, size_t lo, size_t hi, const float* scale,
+                          const float* offset, float* m, float* l, float* tile_sums, float* factors, int16_t* coef,
+                          size_t ld_coef, float* steps, int32_t* sums, float* offset_sums) {
+    if (keep_range(s, ld, n_rows, n_tokens, lo, hi, tile_sums, factors)) {
+        for (size_t r = 0; r < n_rows; ++r) {
+            for (size_t i = 0; i < n_tokens; ++i) coef[r * ld_coef + i] = 0;
+            steps[r] = offset_sums[r] = 0.0F;
+            sums[r] = 0;
+        }
+        return;
+    }
+    by_rows(n_rows, [&](auto rows, size_t r) {
+        constexpr size_t kRows = decltype(rows)::value;
+        const auto run = offset != nullptr ? softmax_coefs_some<true, kRows> : softmax_coefs_some<false, kRows>;
+        run(s + r * ld, ld, n_tokens, scale, offset, m + r, l + r, tile_sums + r, factors + r, coef + r * ld_coef,
+            ld_coef, steps + r, sums + r, offset_sums + r);
     });
 }
 
@@ -302,6 +355,6 @@ static constexpr bool kByteDigits = false;
 static constexpr decltype(BlockKernels::dot_codes) kDotCodes = nullptr;
 #endif
 
-static const BlockKernels kTable = {scores,   accumulate,     softmax_step, scale,     bytes_to_float,
-                                    to_float, quantize_coefs, dot_cells,    kDotCodes, add_levels,
-                                    dot,      kByteDigits};
+static const BlockKernels kTable = {scores,         accumulate,    softmax_step, scale,     bytes_to_float, to_float,
+                                    quantize_coefs, softmax_coefs, dot_cells,    kDotCodes, add_levels,     dot,
+                                    kByteDigits};

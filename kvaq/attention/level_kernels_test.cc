@@ -212,6 +212,65 @@ TEST(LevelKernels, SoftmaxOfRowsIsTheDoublesAndAsOfEachAloneOnEveryTarget) {
     }
 }
 
+// One pass over the scores does what the softmax, the rounding and the sum with the offsets do one after the other, bit for bit.
+TEST(LevelKernels, WeighedCoefficientsAreTheSoftmaxsRoundedOnEveryTarget) {
+    constexpr size_t kN = 48, kLd = 64, kLdCoef = 56;
+    const auto same = [](const auto& a, const auto& b) {  // NaN is NaN
+        return std::equal(a.begin(), a.end(), b.begin(), b.end(),
+                          [](auto x, auto y) { return x == y || (std::isnan(x) && std::isnan(y)); });
+    };
+    struct Outcome {
+        explicit Outcome(size_t n) : sums(n), factors(n), steps(n), offset_sums(n), coef(n * kLdCoef), coef_sums(n) {}
+        std::vector<float> s, m, l, sums, factors, steps, offset_sums;
+        std::vector<int16_t> coef;
+        std::vector<int32_t> coef_sums;
+    };
+    std::mt19937 random(12);
+    std::normal_distribution<float> normal;
+    for (const SimdTarget target : supported_simd_targets()) {
+        const BlockKernels& kernels = block_kernels(target);
+        for (size_t n_rows = 1; n_rows <= 9; ++n_rows) {
+            std::vector<float> s(n_rows * kLd), scale(kN), offset(kN), m(n_rows, 0.0F), l(n_rows, 1.0F);
+            for (float& value : s) value = 3.0F * normal(random);
+            for (float& value : scale) value = std::fabs(normal(random));
+            for (float& value : offset) value = normal(random);
+            m[0] = -INFINITY;
+            if (n_rows > 1) std::fill_n(&s[kLd], kN, -INFINITY);  // a row that sees nothing
+            if (n_rows > 2) s[2 * kLd + 9] = NAN;
+            for (const auto& [lo, hi] : std::vector<std::pair<size_t, size_t>>{{0, kN}, {3, 17}, {47, 48}, {5, 5}}) {
+                for (const bool has_offset : {false, true}) {
+                    Outcome together(n_rows), apart(n_rows);
+                    together.s = apart.s = s;
+                    together.m = apart.m = m;
+                    together.l = apart.l = l;
+                    kernels.softmax_coefs(together.s.data(), kLd, n_rows, kN, lo, hi, scale.data(),
+                                          has_offset ? offset.data() : nullptr, together.m.data(), together.l.data(),
+                                          together.sums.data(), together.factors.data(), together.coef.data(), kLdCoef,
+                                          together.steps.data(), together.coef_sums.data(),
+                                          together.offset_sums.data());
+                    kernels.softmax_step(apart.s.data(), kLd, n_rows, kN, lo, hi, apart.m.data(), apart.l.data(),
+                                         apart.sums.data(), apart.factors.data());
+                    kernels.quantize_coefs(apart.s.data(), kLd, scale.data(), n_rows, kN, CoefSize::kWide,
+                                           apart.coef.data(), kLdCoef, apart.steps.data(), apart.coef_sums.data());
+                    for (size_t r = 0; r < n_rows; ++r) {
+                        if (has_offset) apart.offset_sums[r] = kernels.dot(&apart.s[r * kLd], offset.data(), kN);
+                        for (size_t t = 0; t < kN; ++t) apart.s[r * kLd + t] *= scale[t];
+                    }
+                    const std::string where = to_string(target) + ", " + std::to_string(n_rows) + " rows from " +
+                                              std::to_string(lo) + (has_offset ? ", offsets" : "");
+                    EXPECT_TRUE(same(together.s, apart.s)) << where;
+                    EXPECT_TRUE(same(together.m, apart.m) && same(together.l, apart.l)) << where;
+                    EXPECT_TRUE(same(together.sums, apart.sums) && same(together.factors, apart.factors)) << where;
+                    EXPECT_EQ(together.coef, apart.coef) << where;
+                    EXPECT_EQ(together.coef_sums, apart.coef_sums) << where;
+                    EXPECT_TRUE(same(together.steps, apart.steps)) << where;
+                    EXPECT_TRUE(same(together.offset_sums, apart.offset_sums)) << where;
+                }
+            }
+        }
+    }
+}
+
 TEST(LevelKernels, DotsAreExactAtTheLargestNumbersOnEveryTarget) {
     std::mt19937 random(6);
     for (const SimdTarget target : supported_simd_targets()) {

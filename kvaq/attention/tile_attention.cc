@@ -103,6 +103,8 @@ void TileAttention::start(const AttentionCall& call, size_t first_token, int32_t
     std::fill_n(m_.data(), shape.n_rows(), kMinusInf);
     std::fill_n(l_.data(), shape.n_rows(), 0.0F);
     packed_used_ = false;
+    key_reader_.reset();
+    value_reader_.reset();
     call_ = &call;
     key_layout_ = &key_layout;
     key_turns_ = key_turns;
@@ -278,41 +280,47 @@ void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& v
                                size_t token_end, std::span<const PackedTile> soon) noexcept {
     if (token_begin >= token_end || keys.begin >= keys.end) return;
     const size_t n_keys = tiles.size() * key_layout.tile_tokens;
-    const size_t dim_k = shape_.head_dim_k;
-    const size_t dim_v = shape_.padded_v();
-    const size_t row0 = token_begin * shape_.group;
-    const size_t n_rows = (token_end - token_begin) * shape_.group;
+    const Rows rows{.token_begin = token_begin,
+                    .token_end = token_end,
+                    .first = token_begin * shape_.group,
+                    .n = (token_end - token_begin) * shape_.group};
     packed_used_ = true;
-    const bool key_codes = !exact_ && multiplies_codes(key_layout, n_rows);
-    const bool value_codes = !exact_ && multiplies_codes(value_layout, n_rows);
+    if (!exact_ && !key_layout.spec.is_float16() && !key_reader_)
+        key_reader_.emplace(target_, key_layout, tiles[0].keys);
+    if (!exact_ && !value_layout.spec.is_float16() && !value_reader_)
+        value_reader_.emplace(target_, value_layout, tiles[0].values);
+    const bool key_codes = multiplies_codes(key_reader_, rows.n);
+    const bool value_codes = multiplies_codes(value_reader_, rows.n);
     const size_t n_steps =  // of what follows
         (key_codes ? 1 : 2) * tiles.size() + 1 + (value_codes ? 1 : tiles.size() + 1);
     ahead_.begin(key_layout, key_codes ? code_bytes_of(key_layout) : 0, value_layout,
                  value_codes ? code_bytes_of(value_layout) : 0, soon, n_steps);
-    if (exact_ || key_layout.spec.is_float16()) {
+    if (key_codes) {
+        score_codes(key_layout.tile_tokens, tiles, soon, rows);
+    } else if (key_reader_) {
+        score_levels(key_layout.tile_tokens, tiles, rows);
+    } else {
+        const size_t dim = shape_.head_dim_k;
         ahead_.step();
         decode_tile(key_layout, tiles[0].keys, keys_.data());
         ahead_.step();
-        kernels_->scores(&packed_->rows[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), n_keys, n_keys,
+        kernels_->scores(&packed_->rows[rows.first * dim], dim, rows.n, dim, keys_.data(), n_keys, n_keys,
                          scores_.data(), n_keys);
-    } else if (key_codes) {
-        score_codes(key_layout, tiles, soon, row0, n_rows);
-    } else {
-        score_levels(key_layout, tiles, row0, n_rows);
     }
     ahead_.step();
-    const Range seen = weigh(keys, n_keys, n_keys, token_begin, token_end);
-    if (seen.begin >= seen.end) return;
-    if (exact_ || value_layout.spec.is_float16()) {
+    if (value_codes) {
+        sum_codes(value_layout, tiles, soon, keys, rows);
+    } else if (value_reader_) {
+        sum_levels(value_layout, tiles, keys, rows);
+    } else {
+        const size_t dim = shape_.padded_v();
+        const Range seen = weigh(keys, n_keys, n_keys, token_begin, token_end);
+        if (seen.begin >= seen.end) return;
         ahead_.step();
         decode_tile(value_layout, tiles[0].values, values_.data());
         ahead_.step();
-        kernels_->accumulate(scores_.data(), n_keys, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
-                             &o_packed_[row0 * dim_v], dim_v);
-    } else if (value_codes) {
-        sum_codes(value_layout, tiles, soon, row0, n_rows);
-    } else {
-        sum_levels(value_layout, tiles, row0, n_rows);
+        kernels_->accumulate(scores_.data(), n_keys, rows.n, seen.begin, seen.end, values_.data(), dim, dim,
+                             &o_packed_[rows.first * dim], dim);
     }
 }
 
@@ -330,7 +338,7 @@ void TileAttention::bend(float* scores, const Range& range, int32_t first_key, s
 }
 
 TileAttention::Range TileAttention::weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin,
-                                          size_t token_end) noexcept {
+                                          size_t token_end, const TileLevels* scales, bool has_offset) noexcept {
     const size_t group = shape_.group;
     const size_t dim_v = shape_.padded_v();
     const size_t row0 = token_begin * group;
@@ -345,12 +353,21 @@ TileAttention::Range TileAttention::weigh(const Keys& keys, size_t n_keys, size_
         const Range range = range_of(t);
         size_t next = t + 1;  // tokens that see the same keys are weighed together
         while (next < token_end && range_of(next) == range) ++next;
-        float* s = &scores_[t * group * ld - row0 * ld];
-        for (size_t row = t * group; row < next * group; ++row)
-            bend(s + (row - t * group) * ld, range, keys.first_pos, row);
-        kernels_->softmax_step(s, ld, (next - t) * group, n_keys, range.begin, range.end, &m_[t * group],
-                               &l_[t * group], &tile_sums_[t * group], &factors_[t * group]);
-        for (size_t row = t * group; row < next * group; ++row) {
+        const size_t row1 = t * group;
+        const size_t n_rows = (next - t) * group;
+        const size_t r = row1 - row0;
+        float* s = &scores_[r * ld];
+        for (size_t row = row1; row < row1 + n_rows; ++row) bend(s + (row - row1) * ld, range, keys.first_pos, row);
+        if (scales != nullptr) {
+            kernels_->softmax_coefs(s, ld, n_rows, n_keys, range.begin, range.end, scales->scale.data(),
+                                    has_offset ? scales->offset.data() : nullptr, &m_[row1], &l_[row1],
+                                    &tile_sums_[row1], &factors_[row1], &coefs_[r * ld], ld, &steps_[r], &sums_[r],
+                                    &constants_[r]);
+        } else {
+            kernels_->softmax_step(s, ld, n_rows, n_keys, range.begin, range.end, &m_[row1], &l_[row1],
+                                   &tile_sums_[row1], &factors_[row1]);
+        }
+        for (size_t row = row1; row < row1 + n_rows; ++row) {
             const float factor = factors_[row];
             if (factor == 1.0F) continue;
             kernels_->scale(&o_plain_[row * dim_v], dim_v, factor);

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -165,23 +166,31 @@ class TileAttention {
     void make_plain(int32_t delta, PlainQueries& plain) noexcept;
     void make_packed(int32_t delta, int32_t steps_back, PackedQueries& packed) noexcept;
     void make_coefs(PackedQueries& packed) noexcept;
-    void score_levels(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0, size_t n_rows) noexcept;
-    void sum_levels(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0, size_t n_rows) noexcept;
-    void add_scores(const LevelShape& shape, size_t block, size_t n_keys, size_t row0, size_t n_rows) noexcept;
-    void add_sums(const TileLayout& layout, const LevelShape& shape, size_t block, size_t n_keys, size_t row0,
-                  size_t n_rows) noexcept;
+    /// Query tokens of one add_packed, and their rows.
+    struct Rows {
+        size_t token_begin = 0, token_end = 0;
+        size_t first = 0, n = 0;
+    };
+    void score_levels(size_t tile_tokens, std::span<const PackedTile> tiles, const Rows& rows) noexcept;
+    void add_scores(const LevelShape& shape, size_t block, size_t n_keys, const Rows& rows) noexcept;
+    /// Weighs what score_... left, and adds the values.
+    void sum_levels(const TileLayout& layout, std::span<const PackedTile> tiles, const Keys& keys,
+                    const Rows& rows) noexcept;
+    void add_sums(const TileLayout& layout, const LevelShape& shape, size_t block, const Rows& rows) noexcept;
 
     /// Few rows multiply packed codes as they are (dot_codes): their bytes are written nowhere. The sums are the same integers.
     static constexpr size_t kMostCodeRows = 4;
-    [[nodiscard]] bool multiplies_codes(const TileLayout& layout, size_t n_rows) const noexcept;
-    void score_codes(const TileLayout& layout, std::span<const PackedTile> tiles, std::span<const PackedTile> soon,
-                     size_t row0, size_t n_rows) noexcept;
+    [[nodiscard]] bool multiplies_codes(const std::optional<LevelReader>& reader, size_t n_rows) const noexcept;
+    void score_codes(size_t tile_tokens, std::span<const PackedTile> tiles, std::span<const PackedTile> soon,
+                     const Rows& rows) noexcept;
     void sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles, std::span<const PackedTile> soon,
-                   size_t row0, size_t n_rows) noexcept;
+                   const Keys& keys, const Rows& rows) noexcept;
     /// Softcap and ALiBi on the scores of a row.
     void bend(float* scores, const Range& range, int32_t first_key, size_t row) const noexcept;
-    /// Scores to weights, earlier sums rescaled; the keys that any row sees.
-    Range weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin, size_t token_end) noexcept;
+    /// Scores to weights, earlier sums rescaled; the keys that any row sees. scales: the weights go on as coefs_ of values with these scales, and constants_
+    /// are their sums with the offsets.
+    Range weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin, size_t token_end,
+                const TileLevels* scales = nullptr, bool has_offset = false) noexcept;
     void finish(const TileLayout& value_layout) noexcept;
 
     Shape shape_;
@@ -201,7 +210,8 @@ class TileAttention {
     PackedQueries* packed_ = &packed_queries_[0];  ///< of the packed ones
     uint64_t clock_ = 0;
     std::vector<float> keys_, values_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_, turned_;
-    const TransformFit* matrix_of_ = nullptr;  ///< whose basis matrix_ holds
+    const TransformFit* matrix_of_ = nullptr;               ///< whose basis matrix_ holds
+    std::optional<LevelReader> key_reader_, value_reader_;  ///< of the run in progress, once a packed tile has been met
     TileLevels levels_;
     Ahead ahead_;
     std::vector<int16_t> coefs_;

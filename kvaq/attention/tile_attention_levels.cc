@@ -58,6 +58,11 @@ size_t block_channels(const LevelShape& shape, size_t block) noexcept {
     return std::min(shape.block, shape.n_channels - std::min(shape.n_channels, block * shape.block));
 }
 
+/// To whole lanes.
+size_t padded_channels(const LevelShape& shape, size_t block) noexcept {
+    return (block_channels(shape, block) + 15) / 16 * 16;
+}
+
 }  // namespace
 
 AttentionMode attention_mode() noexcept { return chosen().load(std::memory_order_relaxed); }
@@ -94,73 +99,70 @@ void TileAttention::make_coefs(PackedQueries& packed) noexcept {
 }
 
 /// Of one tile, or of several side by side.
-void TileAttention::score_levels(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0,
-                                 size_t n_rows) noexcept {
-    LevelReader reader(target_, layout, tiles[0].keys);
+void TileAttention::score_levels(size_t tile_tokens, std::span<const PackedTile> tiles, const Rows& rows) noexcept {
     for (size_t i = 0; i < tiles.size(); ++i) {
         ahead_.step();
-        reader.read(tiles[i].keys, levels_, i, tiles.size());
+        key_reader_->read(tiles[i].keys, levels_, i, tiles.size());
     }
-    const LevelShape& shape = reader.shape();
-    const size_t n_keys = tiles.size() * layout.tile_tokens;
+    const LevelShape& shape = key_reader_->shape();
+    const size_t n_keys = tiles.size() * tile_tokens;
     const size_t dim = shape_.head_dim_k;
     const size_t all_rows = shape_.n_rows();
     float* s = scores_.data();
     for (size_t block = 0; block < shape.n_blocks; ++block) {
+        const size_t first = block * shape.block;
         if (shape.per_channel) {
             const float* scale = &levels_.scale[block * shape.stride];
             const float* offset = &levels_.offset[block * shape.stride];
-            const size_t first = block * shape.block;
-            const float* q = &packed_->rows[row0 * dim];
-            kernels_->quantize_coefs(q, dim, scale, n_rows, dim, CoefSize::kWide, coefs_.data(), dim, steps_.data(),
+            const float* q = &packed_->rows[rows.first * dim];
+            kernels_->quantize_coefs(q, dim, scale, rows.n, dim, CoefSize::kWide, coefs_.data(), dim, steps_.data(),
                                      sums_.data());
-            for (size_t r = 0; r < n_rows; ++r) {
+            for (size_t r = 0; r < rows.n; ++r) {
                 init_[r] = 0;
                 constants_[r] = kernels_->dot(q + r * dim, offset, dim);
             }
             kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, shape.block / 16, dim / 4,
-                                CoefSize::kWide, coefs_.data(), dim, n_rows, init_.data(), acc_.data(), n_keys);
-            kernels_->add_levels(acc_.data(), n_keys, n_rows, shape.block, steps_.data(), nullptr, nullptr, nullptr,
+                                CoefSize::kWide, coefs_.data(), dim, rows.n, init_.data(), acc_.data(), n_keys);
+            kernels_->add_levels(acc_.data(), n_keys, rows.n, shape.block, steps_.data(), nullptr, nullptr, nullptr,
                                  constants_.data(), s + first, n_keys);
             continue;
         }
-        const size_t first = block * shape.block;
-        const int32_t* sums = &packed_->sums[block * all_rows + row0];
-        for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums[r];
-        for (size_t key = 0; key < n_keys; key += layout.tile_tokens) {
+        const int32_t* sums = &packed_->sums[block * all_rows + rows.first];
+        for (size_t r = 0; r < rows.n; ++r) init_[r] = -shape.bias * sums[r];
+        for (size_t key = 0; key < n_keys; key += tile_tokens) {
             if (block == 0) ahead_.step();
             kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride + key * 4], levels_.cell_stride,
-                                layout.tile_tokens / 16, block_channels(shape, block) / 4, coefs_of_q_,
-                                &packed_->coefs[row0 * dim + first], dim, n_rows, init_.data(), &acc_[key], n_keys);
+                                tile_tokens / 16, block_channels(shape, block) / 4, coefs_of_q_,
+                                &packed_->coefs[rows.first * dim + first], dim, rows.n, init_.data(), &acc_[key],
+                                n_keys);
         }
-        add_scores(shape, block, n_keys, row0, n_rows);
+        add_scores(shape, block, n_keys, rows);
     }
 }
 
 /// acc_ is the block's sums of products.
-void TileAttention::add_scores(const LevelShape& shape, size_t block, size_t n_keys, size_t row0,
-                               size_t n_rows) noexcept {
-    const float* steps = &packed_->steps[block * shape_.n_rows() + row0];
+void TileAttention::add_scores(const LevelShape& shape, size_t block, size_t n_keys, const Rows& rows) noexcept {
+    const size_t first = block * shape_.n_rows() + rows.first;
     const float* scale = &levels_.scale[block * shape.stride];
     const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
-    kernels_->add_levels(acc_.data(), n_keys, n_rows, n_keys, steps, scale, offset,
-                         &packed_->totals[block * shape_.n_rows() + row0],
-                         block == 0 ? &packed_->offsets[row0] : nullptr, scores_.data(), n_keys);
+    kernels_->add_levels(acc_.data(), n_keys, rows.n, n_keys, &packed_->steps[first], scale, offset,
+                         &packed_->totals[first], block == 0 ? &packed_->offsets[rows.first] : nullptr, scores_.data(),
+                         n_keys);
 }
 
-bool TileAttention::multiplies_codes(const TileLayout& layout, size_t n_rows) const noexcept {
-    return kernels_->dot_codes != nullptr && n_rows <= kMostCodeRows && !layout.spec.is_float16() &&
-           joins_tiles(layout) && layout.bands[0].bits != CodeBits::kTernary;
+bool TileAttention::multiplies_codes(const std::optional<LevelReader>& reader, size_t n_rows) const noexcept {
+    return kernels_->dot_codes != nullptr && n_rows <= kMostCodeRows && reader && reader->joins() &&
+           reader->in_planes();
 }
 
 /// As score_levels with one block.
-void TileAttention::score_codes(const TileLayout& layout, std::span<const PackedTile> tiles,
-                                std::span<const PackedTile> soon, size_t row0, size_t n_rows) noexcept {
-    const LevelReader reader(target_, layout, tiles[0].keys);
+void TileAttention::score_codes(size_t tile_tokens, std::span<const PackedTile> tiles, std::span<const PackedTile> soon,
+                                const Rows& rows) noexcept {
+    const LevelReader& reader = *key_reader_;
     const size_t dim = shape_.head_dim_k;
-    const size_t n_keys = tiles.size() * layout.tile_tokens;
-    const int32_t* sums = &packed_->sums[row0];
-    for (size_t r = 0; r < n_rows; ++r) init_[r] = -reader.shape().bias * sums[r];
+    const size_t n_keys = tiles.size() * tile_tokens;
+    const int32_t* sums = &packed_->sums[rows.first];
+    for (size_t r = 0; r < rows.n; ++r) init_[r] = -reader.shape().bias * sums[r];
     std::array<PackedCodes, LevelReader::kMostBands> runs;
     for (size_t i = 0; i < tiles.size(); ++i) {
         ahead_.step();
@@ -169,94 +171,96 @@ void TileAttention::score_codes(const TileLayout& layout, std::span<const Packed
             runs[band] = reader.codes(band, tiles[i].keys);
             if (i < soon.size()) runs[band].soon = bytes_between(tiles[i].keys, soon[i].keys);
         }
-        int32_t* to = &acc_[i * layout.tile_tokens];
+        int32_t* to = &acc_[i * tile_tokens];
         if (reader.n_bands() == 0) {  // nothing is coded
-            for (size_t r = 0; r < n_rows; ++r) std::fill_n(to + r * n_keys, layout.tile_tokens, 0);
+            for (size_t r = 0; r < rows.n; ++r) std::fill_n(to + r * n_keys, tile_tokens, 0);
             continue;
         }
-        kernels_->dot_codes(runs.data(), reader.n_bands(), coefs_of_q_, &packed_->coefs[row0 * dim], dim, n_rows,
+        kernels_->dot_codes(runs.data(), reader.n_bands(), coefs_of_q_, &packed_->coefs[rows.first * dim], dim, rows.n,
                             init_.data(), to, n_keys);
     }
-    add_scores(reader.shape(), 0, n_keys, row0, n_rows);
+    add_scores(reader.shape(), 0, n_keys, rows);
 }
 
 /// As sum_levels with one block.
 void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles,
-                              std::span<const PackedTile> soon, size_t row0, size_t n_rows) noexcept {
-    const LevelReader reader(target_, layout, tiles[0].values);
+                              std::span<const PackedTile> soon, const Keys& keys, const Rows& rows) noexcept {
+    const LevelReader& reader = *value_reader_;
     const size_t dim = shape_.padded_v();
     const size_t n_keys = tiles.size() * layout.tile_tokens;
     for (size_t i = 0; i < tiles.size(); ++i) reader.read_scales(tiles[i].values, levels_, i);
+    const Range seen =
+        weigh(keys, n_keys, n_keys, rows.token_begin, rows.token_end, &levels_, reader.shape().has_offset);
+    if (seen.begin >= seen.end) return;
     ahead_.step();
-    kernels_->quantize_coefs(scores_.data(), n_keys, levels_.scale.data(), n_rows, n_keys, CoefSize::kWide,
-                             coefs_.data(), n_keys, steps_.data(), sums_.data());
-    for (size_t r = 0; r < n_rows; ++r) init_[r] = -reader.shape().bias * sums_[r];
+    for (size_t r = 0; r < rows.n; ++r) init_[r] = -reader.shape().bias * sums_[r];
     std::array<PackedCodes, kSeveralTiles> runs;
     for (size_t band = 0; band < reader.n_bands(); ++band) {
         for (size_t i = 0; i < tiles.size(); ++i) {
             runs[i] = reader.codes(band, tiles[i].values);
             if (i < soon.size()) runs[i].soon = bytes_between(tiles[i].values, soon[i].values);
         }
-        kernels_->dot_codes(runs.data(), tiles.size(), CoefSize::kWide, coefs_.data(), n_keys, n_rows, init_.data(),
+        kernels_->dot_codes(runs.data(), tiles.size(), CoefSize::kWide, coefs_.data(), n_keys, rows.n, init_.data(),
                             &acc_[reader.first_channel(band)], dim);
     }
     ahead_.finish();
-    add_sums(layout, reader.shape(), 0, n_keys, row0, n_rows);
+    add_sums(layout, reader.shape(), 0, rows);
 }
 
-void TileAttention::sum_levels(const TileLayout& layout, std::span<const PackedTile> tiles, size_t row0,
-                               size_t n_rows) noexcept {
-    LevelReader reader(target_, layout, tiles[0].values);
+void TileAttention::sum_levels(const TileLayout& layout, std::span<const PackedTile> tiles, const Keys& keys,
+                               const Rows& rows) noexcept {
     for (size_t i = 0; i < tiles.size(); ++i) {
         ahead_.step();
-        reader.read(tiles[i].values, levels_, i, tiles.size());
+        value_reader_->read(tiles[i].values, levels_, i, tiles.size());
     }
-    const LevelShape& shape = reader.shape();
+    const LevelShape& shape = value_reader_->shape();
     const size_t n_keys = tiles.size() * layout.tile_tokens;
     const size_t dim = shape_.padded_v();
     const float* p = scores_.data();
-    float* o = &o_packed_[row0 * dim];
+    float* o = &o_packed_[rows.first * dim];
+    const bool weighed = value_reader_->joins();  // scales and all
+    const Range seen =
+        weigh(keys, n_keys, n_keys, rows.token_begin, rows.token_end, weighed ? &levels_ : nullptr, shape.has_offset);
+    if (seen.begin >= seen.end) return;
     for (size_t block = 0; block < shape.n_blocks; ++block) {
         const float* scale = &levels_.scale[block * shape.stride];
         const float* offset = &levels_.offset[block * shape.stride];
         const size_t first = block * shape.block;
         if (shape.per_channel) {  // a block of tokens
-            kernels_->quantize_coefs(p + first, n_keys, nullptr, n_rows, shape.block, CoefSize::kWide, coefs_.data(),
+            kernels_->quantize_coefs(p + first, n_keys, nullptr, rows.n, shape.block, CoefSize::kWide, coefs_.data(),
                                      n_keys, steps_.data(), sums_.data());
-            std::fill_n(init_.data(), n_rows, 0);
+            std::fill_n(init_.data(), rows.n, 0);
             kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, dim / 16,
-                                shape.block / 4, CoefSize::kWide, coefs_.data(), n_keys, n_rows, init_.data(),
+                                shape.block / 4, CoefSize::kWide, coefs_.data(), n_keys, rows.n, init_.data(),
                                 acc_.data(), dim);
-            for (size_t r = 0; r < n_rows; ++r) constants_[r] = steps_[r] * static_cast<float>(sums_[r]);
-            kernels_->add_levels(acc_.data(), dim, n_rows, dim, steps_.data(), scale, offset, constants_.data(),
+            for (size_t r = 0; r < rows.n; ++r) constants_[r] = steps_[r] * static_cast<float>(sums_[r]);
+            kernels_->add_levels(acc_.data(), dim, rows.n, dim, steps_.data(), scale, offset, constants_.data(),
                                  nullptr, o, dim);
             continue;
         }
-        const size_t channels = (block_channels(shape, block) + 15) / 16 * 16;
-        kernels_->quantize_coefs(p, n_keys, scale, n_rows, n_keys, CoefSize::kWide, coefs_.data(), n_keys,
-                                 steps_.data(), sums_.data());
-        for (size_t r = 0; r < n_rows; ++r) init_[r] = -shape.bias * sums_[r];
+        if (!weighed) {
+            kernels_->quantize_coefs(p, n_keys, scale, rows.n, n_keys, CoefSize::kWide, coefs_.data(), n_keys,
+                                     steps_.data(), sums_.data());
+            for (size_t r = 0; r < rows.n && shape.has_offset; ++r)
+                constants_[r] = kernels_->dot(p + r * n_keys, offset, n_keys);
+        }
+        for (size_t r = 0; r < rows.n; ++r) init_[r] = -shape.bias * sums_[r];
         if (block == 0) ahead_.step();
-        kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, channels / 16, n_keys / 4, CoefSize::kWide,
-                            coefs_.data(), n_keys, n_rows, init_.data(), acc_.data(), dim);
-        add_sums(layout, shape, block, n_keys, row0, n_rows);
+        kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, padded_channels(shape, block) / 16,
+                            n_keys / 4, CoefSize::kWide, coefs_.data(), n_keys, rows.n, init_.data(), acc_.data(), dim);
+        add_sums(layout, shape, block, rows);
     }
 }
 
-/// acc_ is the block's sums of products, coefs of steps_.
-void TileAttention::add_sums(const TileLayout& layout, const LevelShape& shape, size_t block, size_t n_keys,
-                             size_t row0, size_t n_rows) noexcept {
+/// acc_ is the block's sums of products with coefs of steps_, constants_ the weights' sums with the offsets.
+void TileAttention::add_sums(const TileLayout& layout, const LevelShape& shape, size_t block,
+                             const Rows& rows) noexcept {
     const size_t dim = shape_.padded_v();
-    const size_t first = block * shape.block;
-    const size_t channels = (block_channels(shape, block) + 15) / 16 * 16;
-    const float* offset = &levels_.offset[block * shape.stride];
-    for (size_t r = 0; r < n_rows; ++r) {
-        if (layout.spec.transform != nullptr) p_packed_[row0 + r] += tile_sums_[row0 + r];
-        constants_[r] = shape.has_offset ? kernels_->dot(&scores_[r * n_keys], offset, n_keys) : 0.0F;
-    }
-    kernels_->add_levels(acc_.data(), dim, n_rows, channels, steps_.data(), nullptr,
+    for (size_t r = 0; r < rows.n && layout.spec.transform != nullptr; ++r)
+        p_packed_[rows.first + r] += tile_sums_[rows.first + r];
+    kernels_->add_levels(acc_.data(), dim, rows.n, padded_channels(shape, block), steps_.data(), nullptr,
                          shape.has_offset ? ones().data() : nullptr, constants_.data(), nullptr,
-                         &o_packed_[row0 * dim + first], dim);
+                         &o_packed_[rows.first * dim + block * shape.block], dim);
 }
 
 }  // namespace kvaq

@@ -55,10 +55,14 @@ class LevelReader {
     void read_scales(const std::byte* packed, TileLevels& levels, size_t tile = 0) const noexcept;
 
     [[nodiscard]] const LevelShape& shape() const noexcept { return shape_; }
+    /// One scale (and offset) serves all channels of a token: as joins_tiles().
+    [[nodiscard]] bool joins() const noexcept { return !shape_.per_channel && shape_.n_blocks == 1; }
+    /// Can codes() be read where they lie?
+    [[nodiscard]] bool in_planes() const noexcept { return !ternary_; }
     /// Bands with bits, by channel.
     [[nodiscard]] size_t n_bands() const noexcept { return n_bands_; }
     [[nodiscard]] size_t first_channel(size_t band) const noexcept { return bands_[band]->first_channel; }
-    /// A band's codes in a tile. Not for ternary codes, which are not read where they lie.
+    /// A band's codes in a tile, if in_planes().
     [[nodiscard]] PackedCodes codes(size_t band, const std::byte* packed) const noexcept {
         PackedCodes codes = codes_[band];
         codes.planes.low = reinterpret_cast<const uint8_t*>(packed) + (codes.planes.low - first_);
