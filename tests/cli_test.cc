@@ -294,7 +294,7 @@ TEST_F(CommandLine, ShellsAndManKnowEveryFlag) {
         }
     }
     EXPECT_EQ(complete("kvaq ser", "1").out, "serve\n");
-    EXPECT_EQ(complete("kvaq serve --", "2").out, "--plan\n--kv-budget\n--kv-device\n--kv-metrics\n");
+    EXPECT_EQ(complete("kvaq serve --", "2").out, "--plan\n--kv-budget\n--kv-device\n--kv-metrics\n--kv-rewind\n");
     EXPECT_EQ(complete("kvaq calibrate --effort t", "3").out, "thorough\n");
     EXPECT_EQ(complete("kvaq completion z", "2").out, "zsh\n");
     EXPECT_EQ(complete("kvaq plan -m mod", "3").out, "\n") << "bash completes the file itself";

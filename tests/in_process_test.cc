@@ -255,6 +255,39 @@ TEST(InProcess, AMemoryLimitAnswersAsAFullCacheDoes) {
     EXPECT_NE(said.find("memory limit"), std::string::npos) << said;
 }
 
+// As a chat program does that asks for another answer, or llama-server with drafts of several tiles.
+TEST(InProcess, WithRewindAnAnswerWrittenAgainIsAsIfTheFirstHadNeverBeen) {
+    const Tokens tokens = wiki_tokens(640);
+    const Tokens prompt(tokens.begin(), tokens.begin() + 290);
+    const Tokens first(tokens.begin() + 290, tokens.begin() + 590);
+    const Tokens second(tokens.begin() + 590, tokens.end());
+    const auto logits_of = [&](const char* rewind, bool with_first) {
+        setenv("KVAQ_KV_REWIND", rewind, 1);
+        testing::internal::CaptureStderr();
+        const Session session("k3v2-tcq-s4");
+        const std::string said = testing::internal::GetCapturedStderr();
+        unsetenv("KVAQ_KV_REWIND");
+        EXPECT_EQ(said.find("kvaq: rewind 300: f16 rows of as many more tokens are kept, 7.0 MiB") != std::string::npos,
+                  std::string(rewind) == "300")
+            << said;
+        EXPECT_EQ(session.decode(prompt, 0), 0);
+        if (with_first) {
+            EXPECT_EQ(session.decode(first, 290), 0);
+            EXPECT_TRUE(llama_memory_seq_rm(session.memory(), 0, 290, -1));
+        }
+        EXPECT_EQ(session.decode(second, 290), 0);
+        return session.logits();
+    };
+    const auto never = logits_of("0", false);
+    EXPECT_TRUE(logits_of("300", true) == never);
+    EXPECT_FALSE(logits_of("0", true) == never) << "the control: without it the prompt's end is read packed";
+    setenv("KVAQ_KV_REWIND", "much", 1);
+    testing::internal::CaptureStderr();
+    EXPECT_THROW((Session("k4v4-rot")), Error);
+    unsetenv("KVAQ_KV_REWIND");
+    EXPECT_NE(testing::internal::GetCapturedStderr().find("--kv-rewind"), std::string::npos);
+}
+
 TEST(InProcess, AnUnknownWayOfMultiplyingIsRefused) {
     setenv("KVAQ_ATTENTION", "fast", 1);
     testing::internal::CaptureStderr();

@@ -50,8 +50,8 @@ struct Sequence {
 
 class ReferenceHandler final : public AttentionHandler {
   public:
-    ReferenceHandler(const Plan& plan, size_t n_seq_max, size_t n_ctx)
-        : plan_(plan), n_ctx_(n_ctx), sequences_(n_seq_max) {
+    ReferenceHandler(const Plan& plan, size_t n_seq_max, size_t n_ctx, size_t rewind)
+        : plan_(plan), n_ctx_(n_ctx), rewind_(static_cast<int32_t>(rewind)), sequences_(n_seq_max) {
         for (size_t i = 0; i < plan_.layers.size(); ++i) index_[plan_.layers[i].shape.layer] = i;
     }
 
@@ -63,7 +63,7 @@ class ReferenceHandler final : public AttentionHandler {
         for (Sequence& s : sequences_) s.n_written = 0;
         for (const BatchToken& token : tokens) {
             for (const int32_t s : token.seq_ids) {
-                if (at(s).unsettled) settle(at(s));
+                if (at(s).unsettled) settle(at(s), rewind_);
             }
         }
         seq_ids_.clear();
@@ -99,7 +99,7 @@ class ReferenceHandler final : public AttentionHandler {
         for (const int32_t s : touched_) {
             // What brought less than a tile may be cut off again before the next micro-batch.
             at(s).unsettled = at(s).n_written < plan_.tile_tokens;
-            if (!at(s).unsettled) settle(at(s));
+            if (!at(s).unsettled) settle(at(s), rewind_);
         }
     }
     void rollback() noexcept override {
@@ -107,8 +107,9 @@ class ReferenceHandler final : public AttentionHandler {
         settle_one_or_all(-1);
     }
     void settle_one_or_all(int32_t seq) noexcept {
-        for (size_t s = 0; s < sequences_.size(); ++s) {
-            if ((seq < 0 || static_cast<size_t>(seq) == s) && sequences_[s].unsettled) settle(sequences_[s]);
+        if (seq >= 0) settle(at(seq), 0);
+        for (Sequence& s : sequences_) {
+            if (seq < 0 && s.unsettled) settle(s, rewind_);
         }
     }
     void clear() noexcept override { sequences_.assign(sequences_.size(), Sequence{}); }
@@ -167,9 +168,9 @@ class ReferenceHandler final : public AttentionHandler {
     }
 
     // By the newest token, as sealing: also where other tokens of the tile, shifted, had it sealed earlier.
-    void settle(Sequence& s) const noexcept {
+    void settle(Sequence& s, int32_t rewind) const noexcept {
         for (Token& token : s.tokens) {
-            if (s.tiles[token.tile].sealed && !wants_f16(token, s.next() - 1)) token.dropped = true;
+            if (s.tiles[token.tile].sealed && !wants_f16(token, s.next() - 1 - rewind)) token.dropped = true;
         }
         s.unsettled = false;
     }
@@ -383,6 +384,7 @@ class ReferenceHandler final : public AttentionHandler {
 
     Plan plan_;
     size_t n_ctx_;
+    int32_t rewind_;
     std::vector<Sequence> sequences_, saved_;
     std::map<int32_t, size_t> index_;
     std::vector<int32_t> positions_;  // of the micro-batch's tokens
@@ -396,8 +398,9 @@ void settle_reference(AttentionHandler& reference, int32_t seq) {
     static_cast<ReferenceHandler&>(reference).settle_one_or_all(seq);
 }
 
-std::unique_ptr<AttentionHandler> make_reference_handler(const Plan& plan, size_t n_seq_max, size_t n_ctx) {
-    return std::make_unique<ReferenceHandler>(plan, n_seq_max, n_ctx);
+std::unique_ptr<AttentionHandler> make_reference_handler(const Plan& plan, size_t n_seq_max, size_t n_ctx,
+                                                         size_t rewind) {
+    return std::make_unique<ReferenceHandler>(plan, n_seq_max, n_ctx, rewind);
 }
 
 }  // namespace kvaq

@@ -42,6 +42,9 @@ struct KvCacheOptions {
     size_t n_ctx = 0;  ///< tokens over all sequences (shared ones once), as llama.cpp's unified cache counts cells
     size_t max_batch_tokens = 512;  ///< largest micro-batch
     bool keep_sliding = false;      ///< keep tiles of sliding-window layers that no later token can see
+    size_t rewind =
+        0;  ///< tokens by which a sequence can be shortened, from the longest it has been, and goes on with the bits as if they had never been
+        ///< added: their f16 rows are kept meanwhile. 0: as many as the latest micro-batch brought, if less than a tile
     size_t n_threads =
         1;  ///< of the largest team expected. Threads beyond it work from the second micro-batch on, when begin() has made room.
     bool on_gpu =

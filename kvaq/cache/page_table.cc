@@ -12,7 +12,7 @@ PageTable::PageTable(const PageTableOptions& options) : options_(options) {
     KVAQ_CHECK(n_reaches() <= kMaxReaches);
     const size_t tile = options_.tile_tokens;
     const size_t n_seq = options_.n_seq_max;
-    const size_t window_pages = (static_cast<size_t>(options_.window) + tile - 1) / tile + 2;
+    const size_t window_pages = (static_cast<size_t>(options_.window + options_.f16_rewind) + tile - 1) / tile + 2;
     // And partly used ones of each sequence: three of forks and shifts, and those of cuts.
     n_packed_[0] = (options_.n_ctx + tile - 1) / tile + (3 + kCutPages) * n_seq;
     for (size_t r = 1; r < n_reaches(); ++r) {
@@ -75,7 +75,7 @@ size_t PageTable::used_open(size_t reach) const noexcept {
     const auto stays = [&](int32_t id) {
         for (const Sequence& sequence : state_.sequences) {
             for (const Segment& s : sequence) {
-                if (s.page == id && !s.dropped && wants_f16(s, next_of(sequence) - 1)) return true;
+                if (s.page == id && !s.dropped && keeps_f16(s, next_of(sequence) - 1)) return true;
             }
         }
         return false;
@@ -193,7 +193,7 @@ bool PageTable::someone_wants_f16(int32_t id) const noexcept {
 void PageTable::settle(int32_t seq_id) noexcept {
     const int32_t newest = next_pos(seq_id) - 1;
     for (Segment& segment : seq(seq_id)) {
-        if (at(segment.page).sealed && !wants_f16(segment, newest)) segment.dropped = true;
+        if (at(segment.page).sealed && !keeps_f16(segment, newest)) segment.dropped = true;
     }
     state_.unsettled[static_cast<size_t>(seq_id)] = 0;
 }
@@ -394,7 +394,7 @@ bool PageTable::seal_and_house() {
         if (page.refs == 0) continue;
         const bool lasts = !page.sealed || std::any_of(touched_.begin(), touched_.end(), [&](int32_t s) {
             return std::any_of(seq(s).rbegin(), seq(s).rend(), [&](const Segment& g) {
-                return g.page == id && (may_be_cut(s) || wants_f16(g, next_pos(s) - 1));
+                return g.page == id && (may_be_cut(s) || keeps_f16(g, next_pos(s) - 1));
             });
         });
         if (!lasts) {

@@ -88,13 +88,15 @@ struct PageTableOptions {
     size_t max_batch_tokens = 512;
     std::vector<int32_t> sliding_windows;  ///< of reaches 1..; at most kMaxReaches - 1
     int32_t rewind = 0;  ///< positions by which a sequence can be shortened without missing sliding-window tokens
+    int32_t f16_rewind =
+        0;  ///< positions below the highest it has had to which it can be shortened, and f16 rows are there as if what was cut off had never been added
 };
 
 /// Bookkeeping of sequences, pages and positions; no K/V. Every layer of a cache follows the same table.
 /// Sealing rule (docs/architecture.md): a full page is sealed in the micro-batch whose newest query is the first to be at least
 /// `window` positions past the page's last slot. A sequence gives up a sealed page's f16 rows when its newest token reads it packed:
 /// at the end of the micro-batch if that brought it a whole tile or more, else before the next one, so that what is cut off in
-/// between (rejected drafts) leaves everything as if it had never been added. A sequence that is cut further back, inside a sealed page, keeps the page
+/// between (rejected drafts) leaves everything as if it had never been added; with f16_rewind, so many tokens later. A sequence that is cut further back, inside a sealed page, keeps the page
 /// and goes on in a fresh one, so that nothing is quantized again however often a prefix is reused (keeps_cut_page() has the exceptions).
 /// Not thread-safe.
 class PageTable {
@@ -225,6 +227,10 @@ class PageTable {
     /// True if a query at `pos` must read the segment in f16 (when it still has that).
     [[nodiscard]] bool wants_f16(const Segment& segment, int32_t pos) const noexcept {
         return segment.base + static_cast<int32_t>(options_.tile_tokens) - 1 + options_.window > pos;
+    }
+    /// True if a sequence whose newest token is at `newest` must keep the segment's f16 rows, for its queries or for a rewind.
+    [[nodiscard]] bool keeps_f16(const Segment& segment, int32_t newest) const noexcept {
+        return wants_f16(segment, newest - options_.f16_rewind);
     }
     /// First position that layers of a reach still need for queries from `next` on, rewinds included.
     [[nodiscard]] int32_t needed_from(size_t reach, int32_t next) const noexcept;

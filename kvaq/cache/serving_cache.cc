@@ -42,7 +42,8 @@ PageTableOptions table_options(const Plan& plan, const KvCacheOptions& options) 
             .n_ctx = options.n_ctx,
             .max_batch_tokens = options.max_batch_tokens,
             .sliding_windows = options.keep_sliding ? std::vector<int32_t>{} : sliding_windows(plan),
-            .rewind = static_cast<int32_t>(sliding_rewind(plan))};
+            .rewind = static_cast<int32_t>(std::max(sliding_rewind(plan), options.rewind)),
+            .f16_rewind = static_cast<int32_t>(options.rewind)};
 }
 
 }  // namespace

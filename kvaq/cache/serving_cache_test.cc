@@ -266,6 +266,7 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
     const uint32_t seed = day != nullptr ? static_cast<uint32_t>(std::atol(day)) : 20261124;
     int n_restores = 0;
     int n_no_room = 0;
+    size_t n_runs = 0;
     for (const AttentionMode mode : kModes) {
         const ForcedMode forced(mode);
         for (const std::string preset :
@@ -274,13 +275,17 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
                 std::mt19937 random(seed);
                 const ModelShape model = small_model(16, 16, sliding);
                 const Plan plan = plan_of(preset, model);
-                const auto cache = make_kv_cache(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200});
-                const auto reference = make_reference_handler(plan, 4, 100000);
+                // Of the presets' runs every second one; seven presets, so that the other half is that of the next mode.
+                const size_t rewind = (n_runs++ / 2 + (sliding > 0 ? 1 : 0)) % 2 * 100;
+                const auto cache =
+                    make_kv_cache(plan, {.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200, .rewind = rewind});
+                const auto reference = make_reference_handler(plan, 4, 100000, rewind);
                 TokenLedger ledger(4);
                 const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
                 for (int op = 0; op < n_operations; ++op) {
-                    const std::string where = preset + " sliding " + std::to_string(sliding) + " seed " +
-                                              std::to_string(seed) + " op " + std::to_string(op);
+                    const std::string where = preset + " sliding " + std::to_string(sliding) + " rewind " +
+                                              std::to_string(rewind) + " seed " + std::to_string(seed) + " op " +
+                                              std::to_string(op);
                     const int32_t seq = below(4);
                     const int32_t n = cache->seq_pos_max(seq) + 1;
                     ASSERT_EQ(n, reference->seq_pos_max(seq) + 1) << where;
@@ -403,6 +408,48 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
     }
     std::printf("%d operations, %d restores, %d of them without room\n", 28 * n_operations, n_restores, n_no_room);
     EXPECT_LT(n_no_room * 10, n_restores);
+}
+
+// A chat's answer is written again, or drafts of several tiles are rejected: by as many tokens as KvCacheOptions::rewind says, twice, beside a cache that never
+// had them. One token more is another matter: the control.
+TEST(ServingCache, WhatIsCutOffWithinTheRewindLeavesNoTrace) {
+    const int32_t kRewind = 200;
+    for (const std::string preset : {"k4v2-w20-s4", "k2v2-kchan-g32", "klt-w64-s4", "turned:klt-s2"}) {
+        for (const int32_t sliding : {0, 50}) {
+            const ModelShape model = small_model(16, 16, sliding);
+            const Plan plan = plan_of(preset, model);
+            const RopeRule rope = rope_of(16);
+            const std::string where = preset + " sliding " + std::to_string(sliding);
+            const auto make = [&](size_t rewind) {
+                return make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 2048, .max_batch_tokens = 300, .rewind = rewind});
+            };
+            const auto run = [&](KvCache& cache, int32_t n, uint32_t seed) {
+                return step(cache, model, text(0, cache.seq_pos_max(0) + 1, n, seed), {.scale = 0.2F}, 1, &rope);
+            };
+            const auto cut = make(kRewind), never = make(0);
+            for (KvCache* cache : {cut.get(), never.get()}) ASSERT_FALSE(run(*cache, 290, 1).empty());
+            for (const bool at_once : {true, false}) {
+                const int32_t n = cut->seq_pos_max(0) + 1;
+                for (int32_t left = kRewind; left > 0; left -= at_once ? left : 1)
+                    ASSERT_FALSE(run(*cut, at_once ? left : 1, 2).empty());
+                ASSERT_TRUE(cut->seq_rm(0, n, -1)) << where;
+                if (sliding == 0) {  // else more tiles are kept
+                    EXPECT_TRUE(cut->save_sequence(0) == never->save_sequence(0)) << where;
+                }
+                for (const int32_t more : {1, 3, 150})
+                    EXPECT_TRUE(run(*cut, more, 3) == run(*never, more, 3)) << where << " then " << more;
+            }
+            if (sliding > 0) continue;
+            const auto too_far = make(0);
+            ASSERT_FALSE(run(*too_far, 290, 1).empty());
+            ASSERT_FALSE(run(*too_far, kRewind, 2).empty());
+            ASSERT_TRUE(too_far->seq_rm(0, 290, -1));
+            const auto fresh = make(0);
+            ASSERT_FALSE(run(*fresh, 290, 1).empty());
+            EXPECT_FALSE(run(*too_far, 1, 3) == run(*fresh, 1, 3)) << where;
+            EXPECT_GT(cut->use().open, never->use().open);
+        }
+    }
 }
 
 TEST(ServingCache, TokensOfSeveralSequencesAreStoredOnceAndDivergeByCopyOnWrite) {

@@ -48,22 +48,69 @@ std::vector<LaunchVerb> launch_verbs() {
     return verbs;
 }
 
-const std::vector<LaunchFlag>& launch_flags() {
-    static const std::vector<LaunchFlag> flags = {
-        {"--plan", "preset or *.plan.gguf"},
-        {"--kv-budget", "most bytes the cache may take, e.g. 512MiB or 4GiB"},
-        {"--kv-device",
-         "auto, cpu or gpu: whether layers on a CUDA GPU have their attention and a copy of their cache there"},
-        {"--kv-metrics", "serve Prometheus metrics of the cache at this address, e.g. 127.0.0.1:9464"},
+namespace {
+
+/// Own flags but --plan: what a value must look like, where it goes on to the program, and a check that throws.
+struct OwnFlag {
+    LaunchFlag flag;
+    const char* example;
+    const char* variable;
+    void (*check)(const std::string& value);
+};
+
+const std::vector<OwnFlag>& own_flags_but_plan() {
+    static const std::vector<OwnFlag> flags = {
+        {.flag = {"--kv-budget", "most bytes the cache may take, e.g. 512MiB or 4GiB"},
+         .example = "e.g. 512MiB or 4GiB",
+         .variable = "KVAQ_KV_BUDGET",
+         .check = [](const std::string& value) { (void)parse_bytes(value); }},
+        {.flag =
+             {"--kv-device",
+              "auto, cpu or gpu: whether layers on a CUDA GPU have their attention and a copy of their cache there"},
+         .example = "auto, cpu or gpu",
+         .variable = "KVAQ_KV_DEVICE",
+         .check = [](const std::string& value) { (void)parse_kv_device(value); }},
+        {.flag = {"--kv-metrics", "serve Prometheus metrics of the cache at this address, e.g. 127.0.0.1:9464"},
+         .example = "e.g. 127.0.0.1:9464",
+         .variable = "KVAQ_METRICS",
+         .check = [](const std::string& value) { (void)parse_metrics_address(value); }},
+        {.flag = {"--kv-rewind",
+                  "tokens by which a sequence can be cut back (an answer written again) and go on as if they had never "
+                  "been there; their f16 rows are kept meanwhile"},
+         .example = "a number of tokens, e.g. 512",
+         .variable = "KVAQ_KV_REWIND",
+         .check = [](const std::string& value) { (void)parse_rewind(value); }},
     };
+    return flags;
+}
+
+/// The value of `flag` at args[i], as "--flag value" (i is then moved on) or "--flag=value"; none: args[i] is something else.
+std::optional<std::string> value_of(const LaunchFlag& flag, const char* example, const std::vector<std::string>& args,
+                                    size_t& i) {
+    const std::string name = flag.name;
+    if (args[i].rfind(name + "=", 0) == 0) return args[i].substr(name.size() + 1);
+    if (args[i] != name) return std::nullopt;
+    if (i + 1 == args.size()) throw Error(ErrorCode::kInvalidArgument, name + " needs a value", example, "nothing");
+    return args[++i];
+}
+
+const LaunchFlag kPlanFlag = {"--plan", "preset or *.plan.gguf"};
+
+}  // namespace
+
+const std::vector<LaunchFlag>& launch_flags() {
+    static const std::vector<LaunchFlag> flags = [] {
+        std::vector<LaunchFlag> all = {kPlanFlag};
+        for (const OwnFlag& own : own_flags_but_plan()) all.push_back(own.flag);
+        return all;
+    }();
     return flags;
 }
 
 std::string launch_help() {
     std::string text =
         "\nllama.cpp programs under the packed cache (kvaq VERB --plan PRESET|FILE [--kv-budget BYTES] [--kv-device "
-        "auto|cpu|gpu] [--kv-metrics "
-        "HOST:PORT] [the program's own flags]):\n";
+        "auto|cpu|gpu] [--kv-metrics HOST:PORT] [--kv-rewind TOKENS] [the program's own flags]):\n";
     for (const LaunchVerb& launch : launch_verbs()) {
         text += "  " + launch.verb + std::string(28 - launch.verb.size(), ' ') + launch.what + "\n";
     }
@@ -73,39 +120,25 @@ std::string launch_help() {
 void launch(const std::vector<std::string>& args) {
     const std::string& verb = args.at(0);
     std::optional<std::string> plan;
-    std::optional<std::string> budget;
-    std::optional<std::string> metrics;
-    std::optional<std::string> device;
+    std::map<const char*, std::string> variables;  // of the other own flags
     std::vector<std::string> rest;
     bool own_flags = true;  // up to "--" for exec; everywhere for the others
+    const auto is_own = [&](size_t& i) {
+        if (auto value = value_of(kPlanFlag, "a preset (k4v2) or a *.plan.gguf file", args, i)) {
+            plan = value;
+            return true;
+        }
+        for (const OwnFlag& own : own_flags_but_plan()) {
+            if (const auto value = value_of(own.flag, own.example, args, i)) {
+                variables[own.variable] = *value;
+                return true;
+            }
+        }
+        return false;
+    };
     for (size_t i = 1; i < args.size(); ++i) {
-        if (own_flags && args[i] == "--plan") {
-            if (i + 1 == args.size())
-                throw Error(ErrorCode::kInvalidArgument, "--plan needs a value",
-                            "a preset (k4v2) or a *.plan.gguf file", "nothing");
-            plan = args[++i];
-        } else if (own_flags && args[i] == "--kv-budget") {
-            if (i + 1 == args.size())
-                throw Error(ErrorCode::kInvalidArgument, "--kv-budget needs a value", "e.g. 512MiB or 4GiB", "nothing");
-            budget = args[++i];
-        } else if (own_flags && args[i] == "--kv-metrics") {
-            if (i + 1 == args.size())
-                throw Error(ErrorCode::kInvalidArgument, "--kv-metrics needs a value", "e.g. 127.0.0.1:9464",
-                            "nothing");
-            metrics = args[++i];
-        } else if (own_flags && args[i] == "--kv-device") {
-            if (i + 1 == args.size())
-                throw Error(ErrorCode::kInvalidArgument, "--kv-device needs a value", "auto, cpu or gpu", "nothing");
-            device = args[++i];
-        } else if (own_flags && args[i].rfind("--kv-device=", 0) == 0) {
-            device = args[i].substr(12);
-        } else if (own_flags && args[i].rfind("--kv-metrics=", 0) == 0) {
-            metrics = args[i].substr(13);
-        } else if (own_flags && args[i].rfind("--kv-budget=", 0) == 0) {
-            budget = args[i].substr(12);
-        } else if (own_flags && args[i].rfind("--plan=", 0) == 0) {
-            plan = args[i].substr(7);
-        } else if (verb == "exec" && own_flags && args[i] == "--") {
+        if (own_flags && is_own(i)) continue;
+        if (verb == "exec" && own_flags && args[i] == "--") {
             own_flags = false;
         } else if (verb == "exec" && own_flags && (args[i] == "--help" || args[i] == "-h")) {
             std::fputs("usage: kvaq exec --plan PRESET|FILE -- PROGRAM ARGS...\n", stdout);
@@ -128,17 +161,11 @@ void launch(const std::vector<std::string>& args) {
         plan = env;
     }
     if (plan) (void)plan_value(*plan);  // a wrong name or file is said here, in one line
-    if (budget) {
-        (void)parse_bytes(*budget);
-        setenv("KVAQ_KV_BUDGET", budget->c_str(), 1);
-    }
-    if (device) {
-        (void)parse_kv_device(*device);
-        setenv("KVAQ_KV_DEVICE", device->c_str(), 1);
-    }
-    if (metrics) {
-        (void)parse_metrics_address(*metrics);
-        setenv("KVAQ_METRICS", metrics->c_str(), 1);
+    for (const OwnFlag& own : own_flags_but_plan()) {
+        const auto given = variables.find(own.variable);
+        if (given == variables.end()) continue;
+        own.check(given->second);
+        setenv(own.variable, given->second.c_str(), 1);
     }
     if (verb == "exec") {
         if (rest.empty())

@@ -78,20 +78,25 @@ std::string mebibytes(size_t bytes) {
     return text;
 }
 
+/// K and V of one token in f16.
+size_t f16_token_bytes(const ModelShape& shape) {
+    size_t bytes = 0;
+    for (const LayerShape& layer : shape.layers)
+        bytes += layer.n_kv_heads * (layer.head_dim_k + layer.head_dim_v) * sizeof(float16);
+    return bytes;
+}
+
 void print_start(const ServedContext& context, size_t own_cache) {
     if (context.cache == nullptr || !plans_announced()) return;
     const Plan& plan = context.cache->plan();
     const CacheBytes bytes = cache_bytes(plan, context.n_ctx, !context.frees_windows);
-    size_t token_bytes = 0;
-    for (const LayerShape& layer : context.shape.layers)
-        token_bytes += layer.n_kv_heads * (layer.head_dim_k + layer.head_dim_v) * 2;
     std::fprintf(stderr, "kvaq: plan %s, window %d, sinks %d\n", plan.name.c_str(), plan.window, plan.sinks);
     for (const std::string& line : context.cache->describe()) std::fprintf(stderr, "kvaq: %s\n", line.c_str());
     std::fprintf(stderr,
                  "kvaq: %s for a full context of %u tokens, %.2f bits per element (f16: %s); llama.cpp's own cache "
                  "keeps one batch: %s\n",
                  mebibytes(bytes.total).c_str(), context.n_ctx, bytes.effective_bits,
-                 mebibytes(token_bytes * context.n_ctx).c_str(), mebibytes(own_cache).c_str());
+                 mebibytes(f16_token_bytes(context.shape) * context.n_ctx).c_str(), mebibytes(own_cache).c_str());
 }
 
 /// Whether layers on CUDA devices are to be kept there. Throws Error kUnsupported if that was asked for and cannot be.
@@ -190,6 +195,8 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
                            .keep_sliding = !context->frees_windows,
                            .n_threads = static_cast<size_t>(std::max({1, params.n_threads, params.n_threads_batch})),
                            .on_gpu = context->on_gpu};
+    if (const char* text = std::getenv("KVAQ_KV_REWIND"); text != nullptr && *text != '\0')
+        options.rewind = std::min<size_t>(parse_rewind(text), context->n_ctx);
     context->handler = factory(context->shape, options);
     context->cache = dynamic_cast<KvCache*>(context->handler.get());
     if (context->cache == nullptr) {  // it reads host memory
@@ -197,6 +204,12 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
         own.offload_kqv = false;
     }
     std::string limit;
+    if (options.rewind > 0 && context->cache != nullptr) {
+        const Plan& plan = context->cache->plan();
+        const size_t pages = (options.rewind + plan.tile_tokens - 1) / plan.tile_tokens;
+        limit = "kvaq: rewind " + std::to_string(options.rewind) + ": f16 rows of as many more tokens are kept, " +
+                mebibytes(pages * plan.tile_tokens * f16_token_bytes(context->shape)) + " for each full sequence\n";
+    }
     size_t budget = 0;
     if (const char* text = std::getenv("KVAQ_KV_BUDGET");
         text != nullptr && *text != '\0' && context->cache != nullptr) {
@@ -207,9 +220,9 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
             context->handler = factory(context->shape, options);
             context->cache = dynamic_cast<KvCache*>(context->handler.get());
         }
-        limit = "kvaq: limit " + mebibytes(budget) + ": room for " + std::to_string(options.n_ctx) + " of " +
-                std::to_string(context->n_ctx) + " tokens over all sequences, " +
-                mebibytes(context->cache->use().allocated) + " reserved\n";
+        limit += "kvaq: limit " + mebibytes(budget) + ": room for " + std::to_string(options.n_ctx) + " of " +
+                 std::to_string(context->n_ctx) + " tokens over all sequences, " +
+                 mebibytes(context->cache->use().allocated) + " reserved\n";
     }
     if (context->cache != nullptr) {
         const Plan& plan = context->cache->plan();

@@ -1,6 +1,7 @@
 #include "kvaq/plan/budget_text.h"
 
 #include <cctype>
+#include <charconv>
 #include <cmath>
 #include <cstdlib>
 
@@ -51,6 +52,17 @@ double bytes_of(const std::string& text) {
 }  // namespace
 
 size_t parse_bytes(const std::string& text) { return static_cast<size_t>(bytes_of(text)); }
+
+size_t parse_rewind(const std::string& text) {
+    constexpr size_t kMost = size_t{1} << 20;
+    size_t n = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n);
+    if (text.empty() || error != std::errc() || end != text.data() + text.size() || n > kMost) {
+        throw Error(ErrorCode::kInvalidArgument, "not a number of tokens (--kv-rewind)",
+                    "0 to " + std::to_string(kMost) + ", e.g. 512", "'" + text + "'");
+    }
+    return n;
+}
 
 Budget parse_budget(const std::string& text) {
     std::string rest;

@@ -9,6 +9,9 @@ namespace kvaq {
 /// Throws Error kInvalidArgument with the forms that are allowed.
 [[nodiscard]] size_t parse_bytes(const std::string& text);
 
+/// Tokens by which a sequence can be shortened without a trace (KvCacheOptions::rewind): 0 to 1048576. Throws Error kInvalidArgument.
+[[nodiscard]] size_t parse_rewind(const std::string& text);
+
 /// What may be spent, in one of three units.
 struct Budget {
     enum class Unit { kEffectiveBits, kBytesPerToken, kBytes };
