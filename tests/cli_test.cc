@@ -460,11 +460,14 @@ TEST_F(CommandLine, EstimatesForSlidingWindowsAreWhatLlamaCppPrints) {
 TEST_F(CommandLine, RunAndExecStartUnmodifiedProgramsUnderThePlan) {
     const std::vector<std::string> tail = {
         "-m", kModel, "-p", "The capital of France is", "-n", "8", "--temp", "0", "-no-cnv", "-t", "2"};
-    std::vector<std::string> run_args = {"run", "--plan", "k4v2"};
+    std::vector<std::string> run_args = {"run", "--plan", "k4v2", "--kv-rewind=300"};
     run_args.insert(run_args.end(), tail.begin(), tail.end());
     const ProcessResult run = kvaq_cli(run_args);
     ASSERT_EQ(run.exit_code, 0) << run.err;
     EXPECT_EQ(lines_starting(run.err, "kvaq: plan k4v2").size(), 1U) << run.err;
+    EXPECT_EQ(lines_starting(run.err, "kvaq: rewind 300: f16 rows of as many more tokens are kept, 7.0 MiB for").size(),
+              1U)
+        << run.err;
     EXPECT_GT(run.out.size(), std::string("The capital of France is").size() + 8);
 
     std::vector<std::string> exec_args = {"exec", "--plan", "k4v2", "--", "llama-completion"};
