@@ -110,7 +110,8 @@ TEST(Shift, ReadsATextFarLongerThanTheContextAsWellAsPlainLlamaCpp) {
             EXPECT_LT(std::fabs(mean), allowed) << plan << ": the error must not grow with the shifts";
             EXPECT_LT(error, 0.01) << plan;
             if (plan == "f16") {
-                EXPECT_LT(std::fabs(mean), 4 * error);
+                EXPECT_LE(std::fabs(mean), 4 * error);
+                EXPECT_LT(error, 0.006) << "else nothing would be noticed";
             }
         }
     }

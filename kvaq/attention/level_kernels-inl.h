@@ -55,6 +55,13 @@ static inline void store_coef(int32_t rounded, int16_t* coef, size_t i) {
 // Sizes as the integers of their bits: of the same order, and what is not finite comes last.
 static inline VecI size_bits(VecF x) { return __builtin_bit_cast(VecI, x) & splat_i(0x7FFFFFFF); }
 
+static inline VecF weighted(const float* x, const float* weight, size_t i) {
+    return weight != nullptr ? load(x + i) * load(weight + i) : load(x + i);
+}
+static inline float weighted_one(const float* x, const float* weight, size_t i) {
+    return weight != nullptr ? x[i] * weight[i] : x[i];
+}
+
 // kRows rows at once: their chains of dependent steps run side by side. A row's numbers do not depend on its neighbours. top_bits: of the row's largest size.
 template <size_t kRows>
 static inline void round_some(const float* x, size_t ld_x, const float* weight, size_t n, float most,
@@ -74,7 +81,7 @@ static inline void round_some(const float* x, size_t ld_x, const float* weight, 
     for (size_t r = 0; r < kRows; ++r) total[r] = splat_i(0);
     for (size_t i = 0; i < whole; i += KVAQ_LANES) {
         for (size_t r = 0; r < kRows; ++r) {
-            const VecF value = weight != nullptr ? load(x + r * ld_x + i) * load(weight + i) : load(x + r * ld_x + i);
+            const VecF value = weighted(x + r * ld_x, weight, i);
             const VecF biased = value * splat(inverse[r]) + splat(magic);
             // An integer below 2^22 lies in the lowest bits of itself + magic.
             const VecI rounded = (__builtin_bit_cast(VecI, biased) - __builtin_bit_cast(VecI, splat(magic))) & keep[r];
@@ -85,7 +92,7 @@ static inline void round_some(const float* x, size_t ld_x, const float* weight, 
     for (size_t r = 0; r < kRows; ++r) sums[r] = sum_of_lanes(total[r]);
     for (size_t r = 0; r < kRows; ++r) {
         for (size_t i = whole; i < n; ++i) {
-            const float value = weight != nullptr ? x[r * ld_x + i] * weight[i] : x[r * ld_x + i];
+            const float value = weighted_one(x + r * ld_x, weight, i);
             const int32_t rounded = keep[r][0] == 0 ? 0 : static_cast<int32_t>((value * inverse[r] + magic) - magic);
             sums[r] += rounded;
             store_coef(rounded, coef + r * ld_coef, i);
@@ -101,8 +108,7 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
     for (size_t r = 0; r < kRows; ++r) top[r] = splat_i(0);
     for (size_t i = 0; i < whole; i += KVAQ_LANES) {
         for (size_t r = 0; r < kRows; ++r) {
-            const VecI size =
-                size_bits(weight != nullptr ? load(x + r * ld_x + i) * load(weight + i) : load(x + r * ld_x + i));
+            const VecI size = size_bits(weighted(x + r * ld_x, weight, i));
             top[r] = size > top[r] ? size : top[r];
         }
     }
@@ -110,7 +116,7 @@ static inline void quantize_some(const float* x, size_t ld_x, const float* weigh
     for (size_t r = 0; r < kRows; ++r) top_bits[r] = largest_lane(top[r]);
     for (size_t r = 0; r < kRows; ++r) {
         for (size_t i = whole; i < n; ++i) {
-            const float value = weight != nullptr ? x[r * ld_x + i] * weight[i] : x[r * ld_x + i];
+            const float value = weighted_one(x + r * ld_x, weight, i);
             const int32_t size = __builtin_bit_cast(int32_t, value) & 0x7FFFFFFF;
             top_bits[r] = size > top_bits[r] ? size : top_bits[r];
         }

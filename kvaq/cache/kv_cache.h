@@ -44,7 +44,7 @@ struct KvCacheOptions {
     bool keep_sliding = false;      ///< keep tiles of sliding-window layers that no later token can see
     size_t rewind =
         0;  ///< tokens by which a sequence can be shortened, from the longest it has been, and goes on with the bits as if they had never been
-        ///< added: their f16 rows are kept meanwhile. 0: as many as the latest micro-batch brought, if less than a tile
+    ///< added: their f16 rows are kept meanwhile (unless a micro-batch finds no room). 0: as many as the latest micro-batch brought, if less than a tile
     size_t n_threads =
         1;  ///< of the largest team expected. Threads beyond it work from the second micro-batch on, when begin() has made room.
     bool on_gpu =

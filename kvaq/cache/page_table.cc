@@ -12,7 +12,6 @@ PageTable::PageTable(const PageTableOptions& options) : options_(options) {
     KVAQ_CHECK(n_reaches() <= kMaxReaches);
     const size_t tile = options_.tile_tokens;
     const size_t n_seq = options_.n_seq_max;
-    const size_t window_pages = (static_cast<size_t>(options_.window + options_.f16_rewind) + tile - 1) / tile + 2;
     // And partly used ones of each sequence: three of forks and shifts, and those of cuts.
     n_packed_[0] = (options_.n_ctx + tile - 1) / tile + (3 + kCutPages) * n_seq;
     for (size_t r = 1; r < n_reaches(); ++r) {
@@ -21,11 +20,17 @@ PageTable::PageTable(const PageTableOptions& options) : options_(options) {
             std::min(n_packed_[0], n_seq * (window / tile + 4 + kCutPages) + options_.max_batch_tokens / tile + 1);
     }
     // The last n_seq are for cuts inside sealed pages (truncate), which may not fail.
-    n_open_ = (2 * window_pages + 2) * n_seq + n_seq;
+    const auto open_of = [&](int32_t positions) {
+        const size_t pages = (static_cast<size_t>(positions) + tile - 1) / tile + 2;
+        return (2 * pages + 2) * n_seq + n_seq;
+    };
+    // Rows that are kept for rewinds: never more than there are pages, and those of a micro-batch.
+    n_open_ = std::max(open_of(options_.window), std::min(open_of(options_.window + options_.f16_rewind),
+                                                          n_packed_[0] + options_.max_batch_tokens / tile + 1 + n_seq));
     n_scratch_ = options_.max_batch_tokens / tile + 1 + n_seq;
     state_.pages.resize(n_packed_[0] + n_open_ + n_scratch_);
     state_.slots.resize(state_.pages.size() * n_reaches());
-    holders_.resize(state_.pages.size());
+    marks_.resize(state_.pages.size());
     state_.free_pages = FreeIds(state_.pages.size());
     state_.free_scratch = FreeIds(n_scratch_);
     for (size_t r = 0; r < n_reaches(); ++r) {
@@ -55,9 +60,9 @@ void PageTable::clear() noexcept {
     open_batch_ = false;
 }
 
-int32_t PageTable::needed_from(size_t reach, int32_t next) const noexcept {
+int32_t PageTable::needed_from(size_t reach, int32_t next, int32_t rewind) const noexcept {
     if (reach == 0) return 0;
-    return std::max(0, next + 1 - std::max(options_.sliding_windows[reach - 1], 2) - options_.rewind);
+    return std::max(0, next + 1 - std::max(options_.sliding_windows[reach - 1], 2) - rewind);
 }
 
 int32_t PageTable::pos_min(int32_t seq_id) const noexcept {
@@ -72,16 +77,15 @@ int32_t PageTable::pos_min(int32_t seq_id) const noexcept {
 }
 
 size_t PageTable::used_open(size_t reach) const noexcept {
-    const auto stays = [&](int32_t id) {
-        for (const Sequence& sequence : state_.sequences) {
-            for (const Segment& s : sequence) {
-                if (s.page == id && !s.dropped && keeps_f16(s, next_of(sequence) - 1)) return true;
-            }
+    std::fill(marks_.begin(), marks_.end(), kNone);
+    for (const Sequence& sequence : state_.sequences) {
+        for (const Segment& s : sequence) {
+            if (!s.dropped && keeps_f16(s, next_of(sequence) - 1)) marks_[static_cast<size_t>(s.page)] = 1;
         }
-        return false;
-    };
+    }
     size_t n = n_open_ - state_.free[reach].open.size();
-    for (const int32_t id : state_.both) n -= slots(id, reach).open != kNone && !stays(id) ? 1 : 0;
+    for (const int32_t id : state_.both)
+        n -= slots(id, reach).open != kNone && marks_[static_cast<size_t>(id)] == kNone ? 1 : 0;
     return n;
 }
 
@@ -92,10 +96,10 @@ size_t PageTable::n_sequences() const noexcept {
 
 PageTable::SlotCount PageTable::shared(size_t reach) const noexcept {
     SlotCount count;
-    std::fill(holders_.begin(), holders_.end(), kNone);
+    std::fill(marks_.begin(), marks_.end(), kNone);
     for (size_t s = 0; s < state_.sequences.size(); ++s) {
         for (const Segment& segment : state_.sequences[s]) {
-            int32_t& holder = holders_[static_cast<size_t>(segment.page)];
+            int32_t& holder = marks_[static_cast<size_t>(segment.page)];
             if (!segment.keeps(reach) || holder == static_cast<int32_t>(s)) continue;
             if (holder != kNone) {  // another sequence has it already
                 const PageSlots& ids = slots(segment.page, reach);
@@ -183,24 +187,35 @@ bool PageTable::take_packed(int32_t id) noexcept {
     return true;
 }
 
-bool PageTable::someone_wants_f16(int32_t id) const noexcept {
-    return std::any_of(state_.sequences.begin(), state_.sequences.end(), [id](const Sequence& sequence) {
-        return std::any_of(sequence.rbegin(), sequence.rend(),
-                           [id](const Segment& s) { return s.page == id && !s.dropped; });
-    });
+void PageTable::drop_f16(int32_t seq_id, int32_t rewind) noexcept {
+    const int32_t newest = next_pos(seq_id) - 1;
+    for (Segment& segment : seq(seq_id)) {
+        if (at(segment.page).sealed && !wants_f16(segment, newest - rewind)) segment.dropped = true;
+    }
 }
 
 void PageTable::settle(int32_t seq_id) noexcept {
-    const int32_t newest = next_pos(seq_id) - 1;
-    for (Segment& segment : seq(seq_id)) {
-        if (at(segment.page).sealed && !keeps_f16(segment, newest)) segment.dropped = true;
-    }
+    drop_f16(seq_id, options_.f16_rewind);
     state_.unsettled[static_cast<size_t>(seq_id)] = 0;
 }
 
+void PageTable::give_up_rewinds() noexcept {
+    for (size_t s = 0; s < state_.sequences.size(); ++s)
+        drop_f16(static_cast<int32_t>(s),
+                 state_.unsettled[s] != 0 ? static_cast<int32_t>(options_.tile_tokens) - 1 : 0);
+    free_unwanted_f16();
+}
+
 void PageTable::free_unwanted_f16() noexcept {
+    if (state_.both.empty()) return;
+    std::fill(marks_.begin(), marks_.end(), kNone);
+    for (const Sequence& sequence : state_.sequences) {
+        for (const Segment& s : sequence) {
+            if (!s.dropped) marks_[static_cast<size_t>(s.page)] = 1;
+        }
+    }
     std::erase_if(state_.both, [this](int32_t id) {
-        if (someone_wants_f16(id)) return false;
+        if (marks_[static_cast<size_t>(id)] != kNone) return false;
         free_f16(id);
         return true;
     });
@@ -209,6 +224,31 @@ void PageTable::free_unwanted_f16() noexcept {
 bool PageTable::begin(std::span<const BatchToken> tokens, size_t block_tokens) {
     KVAQ_CHECK(!open_batch_);
     saved_ = state_;
+    gave_up_rewinds_ = false;
+    bool fits = false;
+    try {
+        fits = try_begin(tokens, block_tokens);
+        if (!fits && options_.f16_rewind > 0) {  // what is kept for rewinds only makes room
+            state_ = saved_;
+            gave_up_rewinds_ = true;
+            fits = try_begin(tokens, block_tokens);
+        }
+    } catch (...) {
+        std::swap(state_, saved_);
+        work_ = Work{};
+        throw;
+    }
+    if (!fits) {
+        std::swap(state_, saved_);
+        work_ = Work{};
+        return false;
+    }
+    open_batch_ = true;
+    return true;
+}
+
+/// Changes state_ and work_; the caller puts state_ back if it throws or does not fit.
+bool PageTable::try_begin(std::span<const BatchToken> tokens, size_t block_tokens) {
     work_ = Work{};
     touched_.clear();
     fresh_.clear();
@@ -221,22 +261,11 @@ bool PageTable::begin(std::span<const BatchToken> tokens, size_t block_tokens) {
         }
     }
     free_unwanted_f16();
-    bool fits = state_.n_tokens + tokens.size() <= options_.n_ctx;
-    try {
-        if (fits) place(tokens);
-        fits = fits && seal_and_house();
-        if (fits) make_blocks(tokens, block_tokens);
-    } catch (...) {
-        std::swap(state_, saved_);
-        work_ = Work{};
-        throw;
-    }
-    if (!fits) {
-        std::swap(state_, saved_);
-        work_ = Work{};
-        return false;
-    }
-    open_batch_ = true;
+    if (gave_up_rewinds_) give_up_rewinds();
+    if (state_.n_tokens + tokens.size() > options_.n_ctx) return false;
+    place(tokens);
+    if (!seal_and_house()) return false;
+    make_blocks(tokens, block_tokens);
     return true;
 }
 
@@ -445,7 +474,7 @@ void PageTable::end() noexcept {
     free_unwanted_f16();
     for (const int32_t s : touched_) {
         for (size_t r = 1; r < n_reaches(); ++r) {
-            const int32_t needed = needed_from(r, next_pos(s));
+            const int32_t needed = needed_from(r, next_pos(s), options_.rewind);
             for (Segment& segment : seq(s)) {
                 if (segment.last() >= needed) break;
                 if (!segment.keeps(r)) continue;
@@ -465,6 +494,7 @@ void PageTable::rollback() noexcept {
     for (size_t s = 0; s < state_.unsettled.size(); ++s) {
         if (state_.unsettled[s] != 0) settle(static_cast<int32_t>(s));
     }
+    if (gave_up_rewinds_) give_up_rewinds();
     free_unwanted_f16();
 }
 

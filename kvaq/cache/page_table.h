@@ -89,7 +89,7 @@ struct PageTableOptions {
     std::vector<int32_t> sliding_windows;  ///< of reaches 1..; at most kMaxReaches - 1
     int32_t rewind = 0;  ///< positions by which a sequence can be shortened without missing sliding-window tokens
     int32_t f16_rewind =
-        0;  ///< positions below the highest it has had to which it can be shortened, and f16 rows are there as if what was cut off had never been added
+        0;  ///< positions below the highest it has had to which it can be shortened, and f16 rows are there as if what was cut off had never been added. They are given up early where a micro-batch finds no room
 };
 
 /// Bookkeeping of sequences, pages and positions; no K/V. Every layer of a cache follows the same table.
@@ -232,8 +232,8 @@ class PageTable {
     [[nodiscard]] bool keeps_f16(const Segment& segment, int32_t newest) const noexcept {
         return wants_f16(segment, newest - options_.f16_rewind);
     }
-    /// First position that layers of a reach still need for queries from `next` on, rewinds included.
-    [[nodiscard]] int32_t needed_from(size_t reach, int32_t next) const noexcept;
+    /// First position that layers of a reach still need for queries from `next` on, and after rewinds by so many tokens.
+    [[nodiscard]] int32_t needed_from(size_t reach, int32_t next, int32_t rewind) const noexcept;
 
   private:
     using Sequence = std::vector<Segment>;
@@ -246,11 +246,12 @@ class PageTable {
         FreeIds free_pages, free_scratch;
         std::array<FreeSlots, kMaxReaches> free;
         std::vector<Sequence> sequences;
-        std::vector<TokenRuns> tokens;   ///< of each sequence
-        uint64_t n_lines = 0;            ///< lines of token numbers begun (next_number)
-        std::vector<int32_t> both;       ///< sealed pages that still hold f16
-        std::vector<uint8_t> unsettled;  ///< [sequence] may hold f16 rows that its newest token reads packed
-        size_t n_tokens = 0;             ///< over all sequences, shared ones once
+        std::vector<TokenRuns> tokens;  ///< of each sequence
+        uint64_t n_lines = 0;           ///< lines of token numbers begun (next_number)
+        std::vector<int32_t> both;      ///< sealed pages that still hold f16
+        std::vector<uint8_t>
+            unsettled;        ///< [sequence] has not given up f16 rows for the tokens of its latest micro-batch
+        size_t n_tokens = 0;  ///< over all sequences, shared ones once
         std::array<uint64_t, kMaxReaches> n_sealed = {}, n_evicted = {};
     };
 
@@ -270,15 +271,19 @@ class PageTable {
     void free_f16(int32_t id) noexcept;
     [[nodiscard]] bool take_open(int32_t id) noexcept;
     [[nodiscard]] bool take_packed(int32_t id) noexcept;
-    [[nodiscard]] bool someone_wants_f16(int32_t id) const noexcept;
-    /// Gives up the f16 rows that the sequence's newest token reads packed. By the newest query, as sealing: also where a page that others share has been
-    /// sealed earlier, so that a rewind finds what it would find alone.
+    /// Gives up the f16 rows that the sequence read packed `rewind` tokens ago already. By the newest query, as sealing: also where a page that others
+    /// share has been sealed earlier, so that a rewind finds what it would find alone.
+    void drop_f16(int32_t seq_id, int32_t rewind) noexcept;
+    /// The same with f16_rewind.
     void settle(int32_t seq_id) noexcept;
+    /// All rows that no query reads and no draft of the latest micro-batch may want back.
+    void give_up_rewinds() noexcept;
     void free_unwanted_f16() noexcept;
     /// Whether this micro-batch brought the sequence so few tokens that it may be cut back before the next one.
     [[nodiscard]] bool may_be_cut(int32_t seq_id) const noexcept {
         return n_written_[static_cast<size_t>(seq_id)] < options_.tile_tokens;
     }
+    [[nodiscard]] bool try_begin(std::span<const BatchToken> tokens, size_t block_tokens);
     void place(std::span<const BatchToken> tokens);
     [[nodiscard]] int32_t writable_page(const BatchToken& token);
     /// A number that no sequence has for a token, where possible the one after the sequence's last.
@@ -316,12 +321,13 @@ class PageTable {
     size_t n_open_ = 0, n_scratch_ = 0;
     State state_, saved_;
     Work work_;
-    std::vector<int32_t> touched_;          ///< sequences of this micro-batch
-    std::vector<size_t> n_written_;         ///< [sequence] tokens of this micro-batch
-    std::vector<int32_t> fresh_;            ///< pages created in this micro-batch
-    std::vector<Segment> deferred_;         ///< references to drop in release()
-    mutable std::vector<int32_t> holders_;  ///< scratch of shared()
+    std::vector<int32_t> touched_;        ///< sequences of this micro-batch
+    std::vector<size_t> n_written_;       ///< [sequence] tokens of this micro-batch
+    std::vector<int32_t> fresh_;          ///< pages created in this micro-batch
+    std::vector<Segment> deferred_;       ///< references to drop in release()
+    mutable std::vector<int32_t> marks_;  ///< [page] scratch
     bool open_batch_ = false;
+    bool gave_up_rewinds_ = false;  ///< begin() made room so
 };
 
 }  // namespace kvaq

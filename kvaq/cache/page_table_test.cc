@@ -51,7 +51,8 @@ class Counting : public testing::TestWithParam<int32_t> {
                       .n_ctx = kContext,
                       .max_batch_tokens = 100,
                       .sliding_windows = GetParam() > 0 ? std::vector<int32_t>{GetParam()} : std::vector<int32_t>{},
-                      .rewind = 64}};
+                      .rewind = 64,
+                      .f16_rewind = GetParam() > 0 ? 90 : 0}};
     TokenLedger ledger_{kSequences};
 };
 

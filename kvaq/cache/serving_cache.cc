@@ -35,6 +35,7 @@ size_t reach_of(const LayerPlan& layer, const std::vector<int32_t>& windows) {
 }
 
 PageTableOptions table_options(const Plan& plan, const KvCacheOptions& options) {
+    KVAQ_CHECK(options.rewind <= kMaxTokens);
     return {.tile_tokens = plan.tile_tokens,
             .window = plan.window,
             .sinks = plan.sinks,
@@ -72,11 +73,12 @@ size_t tokens_within(const Plan& plan, const KvCacheOptions& options, size_t bud
     size_t low = std::min(options.n_ctx, options.max_batch_tokens);
     if (const size_t least = bytes_of(low); least > budget) {
         const auto mebibytes = [](size_t n) { return std::to_string((n + (1U << 20) - 1) >> 20) + " MiB"; };
-        throw Error(ErrorCode::kBudgetTooSmall,
-                    "the memory limit does not hold one batch of " + std::to_string(low) +
-                        " tokens and the f16 ends of " + std::to_string(options.n_seq_max) + " sequences",
-                    "at least " + mebibytes(least), mebibytes(budget),
-                    "Raise --kv-budget, or use fewer bits, fewer sequences (-np) or a smaller batch (-ub)");
+        throw Error(
+            ErrorCode::kBudgetTooSmall,
+            "the memory limit does not hold one batch of " + std::to_string(low) + " tokens and the f16 ends of " +
+                std::to_string(options.n_seq_max) + " sequences",
+            "at least " + mebibytes(least), mebibytes(budget),
+            "Raise --kv-budget, or use fewer bits, fewer sequences (-np), a smaller batch (-ub) or --kv-rewind");
     }
     size_t high = options.n_ctx + 1;  // does not fit, or is too many
     while (high - low > 1) {

@@ -84,7 +84,7 @@ std::array<uint8_t, 32> plan_digest(const Plan& plan) {
 }
 
 /// What of a sequence is to be written: f16 rows only where the sequence itself still reads them, and of an open last page only its own
-/// tokens (others that share the page, or drafts cut off since, may have sealed it).
+/// tokens (others that share the page, or drafts cut off since, may have sealed it). Of sliding-window layers what a cache without KvCacheOptions::rewind keeps.
 Contents contents_of(const PageTable& table, int32_t seq) {
     Contents out;
     const auto all = table.segments(seq);
@@ -106,12 +106,17 @@ Contents contents_of(const PageTable& table, int32_t seq) {
         if (sealed) saved.flags |= kSealed;
         if (!sealed) saved.flags |= kF16;
         if (page.requantized) saved.flags |= kRequantized;
-        saved.kept = static_cast<uint8_t>(saved.kept | (segment.kept & mask));
+        auto kept = static_cast<uint8_t>(segment.kept & mask);
+        for (size_t r = 1; r < table.n_reaches(); ++r) {
+            if (segment.last() < table.needed_from(r, all.back().last() + 1, tile))
+                kept = static_cast<uint8_t>(kept & ~(1U << r));
+        }
+        saved.kept = static_cast<uint8_t>(saved.kept | kept);
         out.segments.push_back({.page = static_cast<uint32_t>(index),
                                 .base = segment.base,
                                 .begin = static_cast<int16_t>(segment.begin),
                                 .end = static_cast<int16_t>(segment.end),
-                                .kept = static_cast<uint8_t>(segment.kept & mask),
+                                .kept = kept,
                                 .dropped = static_cast<uint8_t>(sealed ? 1 : 0)});
     }
     return out;

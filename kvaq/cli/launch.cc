@@ -7,6 +7,9 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "kvaq/base/error.h"
 #include "kvaq/cli/program.h"
@@ -120,7 +123,7 @@ std::string launch_help() {
 void launch(const std::vector<std::string>& args) {
     const std::string& verb = args.at(0);
     std::optional<std::string> plan;
-    std::map<const char*, std::string> variables;  // of the other own flags
+    std::map<std::string, std::string> variables;  // of the other own flags
     std::vector<std::string> rest;
     bool own_flags = true;  // up to "--" for exec; everywhere for the others
     const auto is_own = [&](size_t& i) {

@@ -50,6 +50,7 @@ std::string man_page(const std::vector<VerbDefinition>& verbs, const std::string
         ".SH ENVIRONMENT\n"
         ".TP\n.B KVAQ_PLAN\nPreset or *.plan.gguf, where no \\fB\\-\\-plan\\fR is given; read by libkvaq\\-llama.so.\n"
         ".TP\n.B KVAQ_KV_BUDGET\nMost bytes the cache may take, as with \\fB\\-\\-kv\\-budget\\fR.\n"
+        ".TP\n.B KVAQ_KV_DEVICE\nauto, cpu or gpu, as with \\fB\\-\\-kv\\-device\\fR.\n"
         ".TP\n.B KVAQ_KV_REWIND\nTokens by which a sequence can be cut back without a trace, as with "
         "\\fB\\-\\-kv\\-rewind\\fR.\n"
         ".TP\n.B KVAQ_METRICS\nAddress that Prometheus metrics of the cache are served at, as with "

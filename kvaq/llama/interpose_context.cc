@@ -204,12 +204,6 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
         own.offload_kqv = false;
     }
     std::string limit;
-    if (options.rewind > 0 && context->cache != nullptr) {
-        const Plan& plan = context->cache->plan();
-        const size_t pages = (options.rewind + plan.tile_tokens - 1) / plan.tile_tokens;
-        limit = "kvaq: rewind " + std::to_string(options.rewind) + ": f16 rows of as many more tokens are kept, " +
-                mebibytes(pages * plan.tile_tokens * f16_token_bytes(context->shape)) + " for each full sequence\n";
-    }
     size_t budget = 0;
     if (const char* text = std::getenv("KVAQ_KV_BUDGET");
         text != nullptr && *text != '\0' && context->cache != nullptr) {
@@ -220,9 +214,18 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
             context->handler = factory(context->shape, options);
             context->cache = dynamic_cast<KvCache*>(context->handler.get());
         }
-        limit += "kvaq: limit " + mebibytes(budget) + ": room for " + std::to_string(options.n_ctx) + " of " +
-                 std::to_string(context->n_ctx) + " tokens over all sequences, " +
-                 mebibytes(context->cache->use().allocated) + " reserved\n";
+        limit = "kvaq: limit " + mebibytes(budget) + ": room for " + std::to_string(options.n_ctx) + " of " +
+                std::to_string(context->n_ctx) + " tokens over all sequences, " +
+                mebibytes(context->cache->use().allocated) + " reserved\n";
+    }
+    if (options.rewind > 0 && context->cache != nullptr) {
+        const Plan& plan = context->cache->plan();
+        const size_t pages = (options.rewind + plan.tile_tokens - 1) / plan.tile_tokens;
+        KvCacheOptions without = options;
+        without.rewind = 0;
+        limit += "kvaq: rewind " + std::to_string(options.rewind) + ": f16 rows of as many more tokens are kept, " +
+                 mebibytes(pages * plan.tile_tokens * f16_token_bytes(context->shape)) + " for each full sequence; " +
+                 mebibytes(reserved_bytes(plan, options) - reserved_bytes(plan, without)) + " more are reserved\n";
     }
     if (context->cache != nullptr) {
         const Plan& plan = context->cache->plan();

@@ -13,7 +13,7 @@ namespace kvaq {
 inline constexpr size_t kMaxTokens = size_t{1} << 30;
 
 /// Bytes of one layer at a context, every kind counted apart. They are what KvCache allocates for one sequence of that
-/// many tokens (tests hold them equal).
+/// many tokens (tests hold them equal) without KvCacheOptions::rewind.
 struct LayerBytes {
     int32_t layer = 0;
     size_t packed_key = 0;  ///< sealed tiles, all KV heads

@@ -58,7 +58,7 @@ size_t parse_rewind(const std::string& text) {
     size_t n = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n);
     if (text.empty() || error != std::errc() || end != text.data() + text.size() || n > kMost) {
-        throw Error(ErrorCode::kInvalidArgument, "not a number of tokens (--kv-rewind)",
+        throw Error(ErrorCode::kInvalidArgument, "not a number of tokens (--kv-rewind, KVAQ_KV_REWIND)",
                     "0 to " + std::to_string(kMost) + ", e.g. 512", "'" + text + "'");
     }
     return n;
