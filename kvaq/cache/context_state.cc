@@ -110,15 +110,15 @@ std::vector<std::byte> ServingCache::save_context() const {
     header.n_sequences = static_cast<uint32_t>(entries.size());
     header.n_bytes = entries_end(entries.size()) + kDigestBytes;
     for (const ContextEntry& entry : entries) header.n_bytes += entry.n_bytes;
-    std::vector<std::byte> out;
-    out.reserve(header.n_bytes);
-    const auto put = [&out](const void* data, size_t n) {
-        const auto* bytes = static_cast<const std::byte*>(data);
-        out.insert(out.end(), bytes, bytes + n);
+    std::vector<std::byte> out(header.n_bytes);
+    size_t at = 0;
+    const auto put = [&](const void* data, size_t n) {
+        if (n > 0) std::memcpy(&out[at], data, n);
+        at += n;
     };
     put(&header, sizeof header);
     put(entries.data(), entries.size() * sizeof(ContextEntry));
-    const auto digest = context_digest(out, {snapshots.begin(), snapshots.end()});
+    const auto digest = context_digest(std::span(out).first(at), {snapshots.begin(), snapshots.end()});
     put(digest.data(), digest.size());
     for (const auto& snapshot : snapshots) put(snapshot.data(), snapshot.size());
     return out;
