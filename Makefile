@@ -36,7 +36,7 @@ fuzz: deps
 		-print_final_stats=1 -artifact_prefix=build/fuzz/found/$$t- build/fuzz/found/$$t build/fuzz/fuzz-corpus/$$t tests/fuzz/corpus/$$t || exit 1; done
 	@cmake --preset asan >/dev/null
 	@cmake --build --preset asan --target kvaq_cache_tests
-	@KVAQ_FUZZ_OPERATIONS=3600 KVAQ_FUZZ_SEED=$$(date +%Y%m%d) build/asan/bin/kvaq_cache_tests --gtest_filter='*RandomOperations*'
+	@KVAQ_FUZZ_OPERATIONS=2400 KVAQ_FUZZ_SEED=$$(date +%Y%m%d) build/asan/bin/kvaq_cache_tests --gtest_filter='*RandomOperations*'
 
 bench: deps
 	@cmake --preset release >/dev/null

@@ -406,7 +406,8 @@ TEST(ServingCache, RandomOperationsMatchTheReference) {
             }
         }
     }
-    std::printf("%d operations, %d restores, %d of them without room\n", 28 * n_operations, n_restores, n_no_room);
+    std::printf("%zu operations, %d restores, %d of them without room\n", n_runs * static_cast<size_t>(n_operations),
+                n_restores, n_no_room);
     EXPECT_LT(n_no_room * 10, n_restores);
 }
 

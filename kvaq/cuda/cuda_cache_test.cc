@@ -255,10 +255,11 @@ TEST_F(CudaCache, RandomOperationsMatchTheReference) {
                 plan.key_period = 96;
                 for (LayerPlan& layer : plan.layers) layer.key_turn = rope;
             }
-            KvCacheOptions options{.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200};
+            const size_t rewind = (preset.size() + (sliding > 0 ? 1 : 0)) % 2 * 100;
+            KvCacheOptions options{.n_seq_max = 4, .n_ctx = 4096, .max_batch_tokens = 200, .rewind = rewind};
             if (sliding > 0) options.gpu_work_bytes = size_t{1} << 16;  // parts of a few row tiles
             const auto cache = make(plan, options);
-            const auto reference = make_reference_handler(plan, 4, 100000);
+            const auto reference = make_reference_handler(plan, 4, 100000, rewind);
             const auto below = [&](int32_t n) { return static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
             for (int op = 0; op < 150; ++op) {
                 const std::string where = preset + " sliding " + std::to_string(sliding) + " op " + std::to_string(op);
