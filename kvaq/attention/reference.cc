@@ -263,30 +263,30 @@ class ReferenceHandler final : public AttentionHandler {
             for (size_t head = 0; head < plan.heads.size(); ++head) {
                 seal_side(rows.k, head,
                           make_tile_layout(plan.heads[head].key, Side::kKey, plan.shape.head_dim_k, plan_.tile_tokens),
-                          plan.key_turn, back, rows.k_sealed);
+                          plan.key_turn, plan_.key_period, back, rows.k_sealed);
                 seal_side(
                     rows.v, head,
                     make_tile_layout(plan.heads[head].value, Side::kValue, plan.shape.head_dim_v, plan_.tile_tokens),
-                    {}, 0, rows.v_sealed);
+                    {}, 0, 0, rows.v_sealed);
             }
         }
     }
 
-    // What is coded is turned by `back` positions less; what is decoded is turned forward again.
+    // What is coded is turned by `back` positions less, as the cache turns it (TurnTable: one rounding more or less would now and then
+    // give a number beside the border of two codes the other one); what is decoded is turned forward again.
     static void seal_side(const std::vector<std::vector<float>>& rows, size_t head, const TileLayout& layout,
-                          const RopeRule& rule, int32_t back, std::vector<double>& out) {
-        RopeTurn turn;
+                          const RopeRule& rule, int32_t period, int32_t back, std::vector<double>& out) {
         std::vector<float> x(layout.tile_tokens * layout.head_dim);
         for (size_t i = 0; i < layout.tile_tokens; ++i) {
             for (size_t c = 0; c < layout.head_dim; ++c)
                 x[i * layout.head_dim + c] = rows[i][head * layout.head_dim + c];
-            turn.set(rule, -back);
-            turn.apply(&x[i * layout.head_dim], &x[i * layout.head_dim], layout.head_dim);
         }
+        if (back > 0) TurnTable(rule, period, 0).back(back / period, x.data(), layout.tile_tokens, layout.head_dim);
         std::vector<std::byte> packed(layout.bytes);
         encode_tile(layout, x.data(), packed.data());
         std::vector<double> decoded(x.size());
         decode_tile_reference(layout, packed.data(), decoded.data(), true);
+        RopeTurn turn;
         turn.set(rule, back);
         for (size_t i = 0; i < layout.tile_tokens; ++i)
             turn.apply(&decoded[i * layout.head_dim], &decoded[i * layout.head_dim], layout.head_dim);
