@@ -151,7 +151,7 @@ void TileAttention::add_scores(const LevelShape& shape, size_t block, size_t n_k
 }
 
 bool TileAttention::multiplies_codes(const std::optional<LevelReader>& reader, size_t n_rows) const noexcept {
-    return kernels_->dot_codes != nullptr && n_rows <= kMostCodeRows && reader && reader->joins() &&
+    return kernels_->dot_codes != nullptr && n_rows <= kMostCodeRows && reader && reader->shape().joins() &&
            reader->in_planes();
 }
 
@@ -218,7 +218,7 @@ void TileAttention::sum_levels(const TileLayout& layout, std::span<const PackedT
     const size_t dim = shape_.padded_v();
     const float* p = scores_.data();
     float* o = &o_packed_[rows.first * dim];
-    const bool weighed = value_reader_->joins();  // scales and all
+    const bool weighed = shape.joins();  // scales and all
     const Range seen =
         weigh(keys, n_keys, n_keys, rows.token_begin, rows.token_end, weighed ? &levels_ : nullptr, shape.has_offset);
     if (seen.begin >= seen.end) return;

@@ -203,7 +203,6 @@ void PageTable::give_up_rewinds() noexcept {
     for (size_t s = 0; s < state_.sequences.size(); ++s)
         drop_f16(static_cast<int32_t>(s),
                  state_.unsettled[s] != 0 ? static_cast<int32_t>(options_.tile_tokens) - 1 : 0);
-    free_unwanted_f16();
 }
 
 void PageTable::free_unwanted_f16() noexcept {
@@ -223,6 +222,10 @@ void PageTable::free_unwanted_f16() noexcept {
 
 bool PageTable::begin(std::span<const BatchToken> tokens, size_t block_tokens) {
     KVAQ_CHECK(!open_batch_);
+    if (state_.n_tokens + tokens.size() > options_.n_ctx) {
+        work_ = Work{};
+        return false;
+    }
     saved_ = state_;
     gave_up_rewinds_ = false;
     bool fits = false;
@@ -260,9 +263,8 @@ bool PageTable::try_begin(std::span<const BatchToken> tokens, size_t block_token
                 settle(s);
         }
     }
-    free_unwanted_f16();
     if (gave_up_rewinds_) give_up_rewinds();
-    if (state_.n_tokens + tokens.size() > options_.n_ctx) return false;
+    free_unwanted_f16();
     place(tokens);
     if (!seal_and_house()) return false;
     make_blocks(tokens, block_tokens);

@@ -276,8 +276,9 @@ class PageTable {
     void drop_f16(int32_t seq_id, int32_t rewind) noexcept;
     /// The same with f16_rewind.
     void settle(int32_t seq_id) noexcept;
-    /// All rows that no query reads and no draft of the latest micro-batch may want back.
+    /// drop_f16 of all rows that no query reads and no draft of the latest micro-batch may want back.
     void give_up_rewinds() noexcept;
+    /// Frees what every sequence has given up.
     void free_unwanted_f16() noexcept;
     /// Whether this micro-batch brought the sequence so few tokens that it may be cut back before the next one.
     [[nodiscard]] bool may_be_cut(int32_t seq_id) const noexcept {

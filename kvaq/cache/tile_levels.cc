@@ -56,11 +56,7 @@ void TileLevels::reserve(size_t head_dim, size_t tile_tokens) {
     if (offset.size() < n_params) offset.resize(n_params);
 }
 
-bool joins_tiles(const TileLayout& layout) noexcept {
-    if (layout.spec.is_float16()) return false;
-    const LevelShape shape = level_shape(layout);
-    return !shape.per_channel && shape.n_blocks == 1;
-}
+bool joins_tiles(const TileLayout& layout) noexcept { return !layout.spec.is_float16() && level_shape(layout).joins(); }
 
 LevelReader::LevelReader(SimdTarget target, const TileLayout& layout, const std::byte* tile) noexcept
     : kernels_(decode_kernels(target)),

@@ -25,6 +25,8 @@ struct LevelShape {
     size_t n_channels = 0;  ///< coded ones, from 0: a transform's last channels may have 0 bits
     int32_t bias = 0;
     bool has_offset = false;
+    /// One scale (and offset) serves all channels of a token.
+    [[nodiscard]] bool joins() const noexcept { return !per_channel && n_blocks == 1; }
 };
 /// Not for float16.
 [[nodiscard]] LevelShape level_shape(const TileLayout& layout) noexcept;
@@ -55,8 +57,6 @@ class LevelReader {
     void read_scales(const std::byte* packed, TileLevels& levels, size_t tile = 0) const noexcept;
 
     [[nodiscard]] const LevelShape& shape() const noexcept { return shape_; }
-    /// One scale (and offset) serves all channels of a token: as joins_tiles().
-    [[nodiscard]] bool joins() const noexcept { return !shape_.per_channel && shape_.n_blocks == 1; }
     /// Can codes() be read where they lie?
     [[nodiscard]] bool in_planes() const noexcept { return !ternary_; }
     /// Bands with bits, by channel.

@@ -72,7 +72,8 @@ const std::vector<Family>& families() {
         {"kvaq_sequences_max", "gauge", "Most sequences at a time.",
          [=](const M& m, const U&) { return one(number(m.facts().n_seq_max)); }},
         {"kvaq_cache_bytes", "gauge",
-         "Bytes held, by kind: sealed tiles, f16 pages (window, open ends, rows kept for --kv-rewind), f16 sink tokens, tables of codecs.",
+         "Bytes held, by kind: sealed tiles, f16 pages (window, open ends, rows kept for --kv-rewind), f16 sink "
+         "tokens, tables of codecs.",
          [](const M&, const U& u) {
              return std::vector<Sample>{{"kind=\"sealed\"", number(u.packed)},
                                         {"kind=\"f16\"", number(u.open)},
