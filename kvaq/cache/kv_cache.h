@@ -80,6 +80,8 @@ class KvCache : public AttentionHandler {
     virtual void wait(int32_t /*device*/) noexcept {}
     /// The same for another stream of that device: event (a cudaEvent_t) happens when it has.
     virtual void signal(int32_t /*device*/, void* /*event*/) noexcept {}
+    /// What attend() is given from now on begins after an event (a cudaEvent_t) that another stream of that device has recorded.
+    virtual void begin_after(int32_t /*device*/, void* /*event*/) noexcept {}
     /// Why a device failed; empty = none did. What was computed since is worthless, and begin() throws it.
     [[nodiscard]] virtual std::string fault() const { return ""; }
     /// One line per distinct path: layers served, bits, bytes per token, kernel.

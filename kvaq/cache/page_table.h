@@ -54,6 +54,7 @@ struct Segment {
     [[nodiscard]] int32_t first() const noexcept { return base + begin; }
     [[nodiscard]] int32_t last() const noexcept { return base + end - 1; }
     [[nodiscard]] bool keeps(size_t reach) const noexcept { return ((kept >> reach) & 1) != 0; }
+    bool operator==(const Segment&) const = default;
 };
 
 /// Ids not in use. Allocates in its constructor only, also when copied to one of its size: giving an id back cannot fail.

@@ -244,9 +244,18 @@ void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Te
     const PageTable::Work& work = table_.work();
     const size_t n_heads = layer.open_shape().n_kv_heads;
     size_t first = 0;
+    // A page's new rows of a head are one thread's: keys of neighbouring tokens lie in the same cache lines.
     const auto write_until = [&](size_t end) {
-        for (size_t i = first + team.index(); i < end; i += team.size()) write(call, layer, work.writes[i], 0, n_heads);
-        first = end;
+        size_t unit = 0;
+        while (first < end) {
+            size_t next = first + 1;
+            while (next < end && work.writes[next].page == work.writes[first].page) ++next;
+            for (size_t head = 0; head < n_heads; ++head, ++unit) {
+                if (unit % team.size() != team.index()) continue;
+                for (size_t i = first; i < next; ++i) write(call, layer, work.writes[i], head, head + 1);
+            }
+            first = next;
+        }
         team.barrier();
     };
     for (const PageTable::Copy& copy : work.copies) {

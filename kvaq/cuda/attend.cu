@@ -2,8 +2,9 @@
 // at once; online softmax, sums of products by the matrix instruction; the warps' states joined in their order.
 #include <cuda_runtime.h>
 
+#include "kvaq/cuda/attend_rows.cuh"
 #include "kvaq/cuda/kernels.h"
-#include "kvaq/cuda/tile_fragments.cuh"
+#include "kvaq/cuda/tile_operands.cuh"
 
 namespace kvaq::cuda {
 namespace {
@@ -11,49 +12,31 @@ namespace {
 constexpr uint32_t kWarps = 4;
 constexpr uint32_t kThreads = 32 * kWarps;
 constexpr uint32_t kBlockTokens = 16;  // of a warp's step
-constexpr float kMinusInf = -INFINITY;
-constexpr int32_t kLongAgo = INT32_MIN / 2;  // differences of positions with it do not overflow
 
 /// Keys of an f16 page [channel][slot], times the queries' fragments. even, odd: scores of the block's tokens 2 n, 2 n + 1.
 __device__ __forceinline__ void score_float16(float (&even)[4], float (&odd)[4], const uint16_t* keys, uint32_t stride,
                                               uint32_t dim, const uint4* fragments, uint32_t first_token,
                                               const Lane& lane) {
     const uint32_t n_groups = (dim + 15) / 16;
-    const uint16_t* column = keys + 4 * lane.j * stride + first_token + 2 * lane.n;
 #pragma unroll 4
     for (uint32_t g = 0; g < n_groups; ++g) {
         const uint4 high = __ldg(fragments + (2 * g) * 32 + lane.all);
         const uint4 low = __ldg(fragments + (2 * g + 1) * 32 + lane.all);
-        const bool valid = 16 * g + 4 * lane.j < dim;  // a multiple of 8
-        uint32_t w[4];
-#pragma unroll
-        for (uint32_t i = 0; i < 4; ++i)
-            w[i] = valid ? __ldg(reinterpret_cast<const uint32_t*>(column + (16 * g + i) * stride)) : 0;
-        score(even, odd, high, low, {lows(w[0], w[2]), lows(w[1], w[3]), highs(w[0], w[2]), highs(w[1], w[3])});
+        score(even, odd, high, low, float16_keys(keys, stride, dim, g, first_token, lane));
     }
 }
 
 __device__ __forceinline__ void score_affine(float (&even)[4], float (&odd)[4], const TileCodec& codec,
                                              const uint8_t* tile, uint32_t tile_tokens, uint32_t dim,
                                              const uint4* fragments, uint32_t first_token, const Lane& lane) {
-    const CodeReader codes(tile, codec.bands[0]);
-    const ScaleReader scales(codec, tile);
+    const AffineReader reader(codec, tile);
     const uint32_t n_groups = (dim + 15) / 16;
-    const uint32_t token = first_token + 2 * lane.n;
-    const uint32_t last_quad = dim / 4 - 1;
     if (codec.per_channel) {
 #pragma unroll 2
         for (uint32_t g = 0; g < n_groups; ++g) {
             const uint4 high = __ldg(fragments + (2 * g) * 32 + lane.all);
             const uint4 low = __ldg(fragments + (2 * g + 1) * 32 + lane.all);
-            const uint32_t quad = min(4 * g + lane.j, last_quad);  // past the last one the queries are zero
-            Operands x = numbers_of(codes.read(quad * (tile_tokens / 16) + first_token / 16, lane.n), 0.0F);
-            uint32_t scale0, offset0, scale1, offset1;
-            scales.read(token, 4 * quad, token, 4 * quad + 2, scale0, offset0);
-            scales.read(token, 4 * quad + 1, token, 4 * quad + 3, scale1, offset1);
-            score(even, odd, high, low,
-                  {scaled(x.even0, scale0, offset0), scaled(x.even1, scale1, offset1), scaled(x.odd0, scale0, offset0),
-                   scaled(x.odd1, scale1, offset1)});
+            score(even, odd, high, low, reader.keys_by_channel(tile_tokens, dim, g, first_token, lane));
         }
         return;
     }
@@ -61,24 +44,8 @@ __device__ __forceinline__ void score_affine(float (&even)[4], float (&odd)[4], 
     for (uint32_t g = 0; g < n_groups; ++g) {
         const uint4 high = __ldg(fragments + (2 * g) * 32 + lane.all);
         const uint4 low = __ldg(fragments + (2 * g + 1) * 32 + lane.all);
-        const uint32_t quad = min(4 * g + lane.j, last_quad);
-        const Operands x = numbers_of(codes.read(quad * (tile_tokens / 16) + first_token / 16, lane.n), 0.0F);
-        uint32_t scale, offset;
-        scales.read(token, 4 * quad, token + 1, 4 * quad, scale, offset);
-        score(
-            even, odd, high, low,
-            {scaled(x.even0, low_twice(scale), low_twice(offset)), scaled(x.even1, low_twice(scale), low_twice(offset)),
-             scaled(x.odd0, high_twice(scale), high_twice(offset)),
-             scaled(x.odd1, high_twice(scale), high_twice(offset))});
+        score(even, odd, high, low, reader.keys_by_token(tile_tokens, dim, g, first_token, lane));
     }
-}
-
-/// Levels of codes of a band. All lanes must call it.
-__device__ __forceinline__ Operands band_levels(uint2 code, const TileBand& band, uint32_t bits, const uint16_t* books,
-                                                const uint16_t* outputs, const Lane& lane) {
-    if (band.trellis) return trellis_levels_of(code, bits, outputs + (bits - 1) * 256, lane);
-    if (bits == 8) return numbers_of(code, 128.0F);
-    return levels_of(code, books + (1U << bits) - 2);
 }
 
 /// Levels only: gains, and the channels' scales and offsets, are in the queries and the caller.
@@ -92,14 +59,12 @@ __device__ __forceinline__ void score_transform(float (&even)[4], float (&odd)[4
         if (bits == 0) break;  // bits never rise
         const CodeReader codes(tile, band);
         const uint32_t n_groups = (band.n_channels + 15U) / 16;
-        const uint32_t last_quad = band.n_channels / 4U - 1;
 #pragma unroll 2
         for (uint32_t g = 0; g < n_groups; ++g, fragments += 64) {
             const uint4 high = __ldg(fragments + lane.all);
             const uint4 low = __ldg(fragments + 32 + lane.all);
-            const uint32_t quad = min(4 * g + lane.j, last_quad);  // past the last one the queries are zero
-            const uint2 code = codes.read(quad * (tile_tokens / 16) + first_token / 16, lane.n);
-            score(even, odd, high, low, band_levels(code, band, bits, books, outputs, lane));
+            score(even, odd, high, low,
+                  transform_keys(codes, band, bits, tile_tokens, g, books, outputs, first_token, lane));
         }
     }
 }
@@ -108,55 +73,25 @@ __device__ __forceinline__ void score_transform(float (&even)[4], float (&odd)[4
 template <int kCells>
 __device__ __forceinline__ void sum_float16(float (&o)[2 * kCells][4], const uint4& p, const uint16_t* values,
                                             uint32_t dim, uint32_t first_cell, uint32_t first_token, const Lane& lane) {
-    const uint16_t* row = values + (first_token + 4 * lane.j) * dim;
 #pragma unroll
-    for (uint32_t c = 0; c < kCells; ++c) {
-        const uint32_t channel =
-            min(16 * (first_cell + c) + 2 * lane.n, dim - 2);  // sums of channels past the last are not kept
-        uint32_t w[4];
-#pragma unroll
-        for (uint32_t i = 0; i < 4; ++i) w[i] = __ldg(reinterpret_cast<const uint32_t*>(row + i * dim + channel));
-        multiply(o[2 * c], p, lows(w[0], w[2]), lows(w[1], w[3]));
-        multiply(o[2 * c + 1], p, highs(w[0], w[2]), highs(w[1], w[3]));
-    }
+    for (uint32_t c = 0; c < kCells; ++c)
+        weigh(o[2 * c], o[2 * c + 1], p, float16_values(values, dim, first_cell + c, first_token, lane));
 }
 
 template <int kCells>
 __device__ __forceinline__ void sum_affine(float (&o)[2 * kCells][4], const uint4& p, const TileCodec& codec,
                                            const uint8_t* tile, uint32_t dim, uint32_t first_cell, uint32_t first_token,
                                            const Lane& lane) {
-    const CodeReader codes(tile, codec.bands[0]);
-    const ScaleReader scales(codec, tile);
-    const uint32_t n_cells = (dim + 15) / 16;
-    const uint32_t quad = first_token / 4 + lane.j;
-    const uint32_t token = 4 * quad;
+    const AffineReader reader(codec, tile);
 #pragma unroll
-    for (uint32_t c = 0; c < kCells; ++c) {
-        const uint32_t cell = min(first_cell + c, n_cells - 1);
-        const uint32_t channel = min(16 * cell + 2 * lane.n, dim - 2);
-        const Operands x = numbers_of(codes.read(quad * n_cells + cell, lane.n), 0.0F);
-        if (codec.per_channel) {
-            uint32_t scale, offset;
-            scales.read(token, channel, token, channel + 1, scale, offset);
-            multiply(o[2 * c], p, scaled(x.even0, low_twice(scale), low_twice(offset)),
-                     scaled(x.even1, low_twice(scale), low_twice(offset)));
-            multiply(o[2 * c + 1], p, scaled(x.odd0, high_twice(scale), high_twice(offset)),
-                     scaled(x.odd1, high_twice(scale), high_twice(offset)));
-        } else {
-            uint32_t scale0, offset0, scale1, offset1;
-            scales.read(token, channel, token + 2, channel, scale0, offset0);
-            scales.read(token + 1, channel, token + 3, channel, scale1, offset1);
-            multiply(o[2 * c], p, scaled(x.even0, scale0, offset0), scaled(x.even1, scale1, offset1));
-            multiply(o[2 * c + 1], p, scaled(x.odd0, scale0, offset0), scaled(x.odd1, scale1, offset1));
-        }
-    }
+    for (uint32_t c = 0; c < kCells; ++c)
+        weigh(o[2 * c], o[2 * c + 1], p, reader.values(dim, first_cell + c, first_token, lane));
 }
 
 template <int kCells>
 __device__ __forceinline__ void sum_transform(float (&o)[2 * kCells][4], const uint4& p, const TileCodec& codec,
                                               const uint8_t* tile, uint32_t first_cell, const uint16_t* books,
                                               const uint16_t* outputs, uint32_t first_token, const Lane& lane) {
-    const uint32_t quad = first_token / 4 + lane.j;
     for (int i = 0; i < codec.n_bands; ++i) {
         const TileBand& band = codec.bands[i];
         const uint32_t bits = band.bits;
@@ -169,23 +104,11 @@ __device__ __forceinline__ void sum_transform(float (&o)[2 * kCells][4], const u
         for (uint32_t c = 0; c < kCells; ++c) {
             const uint32_t cell = first_cell + c - band_cell;  // wraps where the band begins later
             if (cell >= n_cells) continue;
-            const Operands x = band_levels(codes.read(quad * n_cells + cell, lane.n), band, bits, books, outputs, lane);
-            multiply(o[2 * c], p, x.even0, x.even1);
-            multiply(o[2 * c + 1], p, x.odd0, x.odd1);
+            weigh(o[2 * c], o[2 * c + 1], p,
+                  transform_values(codes, band, bits, n_cells, cell, books, outputs, first_token, lane));
         }
     }
 }
-
-/// Gains of tokens 4 quad .. 4 quad + 3.
-__device__ __forceinline__ float4 gains_of(const TileCodec& codec, const uint8_t* tile, uint32_t quad) {
-    const uint32_t code = __ldg(reinterpret_cast<const uint32_t*>(tile + codec.gains + 4 * quad));
-    const auto gain = [code](int i) {
-        return exp2f((static_cast<float>((code >> (8 * i)) & 0xFFU) - 128.0F) * 0.0625F);
-    };
-    return make_float4(gain(0), gain(1), gain(2), gain(3));
-}
-
-__device__ __forceinline__ uint32_t halves(float a, float b) { return bits_of(__floats2half2_rn(a, b)); }
 
 /// Asks for [data, data + bytes) to be in the second-level cache; the block's threads share the lines.
 __device__ __forceinline__ void prefetch(const void* data, uint32_t bytes) {
@@ -193,33 +116,6 @@ __device__ __forceinline__ void prefetch(const void* data, uint32_t bytes) {
     for (uint32_t at = threadIdx.x * 128; at < bytes; at += kThreads * 128)
         asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
 }
-
-/// Where a visit's keys and values of a head are.
-struct Tiles {
-    const uint8_t* keys;
-    const uint8_t* values;
-    uint32_t stride;  ///< of f16 pages, in slots
-
-    __device__ Tiles(const LayerView& layer, const Visit& visit, int head, const TileCodec& key_codec,
-                     const TileCodec& value_codec)
-        : stride(static_cast<uint32_t>(visit.source == Source::kSink ? layer.sink_slots : layer.tile_tokens)) {
-        const auto item = static_cast<size_t>(visit.item);
-        if (visit.source == Source::kPacked) {
-            const uint8_t* page = layer.packed + item * layer.packed_bytes;
-            keys = page + key_codec.place;
-            values = page + value_codec.place;
-            return;
-        }
-        const uint16_t* page =
-            visit.source == Source::kSink
-                ? layer.sinks + item * layer.sink_size
-                : (visit.source == Source::kOpen ? layer.open : layer.scratch) + item * layer.open_size;
-        const auto n = static_cast<size_t>(stride);
-        keys = reinterpret_cast<const uint8_t*>(page + static_cast<size_t>(head) * n * layer.dim_k);
-        values = reinterpret_cast<const uint8_t*>(
-            page + n * (static_cast<size_t>(layer.n_kv_heads) * layer.dim_k + static_cast<size_t>(head) * layer.dim_v));
-    }
-};
 
 /// kCells: cells of 16 value channels that a block sums up; heads with more take more blocks.
 template <int kCells>
@@ -235,6 +131,7 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
     const int run_index = static_cast<int>(blockIdx.x);
     const Run run = a.runs[run_index];
     const RowTile rows = a.row_tiles[run.row_tile];
+    if (rows.in_block) return;  // attend_blocks.cu
     load_books(key_codec, a.trellis, books[0], outputs);
     load_books(value_codec, a.trellis, books[1], outputs);
     const Lane lane{threadIdx.x % 32 / 4, threadIdx.x % 4, threadIdx.x % 32};
@@ -244,34 +141,15 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
     const auto dim_v = static_cast<uint32_t>(a.layer.dim_v);
     const auto tile_tokens = static_cast<uint32_t>(a.layer.tile_tokens);
 
-    // Rows n and n + 8 are this thread's; rows past the last are computed as the last one and not kept.
-    int32_t token[2], position[2], first_seen[2];
-    float slope[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        const int32_t row = rows.first_row + min(static_cast<int32_t>(lane.n) + 8 * i, rows.n_rows - 1);
-        token[i] = row / a.layer.group;
-        position[i] = rows.first_pos + token[i];
-        slope[i] = a.slopes == nullptr ? 0.0F : a.slopes[head * a.layer.group + row % a.layer.group];
-        first_seen[i] = a.sliding_window <= 0 ? kLongAgo
-                        : a.chunked_window    ? position[i] / a.sliding_window * a.sliding_window
-                                              : position[i] - a.sliding_window + 1;
-    }
-    const int32_t oldest = rows.first_pos + rows.first_row / a.layer.group;
-    const int32_t newest = rows.first_pos + (rows.first_row + rows.n_rows - 1) / a.layer.group;
-    const int32_t oldest_seen = a.sliding_window <= 0 ? kLongAgo
-                                : a.chunked_window    ? oldest / a.sliding_window * a.sliding_window
-                                                      : oldest - a.sliding_window + 1;
+    const RowView mine(a, rows, head, lane);
     __syncthreads();  // books
 
     float o[2 * kCells][4] = {};
     float top[2] = {kMinusInf, kMinusInf}, total[2] = {0.0F, 0.0F};
     for (int32_t i = 0; i < run.n_visits; ++i) {
         const Visit visit = a.visits[run.first_visit + i];
-        const int32_t begin = max(static_cast<int32_t>(visit.begin), oldest_seen - visit.first_pos);
-        const int32_t end = min(static_cast<int32_t>(visit.end), newest - visit.first_pos + 1);
-        if (begin >= end || rows.first_pos + visit.token_begin > newest || rows.first_pos + visit.token_end <= oldest)
-            continue;
+        const Seen seen = seen_of(visit, mine.first_pos, mine.oldest, mine.newest, mine.oldest_seen);
+        if (!seen.something()) continue;
         const bool packed = visit.source == Source::kPacked;
         const Tiles tiles(a.layer, visit, head, key_codec, value_codec);
         if (i == 0) prefetch(tiles.values, packed ? value_codec.bytes : tiles.stride * dim_v * 2);
@@ -290,7 +168,8 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
         const float2 info[2] = {__ldg(a.row_info + query * kTileRows + lane.n),
                                 __ldg(a.row_info + query * kTileRows + lane.n + 8)};
         for (uint32_t first = kBlockTokens * warp; first < tile_tokens; first += kBlockTokens * kWarps) {
-            if (static_cast<int32_t>(first + kBlockTokens) <= begin || static_cast<int32_t>(first) >= end) continue;
+            if (static_cast<int32_t>(first + kBlockTokens) <= seen.begin || static_cast<int32_t>(first) >= seen.end)
+                continue;
             float s[2][4] = {};  // tokens 2 n, 2 n + 1 of the block
             const bool transform = packed && key_codec.store == Store::kTransform;
             if (transform) {
@@ -313,46 +192,18 @@ __global__ void __launch_bounds__(kThreads, 3) attend_kernel(const AttendArgs a)
                     const int row = k / 2;
                     const int place = (k % 2) * 2 + half;  // of the token in its quad
                     const int32_t slot = static_cast<int32_t>(first + 4 * lane.j) + place;
-                    const int32_t at = visit.first_pos + slot;
                     const float g = place == 0 ? gain.x : place == 1 ? gain.y : place == 2 ? gain.z : gain.w;
-                    float x = s[half][k] * (g * info[row].x) + info[row].y;
-                    if (a.softcap > 0.0F) x = a.softcap * tanhf(x);
-                    if (a.slopes != nullptr) x += slope[row] * static_cast<float>(at - position[row]);
-                    const bool seen = slot >= visit.begin && slot < visit.end && at <= position[row] &&
-                                      at >= first_seen[row] && token[row] >= visit.token_begin &&
-                                      token[row] < visit.token_end;
-                    x = seen ? x : kMinusInf;
+                    float x = mine.bent(a, s[half][k] * (g * info[row].x) + info[row].y, row, visit.first_pos + slot);
+                    x = mine.sees(visit, row, slot) ? x : kMinusInf;
                     s[half][k] = x;
                     most[row] = fmaxf(most[row], x);
                 }
             }
             float factor[2];
-#pragma unroll
-            for (int row = 0; row < 2; ++row) {
-                most[row] = fmaxf(most[row], __shfl_xor_sync(0xFFFFFFFFU, most[row], 1));
-                most[row] = fmaxf(most[row], __shfl_xor_sync(0xFFFFFFFFU, most[row], 2));
-                const float now = fmaxf(top[row], most[row]);
-                factor[row] = now == top[row] ? 1.0F : top[row] == kMinusInf ? 0.0F : __expf(top[row] - now);
-                top[row] = now;
-                total[row] *= factor[row];
-            }
-            // Weights as the first operand of the sum over tokens.
+            new_top(most, top, total, factor);
             const bool gained = packed && value_codec.store == Store::kTransform;
-            if (gained) gain = gains_of(value_codec, tiles.values, first / 4 + lane.j);
-            if (!gained) gain = make_float4(1, 1, 1, 1);
-            float w[2][4];
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-#pragma unroll
-                for (int k = 0; k < 4; ++k) {
-                    const float x = s[half][k];
-                    w[half][k] = x == kMinusInf ? 0.0F : __expf(x - top[k / 2]);
-                    total[k / 2] += w[half][k];
-                }
-            }
-            const uint4 p =
-                make_uint4(halves(w[0][0] * gain.x, w[0][1] * gain.z), halves(w[0][2] * gain.x, w[0][3] * gain.z),
-                           halves(w[1][0] * gain.y, w[1][1] * gain.w), halves(w[1][2] * gain.y, w[1][3] * gain.w));
+            gain = gained ? gains_of(value_codec, tiles.values, first / 4 + lane.j) : make_float4(1, 1, 1, 1);
+            const uint4 p = weights_of(s, top, total, gain);
             if (__any_sync(0xFFFFFFFFU, factor[0] != 1.0F || factor[1] != 1.0F)) {
 #pragma unroll
                 for (int c = 0; c < 2 * kCells; ++c) {
@@ -437,8 +288,8 @@ int launch(const AttendArgs& args, cudaStream_t stream) noexcept {
 
 }  // namespace
 
-int attend_runs(const AttendArgs& args, void* stream) noexcept {
-    if (args.n_runs == 0) return 0;
+int attend_tiles(const AttendArgs& args, void* stream) noexcept {
+    if (args.n_runs == 0 || args.all_in_blocks) return 0;
     if (args.layer.dim_v <= 64) return launch<4>(args, static_cast<cudaStream_t>(stream));
     return launch<8>(args, static_cast<cudaStream_t>(stream));
 }

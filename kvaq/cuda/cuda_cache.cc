@@ -92,6 +92,13 @@ class CudaCache final : public ServingCache {
             }
         });
     }
+    void begin_after(int32_t device, void* event) noexcept override {
+        guarded([&] {
+            for (const auto& gpu : gpus_) {
+                if (gpu->device() == device) gpu->stream().begin_after(event);
+            }
+        });
+    }
     [[nodiscard]] std::string fault() const override { return fault_; }
 
     [[nodiscard]] CacheUse use() const noexcept override {

@@ -197,6 +197,7 @@ TEST_F(CudaCache, AnyNumberOfQueryHeadsPerKvHeadMatchesTheReference) {
 TEST_F(CudaCache, LayersOnTheHostAndOnTheGpuServeOneModel) {
     const ModelShape model = small_model();
     const Plan plan = plan_of("k4v4-rot-s4", model);
+    const ForcedMode wide(AttentionMode::kWideIntegers);  // of the host, within kGpuTolerance
     const auto cache = make(plan, {.n_seq_max = 1, .n_ctx = 512, .max_batch_tokens = 200}, {3});
     const auto reference = make_reference_handler(plan, 1, 512);
     int32_t pos = 0;

@@ -102,6 +102,11 @@ void Stream::record(void* event) const {
           "cannot record an event");
 }
 
+void Stream::begin_after(void* event) const {
+    check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream_), static_cast<cudaEvent_t>(event), 0),
+          "cannot wait for an event");
+}
+
 void Stream::wait() const { check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream_)), "a kernel failed"); }
 
 }  // namespace kvaq::cuda

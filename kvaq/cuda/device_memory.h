@@ -75,6 +75,8 @@ class Stream {
     void wait() const;
     /// event: a cudaEvent_t.
     void record(void* event) const;
+    /// What comes next in this stream waits for an event recorded in another one.
+    void begin_after(void* event) const;
 
   private:
     void* stream_ = nullptr;

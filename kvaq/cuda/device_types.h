@@ -80,7 +80,17 @@ struct RowTile {
     int32_t first_run = 0;  ///< runs of packed visits, then of f16 ones
     int32_t n_packed_runs = 0;
     int32_t n_runs = 0;
+    bool in_block = false;  ///< of a RowBlock, in the part of the list that has them
 };
+
+/// Row tiles side by side whose runs have the same visits: what these read is made operands once for all of them. Results do not depend on which
+/// tiles are in a block together.
+struct RowBlock {
+    int32_t first_row_tile = 0;
+    int32_t n_row_tiles = 0;  ///< up to kBlockTiles
+    int32_t run = 0;          ///< which of each tile's runs
+};
+inline constexpr int kBlockTiles = 8;
 
 /// Visits of one kind (packed or f16) by one row tile: a warp's work per KV head.
 struct Run {
@@ -151,10 +161,14 @@ struct PrepareArgs {
 struct AttendArgs {
     LayerView layer;
     const RowTile* row_tiles = nullptr;
-    const Run* runs = nullptr;
+    const RowBlock* blocks = nullptr;
+    const Run* runs = nullptr;  ///< those of the first row tile, and on
     const Visit* visits = nullptr;
     int32_t first_row_tile = 0;  ///< that of fragments, row_info
+    int32_t first_run = 0;       ///< that of runs, sums, norms
     int32_t n_row_tiles = 0, n_runs = 0, n_groups = 0;
+    int32_t n_blocks = 0;
+    bool all_in_blocks = false;
     const uint4* fragments = nullptr;
     const float2* row_info = nullptr;
     const int8_t* trellis = nullptr;  ///< [6][256]

@@ -171,10 +171,35 @@ Gpu::Part Gpu::part_of(const LayerClass& c, size_t first_tile, size_t n_tiles) c
     return part;
 }
 
+/// The part's row tiles that are in blocks, side by side as far as they are of one query block.
+void Gpu::list_blocks(LayerClass& c, Part& part) {
+    part.first_block = c.blocks.size();
+    part.all_in_blocks = true;
+    const size_t end = part.first_tile + part.n_tiles;
+    for (size_t first = part.first_tile; first < end;) {
+        const RowTile& tile = c.lists.row_tiles[first];
+        part.all_in_blocks = part.all_in_blocks && tile.in_block;
+        size_t n = 1;
+        while (tile.in_block && first + n < end && c.lists.row_tiles[first + n].first_token == tile.first_token) ++n;
+        if (tile.in_block) {
+            const size_t n_blocks = (n + kBlockTiles - 1) / kBlockTiles;
+            for (size_t b = 0; b < n_blocks; ++b) {
+                const auto begin = static_cast<int32_t>(first + n * b / n_blocks);
+                const auto stop = static_cast<int32_t>(first + n * (b + 1) / n_blocks);
+                for (int32_t run = 0; run < tile.n_runs; ++run)
+                    c.blocks.push_back({.first_row_tile = begin, .n_row_tiles = stop - begin, .run = run});
+            }
+        }
+        first += n;
+    }
+    part.n_blocks = c.blocks.size() - part.first_block;
+}
+
 void Gpu::make_room() {
     size_t most = 0;
     for (LayerClass& c : classes_) {
         c.parts.clear();
+        c.blocks.clear();
         const size_t n_tiles = c.lists.row_tiles.size();
         for (size_t first = 0; first < n_tiles;) {
             Part part = part_of(c, first, 1);
@@ -183,6 +208,7 @@ void Gpu::make_room() {
                 if (longer.bytes > work_bytes_) break;
                 part = longer;
             }
+            list_blocks(c, part);
             c.parts.push_back(part);
             most = std::max(most, part.bytes);
             first += part.n_tiles;
@@ -200,7 +226,8 @@ void Gpu::upload_lists() {
     size_t bytes = 0;
     for (const LayerClass& c : classes_) {
         bytes += aligned(c.lists.row_tiles.size() * sizeof(RowTile)) + aligned(c.lists.runs.size() * sizeof(Run)) +
-                 aligned(c.lists.visits.size() * sizeof(Visit)) + aligned(c.lists.writes.size() * sizeof(RowWrite));
+                 aligned(c.lists.visits.size() * sizeof(Visit)) + aligned(c.lists.writes.size() * sizeof(RowWrite)) +
+                 aligned(c.blocks.size() * sizeof(RowBlock));
     }
     grow(lists_, device_, bytes, "lists");
     grow(host_lists_, device_, bytes);
@@ -213,6 +240,7 @@ void Gpu::upload_lists() {
     };
     for (LayerClass& c : classes_) {
         c.view.row_tiles = put(c.lists.row_tiles);
+        c.view.blocks = put(c.blocks);
         c.view.runs = put(c.lists.runs);
         c.view.visits = put(c.lists.visits);
         c.view.writes = put(c.lists.writes);
@@ -350,12 +378,16 @@ void Gpu::attend_part(const GpuLayer& layer, const AttentionCall& call, const Pa
     const auto n_runs = static_cast<int32_t>(part.n_runs);
     const AttendArgs attend{.layer = layer.view,
                             .row_tiles = c.view.row_tiles,
+                            .blocks = c.view.blocks + part.first_block,
                             .runs = c.view.runs + part.first_run,
                             .visits = c.view.visits,
                             .first_row_tile = static_cast<int32_t>(part.first_tile),
+                            .first_run = static_cast<int32_t>(part.first_run),
                             .n_row_tiles = n_row_tiles,
                             .n_runs = n_runs,
                             .n_groups = static_cast<int32_t>(layer.n_groups),
+                            .n_blocks = static_cast<int32_t>(part.n_blocks),
+                            .all_in_blocks = part.all_in_blocks,
                             .fragments = work_.as<const uint4>(),
                             .row_info = work_.as<const float2>(part.info),
                             .trellis = trellis_.as<const int8_t>(),
@@ -365,7 +397,8 @@ void Gpu::attend_part(const GpuLayer& layer, const AttentionCall& call, const Pa
                             .chunked_window = rule.chunked_window,
                             .sums = work_.as<float>(part.sums),
                             .norms = work_.as<float2>(part.norms)};
-    check(attend_runs(attend, stream_.get()), "cannot start a kernel");
+    check(attend_tiles(attend, stream_.get()), "cannot start a kernel");
+    check(attend_blocks(attend, stream_.get()), "cannot start a kernel");
     const MergeArgs merge{.layer = layer.view,
                           .row_tiles = c.view.row_tiles + part.first_tile,
                           .n_row_tiles = n_row_tiles,

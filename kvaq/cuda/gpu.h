@@ -66,6 +66,7 @@ class Gpu {
   private:
     struct ListView {
         const RowTile* row_tiles = nullptr;
+        const RowBlock* blocks = nullptr;
         const Run* runs = nullptr;
         const Visit* visits = nullptr;
         const RowWrite* writes = nullptr;
@@ -73,6 +74,8 @@ class Gpu {
     /// Row tiles [first_tile, first_tile + n_tiles) and their runs, whose queries and partial results are in memory together.
     struct Part {
         size_t first_tile = 0, n_tiles = 0, first_run = 0, n_runs = 0;
+        size_t first_block = 0, n_blocks = 0;
+        bool all_in_blocks = false;            ///< no row tile is by itself
         size_t info = 0, sums = 0, norms = 0;  ///< places in work_, behind the fragments
         size_t bytes = 0;
     };
@@ -81,6 +84,7 @@ class Gpu {
         int32_t key_period = 0;
         WorkLists lists;
         std::vector<Part> parts;
+        std::vector<RowBlock> blocks;  ///< of the parts
         ListView view;
         size_t n_kv_heads = 0, dim_v = 0, n_groups = 0;  ///< largest of its layers
     };
@@ -96,6 +100,7 @@ class Gpu {
     void upload_lists();
     /// Cuts the lists into parts of at most work_bytes_ (or one row tile) and makes room for the largest.
     void make_room();
+    static void list_blocks(LayerClass& c, Part& part);
     [[nodiscard]] Part part_of(const LayerClass& c, size_t first_tile, size_t n_tiles) const;
     [[nodiscard]] PrepareArgs prepare_args(const GpuLayer& layer, const AttentionCall& call, const Part& part);
     void attend_part(const GpuLayer& layer, const AttentionCall& call, const Part& part);

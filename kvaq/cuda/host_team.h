@@ -14,7 +14,7 @@
 
 namespace kvaq::cuda {
 
-/// n threads (the caller is one of them) that run one function together, as a Team. A thread without work looks for some for a third of a millisecond, the
+/// n threads (the caller is one of them) that run one function together, as a Team. A thread without work looks for some for two milliseconds, the
 /// time between two layers of a prompt, and sleeps then. Thread-safety: one caller.
 class HostTeam {
   public:

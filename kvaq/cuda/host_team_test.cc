@@ -16,7 +16,7 @@ TEST(HostTeam, EveryThreadRunsEveryRoundAndNoneLeavesABarrierEarly) {
     for (const size_t n : {1U, 2U, 5U}) {
         HostTeam team(n);
         for (int round = 0; round < 200; ++round) {
-            if (round % 50 == 49) std::this_thread::sleep_for(std::chrono::milliseconds(2));  // they sleep by then
+            if (round % 50 == 49) std::this_thread::sleep_for(std::chrono::milliseconds(6));  // they sleep by then
             std::vector<std::atomic<int>> seen(n);
             std::atomic<size_t> arrived{0};
             std::atomic<bool> early{false};

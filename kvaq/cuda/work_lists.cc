@@ -1,6 +1,7 @@
 #include "kvaq/cuda/work_lists.h"
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "kvaq/base/error.h"
@@ -8,8 +9,41 @@
 namespace kvaq::cuda {
 namespace {
 
-constexpr size_t kDecodeTokens = 8;   // blocks up to this many query tokens are cut as finely as it helps
-constexpr size_t kPrefillVisits = 8;  // larger ones have rows enough to keep a GPU busy
+constexpr size_t kDecodeTokens = 8;  // blocks up to this many query tokens are cut as finely as it helps
+constexpr size_t kPrefillVisits =
+    8;  // of a run of larger blocks: at most so many, and one for every kTokensAVisit query tokens
+constexpr size_t kTokensAVisit = 4;
+constexpr size_t kMostTokens =
+    128;  // of a block of query tokens: those of the page table, which fit the host's kernels, are joined
+
+/// Query tokens side by side of one sequence, and all that any of them may see.
+struct QueryRows {
+    size_t first_token, n_tokens;
+    int32_t first_pos;
+    std::span<const Segment> segments;
+};
+
+/// b's tokens come right after a's in the same sequence: all that a's see, b's do.
+bool continues(const PageTable::QueryBlock& a, const PageTable::QueryBlock& b) {
+    return b.first_token == a.first_token + a.n_tokens &&
+           b.first_pos == a.first_pos + static_cast<int32_t>(a.n_tokens) && a.segments.size() <= b.segments.size() &&
+           std::equal(a.segments.begin(), a.segments.end(), b.segments.begin());
+}
+
+std::vector<QueryRows> joined_blocks(const std::vector<PageTable::QueryBlock>& blocks) {
+    std::vector<QueryRows> joined;
+    for (size_t i = 0; i < blocks.size();) {
+        QueryRows rows{blocks[i].first_token, blocks[i].n_tokens, blocks[i].first_pos, blocks[i].segments};
+        for (++i; i < blocks.size() && continues(blocks[i - 1], blocks[i]) &&
+                  rows.n_tokens + blocks[i].n_tokens <= kMostTokens;
+             ++i) {
+            rows.n_tokens += blocks[i].n_tokens;
+            rows.segments = blocks[i].segments;
+        }
+        joined.push_back(rows);
+    }
+    return joined;
+}
 
 int16_t turn_of(std::vector<QueryTurn>& turns, const QueryTurn& turn) {
     auto found = std::find(turns.begin(), turns.end(), turn);
@@ -22,8 +56,8 @@ struct BlockVisits {
     std::vector<Visit> packed, float16;
 };
 
-void visit(const PageTable& table, const PageTable::QueryBlock& block, const Segment& segment, size_t reach,
-           int32_t key_period, std::vector<QueryTurn>& turns, BlockVisits& visits) {
+void visit(const PageTable& table, const QueryRows& block, const Segment& segment, size_t reach, int32_t key_period,
+           std::vector<QueryTurn>& turns, BlockVisits& visits) {
     const PageSlots& slots = table.slots(segment.page, reach);
     if (!segment.keeps(reach) || slots.live == 0) return;  // behind the window of these layers
     const Page& page = table.page(segment.page);
@@ -110,7 +144,7 @@ void make_work_lists(const PageTable& table, size_t reach, size_t group, int32_t
     lists.turns.assign(1, {});
     list_writes(table, reach, lists.writes);
     BlockVisits visits;
-    for (const PageTable::QueryBlock& block : table.work().blocks) {
+    for (const QueryRows& block : joined_blocks(table.work().blocks)) {
         visits.packed.clear();
         visits.float16.clear();
         for (const Segment& segment : block.segments)
@@ -118,15 +152,17 @@ void make_work_lists(const PageTable& table, size_t reach, size_t group, int32_t
         const size_t first = lists.visits.size();
         lists.visits.insert(lists.visits.end(), visits.packed.begin(), visits.packed.end());
         lists.visits.insert(lists.visits.end(), visits.float16.begin(), visits.float16.end());
-        const size_t least = block.n_tokens <= kDecodeTokens ? 1 : kPrefillVisits;
+        const bool in_block = block.n_tokens > kDecodeTokens;
         const size_t n_rows = block.n_tokens * group;
+        const size_t least = in_block ? std::min(kPrefillVisits, block.n_tokens / kTokensAVisit) : 1;
         for (size_t row = 0; row < n_rows; row += kTileRows) {
             const auto index = static_cast<int32_t>(lists.row_tiles.size());
             RowTile tile{.first_token = static_cast<int32_t>(block.first_token),
                          .first_pos = block.first_pos,
                          .first_row = static_cast<int32_t>(row),
                          .n_rows = static_cast<int32_t>(std::min<size_t>(kTileRows, n_rows - row)),
-                         .first_run = static_cast<int32_t>(lists.runs.size())};
+                         .first_run = static_cast<int32_t>(lists.runs.size()),
+                         .in_block = in_block};
             tile.n_packed_runs = cut(index, first, visits.packed.size(), least, lists.runs);
             tile.n_runs =
                 tile.n_packed_runs + cut(index, first + visits.packed.size(), visits.float16.size(), least, lists.runs);

@@ -19,6 +19,14 @@ struct BackendEvent {
     void* context;
 };
 
+/// The cudaEvent_t of an event; null without one.
+void* cuda_event_of(ggml_backend_event_t event) {
+    if (event == nullptr) return nullptr;
+    BackendEvent inside{};
+    std::memcpy(&inside, event, sizeof inside);
+    return inside.context;
+}
+
 class OneThread final : public Team {
   public:
     [[nodiscard]] size_t index() const noexcept override { return 0; }
@@ -71,8 +79,15 @@ int32_t cuda_device_of(const ggml_tensor* tensor) {
     return cuda_number_of(ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer)));
 }
 
+bool waits_by_event(GpuBackend& gpu) {
+    if (gpu.event == nullptr) gpu.event = ggml_backend_event_new(ggml_backend_get_device(gpu.backend));
+    return cuda_event_of(gpu.event) != nullptr;
+}
+
 void run_on_gpu(ServedContext& context, ServedNode& served, ggml_tensor* node) {
+    GpuBackend& gpu = context.gpus.at(served.device);
     if (context.leaves_out(served)) {
+        ggml_backend_synchronize(gpu.backend);
         ggml_backend_tensor_memset(node, 0, 0, ggml_nbytes(node));  // the whole batch is going to be refused
         return;
     }
@@ -88,6 +103,7 @@ void run_on_gpu(ServedContext& context, ServedNode& served, ggml_tensor* node) {
     }
     if (served.check_mask) {
         const ggml_tensor* mask = node->src[3];
+        ggml_backend_synchronize(gpu.backend);
         std::vector<std::byte> rows(ggml_nbytes(mask));
         ggml_backend_tensor_get(mask, rows.data(), 0, rows.size());
         check_mask(context, mask, rows.data(), shape);
@@ -101,13 +117,13 @@ void run_on_gpu(ServedContext& context, ServedNode& served, ggml_tensor* node) {
     call.rule.sink_logits = node->src[4] != nullptr ? served.sink_logits.data() : nullptr;
     OneThread team;
     const auto start = std::chrono::steady_clock::now();
+    if (waits_by_event(gpu)) {
+        ggml_backend_event_record(gpu.event, gpu.backend);
+        context.cache->begin_after(served.device, cuda_event_of(gpu.event));
+    }
     context.handler->attend(call, team);
-    GpuBackend& gpu = context.gpus.at(served.device);
-    if (gpu.event == nullptr) gpu.event = ggml_backend_event_new(ggml_backend_get_device(gpu.backend));
-    BackendEvent event{};
-    if (gpu.event != nullptr) std::memcpy(&event, gpu.event, sizeof event);
-    if (event.context != nullptr && !served.program_wants) {
-        context.cache->signal(served.device, event.context);
+    if (waits_by_event(gpu) && !served.program_wants) {
+        context.cache->signal(served.device, cuda_event_of(gpu.event));
         ggml_backend_event_wait(gpu.backend, gpu.event);
     } else {
         context.cache->wait(served.device);

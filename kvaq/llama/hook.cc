@@ -1,7 +1,7 @@
 // The attention nodes of llama.cpp's graph: found in the scheduler's callback, turned into GGML_OP_CUSTOM in place, so that
 // llama.cpp's own threads run our attention there and its own is never computed. The callback says "no need to look" for
 // them, so the graph runs in one piece. On a CUDA device they become GGML_OP_NONE, which the backend passes over, and the callback asks to
-// look at them: the graph is cut there, and our kernels run between its pieces.
+// look at them: the graph is cut there, and our kernels run between its pieces. The scheduler's wait for a piece is left out (interpose_scheduler.cc).
 #include <ggml-backend.h>
 #include <ggml.h>
 
@@ -288,6 +288,8 @@ bool serve_callback(ggml_tensor* node, bool ask, void* user_data) {
         ServedNode* served = prepare_node(context, node);
         if (served == nullptr || served->device < 0) return program_wants;
         served->program_wants = program_wants;
+        GpuBackend& gpu = context.gpus.at(served->device);
+        gpu.in_order = !program_wants && waits_by_event(gpu);
     } catch (const std::exception& error) {  // the caller is C
         context.fail(-2, error.what());
         return program_wants;

@@ -1,6 +1,7 @@
 // libggml's scheduler functions that libllama calls with a whole graph, interposed: with several backends (a GPU, RPC servers) the
 // attention nodes are assigned to the host, or to the CUDA device that holds their keys and values, before the scheduler assigns the
-// rest. It then copies queries there and results back.
+// rest. It then copies queries there and results back. And its wait for what comes before an attention node of ours on a CUDA device: our
+// stream waits for that, so the host need not.
 #include <ggml-backend.h>
 
 #include <map>
@@ -69,6 +70,18 @@ bool ggml_backend_sched_reserve(ggml_backend_sched_t sched, ggml_cgraph* graph) 
 void ggml_backend_sched_reserve_size(ggml_backend_sched_t sched, ggml_cgraph* graph, size_t* sizes) {
     place_attention(sched, graph, false);
     KVAQ_REAL(ggml_backend_sched_reserve_size)(sched, graph, sizes);
+}
+
+void ggml_backend_synchronize(ggml_backend_t backend) {
+    const AttentionPlace* scope = AttentionPlace::current();
+    if (scope != nullptr && scope->context() != nullptr) {
+        for (auto& [device, gpu] : scope->context()->gpus) {
+            if (gpu.backend != backend || !gpu.in_order) continue;
+            gpu.in_order = false;
+            return;
+        }
+    }
+    KVAQ_REAL(ggml_backend_synchronize)(backend);
 }
 
 void ggml_backend_sched_split_graph(ggml_backend_sched_t sched, ggml_cgraph* graph) {

@@ -57,10 +57,12 @@ struct ServedNode {
     bool check_mask = false;         ///< first node with its mask in the micro-batch in progress
 };
 
-/// The scheduler's backend of a CUDA device, and an event by which its stream waits for ours.
+/// The scheduler's backend of a CUDA device, and an event by which its stream and ours wait for each other.
 struct GpuBackend {
     ggml_backend_t backend = nullptr;
     ggml_backend_event_t event = nullptr;
+    bool in_order =
+        false;  ///< the scheduler need not wait for the nodes before ours: our stream does (ggml_backend_synchronize, interposed)
 };
 
 struct ServedContext {
