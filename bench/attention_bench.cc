@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "bench/bench_plans.h"
+#include "bench/bench_cache.h"
 #include "kvaq/attention/block_kernels.h"
 #include "kvaq/base/simd_target.h"
 #include "kvaq/cache/kv_cache.h"
@@ -29,62 +29,10 @@ namespace kvaq {
 namespace {
 
 constexpr size_t kLayers = kBenchLayers;
-constexpr int32_t kBatch = 512;
-
-/// A cache filled to a depth, and rows for `n` more tokens.
-class Bench {
-  public:
-    Bench(const std::string& plan, const Heads& heads, int32_t depth, size_t n_layers = kLayers)
-        : heads_(heads), n_layers_(n_layers) {
-        cache_ =
-            make_kv_cache(bench_plan(plan, heads, n_layers),
-                          {.n_seq_max = 1, .n_ctx = static_cast<size_t>(depth + kBatch), .max_batch_tokens = kBatch});
-        std::mt19937 random(1);
-        std::normal_distribution<float> normal;
-        q_.resize(static_cast<size_t>(kBatch) * heads.n_heads * heads.head_dim);
-        for (float& x : q_) x = normal(random);
-        k_.resize(static_cast<size_t>(kBatch) * heads.n_kv_heads * heads.head_dim);
-        for (float16& x : k_) x = to_float16(normal(random));
-        out_.resize(q_.size());
-        for (; depth_ < depth; depth_ += kBatch) {
-            attend(kBatch, 1);  // only to be filled: tokens see themselves
-            cache_->end();
-        }
-    }
-    /// begin and attend; end or rollback is left to the caller. sliding_window: of the call, 0 = tokens see all.
-    void attend(int32_t n, int32_t sliding_window = 0) {
-        const int32_t seq = 0;
-        std::vector<BatchToken> tokens;
-        for (int32_t i = 0; i < n; ++i) tokens.push_back({.pos = depth_ + i, .seq_ids = {&seq, 1}});
-        if (!cache_->begin(tokens)) std::abort();
-        OneThread team;
-        for (size_t layer = 0; layer < n_layers_; ++layer) {
-            AttentionCall call;
-            call.layer = static_cast<int32_t>(layer);
-            call.n_tokens = static_cast<size_t>(n);
-            call.q = {q_.data(), heads_.n_heads * heads_.head_dim, heads_.head_dim};
-            call.k = {k_.data(), heads_.n_kv_heads * heads_.head_dim, heads_.head_dim};
-            call.v = call.k;
-            call.out = {out_.data(), heads_.n_heads * heads_.head_dim, heads_.head_dim};
-            call.rule.scale = 0.1F;
-            call.rule.sliding_window = sliding_window;
-            cache_->attend(call, team);
-        }
-    }
-    [[nodiscard]] KvCache& cache() noexcept { return *cache_; }
-
-  private:
-    Heads heads_;
-    size_t n_layers_;
-    int32_t depth_ = 0;
-    std::unique_ptr<KvCache> cache_;
-    std::vector<float> q_, out_;
-    std::vector<float16> k_;
-};
 
 void attend(benchmark::State& state, const std::string& plan, const Heads& heads, int32_t depth, int32_t n,
             size_t n_layers = kLayers) {
-    Bench bench(plan, heads, depth, n_layers);
+    BenchCache bench(plan, heads, depth, n_layers);
     const auto packed = static_cast<double>(bench.cache().use().packed);
     for (auto _ : state) {
         bench.attend(n);
@@ -268,7 +216,7 @@ void register_all() {
                     [=](benchmark::State& state) { attend(state, plan, heads, depth, 1); });
             }
             add("prefill512/" + shape + "/" + plan + "/4096",
-                [=](benchmark::State& state) { attend(state, plan, heads, 4096, kBatch); });
+                [=](benchmark::State& state) { attend(state, plan, heads, 4096, kBenchBatch); });
             if (plan != "f16") {
                 add("scan_k/" + shape + "/" + plan,
                     [=](benchmark::State& state) { scan(state, plan, heads, Side::kKey); });

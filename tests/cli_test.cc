@@ -370,24 +370,26 @@ TEST_F(CommandLine, EstimateAndInspectGiveJsonThatAgrees) {
     EXPECT_LT(json["plans"][1]["largest_context"].get<size_t>(), json["plans"][2]["largest_context"].get<size_t>());
 
     // What a process reserves is what it says itself, to the digit it prints.
-    const ProcessResult run = kvaq_cli({"run", "--plan", "k4v4-rot", "-m", kModel, "-c", "4096", "-b", "1024", "-ub",
-                                        "256", "-n", "1", "-p", "Hi", "-no-cnv", "-t", "1"});
+    const ProcessResult run =
+        kvaq_cli({"run",  "--plan", "k4v4-rot", "--kv-rewind", "300", "-m", kModel, "-c",      "4096", "-b",
+                  "1024", "-ub",    "256",      "-n",          "1",   "-p", "Hi",   "-no-cnv", "-t",   "1"});
     ASSERT_EQ(run.exit_code, 0) << run.err;
     const auto said = [&](const std::string& before, const std::string& after) {
         const size_t end = run.err.find(after, run.err.find(before));
         const size_t begin = run.err.rfind(' ', end - 1);
         return end == std::string::npos ? -1.0 : std::strtod(run.err.c_str() + begin, nullptr);
     };
-    const std::string smaller = folder_.file("smaller.json");
-    ASSERT_EQ(kvaq_cli({"estimate", "-m", kModel, "-c", "4096", "--plan", "k4v4-rot", "-b", "1024", "--ub", "256",
-                        "--json", smaller})
-                  .exit_code,
-              0);
-    const nlohmann::json process = nlohmann::json::parse(read_text(smaller))["plans"][0];
-    EXPECT_NEAR(process.at("process_bytes").get<double>() / (1 << 20),
-                said("at exit:", " MiB reserved") + said("keeps one batch", " MiB"), 0.11)
-        << run.err;
-    EXPECT_LT(process.at("process_bytes").get<double>(), json["plans"][1].at("process_bytes").get<double>());
+    const auto process_bytes = [&](const std::string& rewind) {
+        const ProcessResult smaller = kvaq_cli({"estimate", "-m", kModel, "-c", "4096", "--plan", "k4v4-rot", "-b",
+                                                "1024", "--ub", "256", "--kv-rewind", rewind, "--json", "-"});
+        EXPECT_EQ(smaller.exit_code, 0) << smaller.err;
+        return nlohmann::json::parse(smaller.out).at("plans").at(0).at("process_bytes").get<double>();
+    };
+    const double with = process_bytes("300");
+    const double without = process_bytes("0");
+    EXPECT_NEAR(with / (1 << 20), said("at exit:", " MiB reserved") + said("keeps one batch", " MiB"), 0.11) << run.err;
+    EXPECT_GT(with - without, 300.0 * static_cast<double>(f16_bytes_per_token));
+    EXPECT_LT(without, json["plans"][1].at("process_bytes").get<double>());
 
     const std::string plan_path = folder_.file("x.plan.gguf");
     ASSERT_EQ(kvaq_cli({"plan", "-m", kModel, "--policy", "uniform:k4v2", "-o", plan_path}).exit_code, 0);

@@ -454,7 +454,7 @@ void PageTable::make_blocks(std::span<const BatchToken> tokens, size_t block_tok
             ++n;
         }
         const int32_t last = tokens[i].pos + static_cast<int32_t>(n) - 1;
-        QueryBlock block{.first_token = i, .n_tokens = n, .first_pos = tokens[i].pos, .segments = {}};
+        QueryBlock block{.seq = s, .first_token = i, .n_tokens = n, .first_pos = tokens[i].pos, .segments = {}};
         for (const Segment& segment : seq(s)) {
             if (segment.first() <= last) block.segments.push_back(segment);
         }

@@ -119,6 +119,7 @@ class PageTable {
     };
     /// Consecutive tokens of one sequence: they share the pages they look at.
     struct QueryBlock {
+        int32_t seq = 0;
         size_t first_token = 0;  ///< index in the micro-batch
         size_t n_tokens = 0;
         int32_t first_pos = 0;

@@ -225,8 +225,7 @@ void ServingCache::place_writes() {
 }
 
 void ServingCache::write(const AttentionCall& call, const LayerStore& layer, const PageTable::Write& write,
-                         size_t first_head, size_t end_head) noexcept {
-    RopeTurn turn;
+                         size_t first_head, size_t end_head, RopeTurn& turn) noexcept {
     if (write.turn != 0) {
         KVAQ_CHECK(call.rope != nullptr);
         turn.set(*call.rope, -write.turn);
@@ -244,6 +243,7 @@ void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Te
     const PageTable::Work& work = table_.work();
     const size_t n_heads = layer.open_shape().n_kv_heads;
     size_t first = 0;
+    RopeTurn turn;  // that of the token before, as a rule
     // A page's new rows of a head are one thread's: keys of neighbouring tokens lie in the same cache lines.
     const auto write_until = [&](size_t end) {
         size_t unit = 0;
@@ -252,7 +252,7 @@ void ServingCache::append(const AttentionCall& call, const LayerStore& layer, Te
             while (next < end && work.writes[next].page == work.writes[first].page) ++next;
             for (size_t head = 0; head < n_heads; ++head, ++unit) {
                 if (unit % team.size() != team.index()) continue;
-                for (size_t i = first; i < next; ++i) write(call, layer, work.writes[i], head, head + 1);
+                for (size_t i = first; i < next; ++i) write(call, layer, work.writes[i], head, head + 1, turn);
             }
             first = next;
         }
@@ -355,7 +355,9 @@ void ServingCache::attend_run(const AttentionCall& call, const LayerStore& layer
     const TileLayout& value_layout = layer.layout(Side::kValue, kv_head);
     if (writes_in_runs_) {
         for (size_t i = 0; i < run_of_write_.size(); ++i) {
-            if (&runs_[run_of_write_[i]] == &run) write(call, layer, table_.work().writes[i], kv_head, kv_head + 1);
+            if (&runs_[run_of_write_[i]] != &run) continue;
+            RopeTurn turn;
+            write(call, layer, table_.work().writes[i], kv_head, kv_head + 1, turn);
         }
     }
     work.start(call, block.first_token, block.first_pos, kv_head, rows, key_layout, layer.key_turns());

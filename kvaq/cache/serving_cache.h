@@ -75,8 +75,9 @@ class ServingCache : public KvCache {
     [[nodiscard]] const LayerStore& store(int32_t layer) const noexcept;
     /// Decides whether the runs that read the micro-batch's own tokens write them too (no thread then waits for another).
     void place_writes();
+    /// turn: kept from one token to the next, which mostly have the same.
     void write(const AttentionCall& call, const LayerStore& layer, const PageTable::Write& write, size_t first_head,
-               size_t end_head) noexcept;
+               size_t end_head, RopeTurn& turn) noexcept;
     void append(const AttentionCall& call, const LayerStore& layer, Team& team) noexcept;
     /// scratch null: this thread seals nothing.
     void seal(const LayerStore& layer, Team& team, float* scratch) noexcept;

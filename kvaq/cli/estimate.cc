@@ -20,6 +20,7 @@ struct EstimateFlags {
     std::optional<std::string> memory;
     size_t n_batch = 2048;
     size_t n_ubatch = 512;
+    size_t rewind = 0;
     std::string json;
     bool per_layer = false;
     bool swa_full = false;
@@ -46,9 +47,11 @@ void print_estimate(const EstimateFlags& flags, const Estimate& found) {
                    memory ? fmt::format(" {} |", row.largest_context) : "");
     }
     fmt::print(
-        "\nMiB: the cache. process MiB: with what the drop-in needs beside it, f16 rows of a micro-batch (-ub {}) and "
+        "\nMiB: the cache. process MiB: with what the drop-in needs beside it, f16 rows of a micro-batch (-ub {}){} "
+        "and "
         "llama.cpp's own cache of one batch (-b {}); smaller ones need less\n",
-        flags.n_ubatch, flags.n_batch);
+        flags.n_ubatch, flags.rewind > 0 ? fmt::format(" and of {} more tokens (--kv-rewind)", flags.rewind) : "",
+        flags.n_batch);
     if (!flags.per_layer) return;
     for (const Estimate::Row& row : found.plans) {
         fmt::print("\n{} per layer\n\n| layer | K MiB | V MiB | f16 pages KiB | sinks KiB |\n|---|---|---|---|---|\n",
@@ -71,6 +74,7 @@ void run_estimate(const EstimateFlags& flags) {
                                   .memory = flags.memory ? parse_bytes(*flags.memory) : 0,
                                   .n_batch = flags.n_batch,
                                   .n_ubatch = flags.n_ubatch,
+                                  .rewind = flags.rewind,
                                   .swa_full = flags.swa_full};
     const Estimate found = estimate(request);
     if (!is_stdout(flags.json)) print_estimate(flags, found);
@@ -94,6 +98,9 @@ void add_estimate(CLI::App& app) {
         ->capture_default_str();
     verb->add_option("--ubatch-size,--ub", flags->n_ubatch, "as the program gets it: f16 rows of a micro-batch stay")
         ->check(CLI::Range(1, kMostTokens))
+        ->capture_default_str();
+    verb->add_option("--kv-rewind", flags->rewind, "as the program gets it: f16 rows of so many more tokens stay")
+        ->check(CLI::Range(size_t{0}, kMostRewind))
         ->capture_default_str();
     verb->add_flag("--layers", flags->per_layer, "a table per layer as well");
     verb->add_flag("--swa-full", flags->swa_full,

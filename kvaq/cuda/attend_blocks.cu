@@ -1,5 +1,5 @@
 // Attention of many query rows (prefill): a block of eight warps, each with a row tile of its own, that share what a run's visits have. The keys and values of
-// up to 64 tokens are made operands once, in shared memory, a 16th or 32nd by each warp; then each multiplies its rows by all of them. What a warp computes
+// up to 64 tokens are made operands once, in shared memory, an eighth by each warp; then each multiplies its rows by all of them. What a warp computes
 // does not depend on the others.
 #include <cuda_runtime.h>
 
@@ -225,7 +225,7 @@ template <int kCells, int kSteps>
 int launch(const AttendArgs& args, cudaStream_t stream) noexcept {
     const int n_cells = (args.layer.dim_v + 15) / 16;
     const size_t shared = static_cast<size_t>(kSteps) * static_cast<size_t>(args.n_groups + kCells) * 32 * sizeof(uint4);
-    if (shared > 32 * 1024) {  // with the tables above 48 KiB
+    if (shared > 32 * 1024) {  // the tables take 4 KiB more; 48 KiB are allowed without asking
         const cudaError_t error =
             cudaFuncSetAttribute(attend_blocks_kernel<kCells, kSteps>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  static_cast<int>(shared));

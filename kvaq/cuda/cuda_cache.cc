@@ -180,7 +180,8 @@ class CudaCache final : public ServingCache {
         const size_t n_heads = layer.open_shape().n_kv_heads;
         team_->run([&](Team& team) {
             if (writes_in_runs_ && team.index() == 0) {
-                for (const PageTable::Write& w : work.writes) write(call, layer, w, 0, n_heads);
+                RopeTurn turn;
+                for (const PageTable::Write& w : work.writes) write(call, layer, w, 0, n_heads, turn);
             }
             append(call, layer, team);
             seal(layer, team, team.index() < works_.size() ? works_[team.index()]->keys() : nullptr);
@@ -203,8 +204,9 @@ class CudaCache final : public ServingCache {
         for (const size_t index : waiting_) {
             const AttentionCall call = host_call(index, {});
             const LayerStore& layer = layers_[index];
+            RopeTurn turn;
             for (const PageTable::Write& w : table_.work().writes)
-                write(call, layer, w, 0, layer.open_shape().n_kv_heads);
+                write(call, layer, w, 0, layer.open_shape().n_kv_heads, turn);
         }
     }
 

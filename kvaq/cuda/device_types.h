@@ -80,7 +80,7 @@ struct RowTile {
     int32_t first_run = 0;  ///< runs of packed visits, then of f16 ones
     int32_t n_packed_runs = 0;
     int32_t n_runs = 0;
-    bool in_block = false;  ///< of a RowBlock, in the part of the list that has them
+    bool in_block = false;  ///< done by attend_blocks, not by attend_tiles
 };
 
 /// Row tiles side by side whose runs have the same visits: what these read is made operands once for all of them. Results do not depend on which
@@ -92,7 +92,7 @@ struct RowBlock {
 };
 inline constexpr int kBlockTiles = 8;
 
-/// Visits of one kind (packed or f16) by one row tile: a warp's work per KV head.
+/// Visits of one kind (packed or f16) by one row tile: per KV head the work of four warps in attend_tiles, of one in attend_blocks.
 struct Run {
     int32_t row_tile = 0;
     int32_t first_visit = 0;

@@ -5,8 +5,8 @@
 namespace kvaq::cuda {
 namespace {
 
-constexpr std::chrono::microseconds kLooking{
-    2000};                   // a layer of a prompt; a thread that sleeps takes 200 us to wake up
+// A layer of a prompt takes less; a thread that sleeps takes 200 us to wake up.
+constexpr std::chrono::microseconds kLooking{2000};
 constexpr int kSpins = 512;  // before the processor is given to others between two looks
 
 void relax(int spins) noexcept {

@@ -1,6 +1,7 @@
 // What comes before and after attention: new K and V rows into f16 pages, queries as operands, runs merged into rows.
 #include <cuda_runtime.h>
 
+#include "kvaq/cuda/attend_rows.cuh"
 #include "kvaq/cuda/kernels.h"
 #include "kvaq/cuda/tile_fragments.cuh"
 
@@ -8,7 +9,6 @@ namespace kvaq::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr float kMinusInf = -INFINITY;
 
 __device__ __forceinline__ size_t key_place(const LayerView& layer, int head, int channel, int slot) {
     return (static_cast<size_t>(head) * layer.dim_k + channel) * layer.tile_tokens + slot;

@@ -135,8 +135,6 @@ __device__ __forceinline__ float4 gains_of(const TileCodec& codec, const uint8_t
     return make_float4(gain(0), gain(1), gain(2), gain(3));
 }
 
-__device__ __forceinline__ uint32_t halves(float a, float b) { return bits_of(__floats2half2_rn(a, b)); }
-
 // --- pages ------------------------------------------------------------------------------------------------------------
 
 /// Where a visit's keys and values of a head are.

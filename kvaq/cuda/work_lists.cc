@@ -9,12 +9,13 @@
 namespace kvaq::cuda {
 namespace {
 
-constexpr size_t kDecodeTokens = 8;  // blocks up to this many query tokens are cut as finely as it helps
-constexpr size_t kPrefillVisits =
-    8;  // of a run of larger blocks: at most so many, and one for every kTokensAVisit query tokens
+// Blocks up to this many query tokens are cut as finely as it helps.
+constexpr size_t kDecodeTokens = 8;
+// Visits of a run of larger ones: at most so many, and one for every kTokensAVisit query tokens.
+constexpr size_t kPrefillVisits = 8;
 constexpr size_t kTokensAVisit = 4;
-constexpr size_t kMostTokens =
-    128;  // of a block of query tokens: those of the page table, which fit the host's kernels, are joined
+// Query tokens of a block: the page table's, which fit the host's kernels, are joined. A rest that would be decoded is joined to the last one too.
+constexpr size_t kMostTokens = 128;
 
 /// Query tokens side by side of one sequence, and all that any of them may see.
 struct QueryRows {
@@ -25,7 +26,7 @@ struct QueryRows {
 
 /// b's tokens come right after a's in the same sequence: all that a's see, b's do.
 bool continues(const PageTable::QueryBlock& a, const PageTable::QueryBlock& b) {
-    return b.first_token == a.first_token + a.n_tokens &&
+    return b.seq == a.seq && b.first_token == a.first_token + a.n_tokens &&
            b.first_pos == a.first_pos + static_cast<int32_t>(a.n_tokens) && a.segments.size() <= b.segments.size() &&
            std::equal(a.segments.begin(), a.segments.end(), b.segments.begin());
 }
@@ -33,14 +34,21 @@ bool continues(const PageTable::QueryBlock& a, const PageTable::QueryBlock& b) {
 std::vector<QueryRows> joined_blocks(const std::vector<PageTable::QueryBlock>& blocks) {
     std::vector<QueryRows> joined;
     for (size_t i = 0; i < blocks.size();) {
-        QueryRows rows{blocks[i].first_token, blocks[i].n_tokens, blocks[i].first_pos, blocks[i].segments};
-        for (++i; i < blocks.size() && continues(blocks[i - 1], blocks[i]) &&
-                  rows.n_tokens + blocks[i].n_tokens <= kMostTokens;
-             ++i) {
-            rows.n_tokens += blocks[i].n_tokens;
-            rows.segments = blocks[i].segments;
+        size_t end = i + 1;  // of the blocks that continue each other
+        while (end < blocks.size() && continues(blocks[end - 1], blocks[end])) ++end;
+        const size_t end_token = blocks[end - 1].first_token + blocks[end - 1].n_tokens;
+        while (i < end) {
+            QueryRows rows{blocks[i].first_token, 0, blocks[i].first_pos, {}};
+            const auto fits = [&](const PageTable::QueryBlock& block) {
+                return rows.n_tokens == 0 || rows.n_tokens + block.n_tokens <= kMostTokens ||
+                       end_token - block.first_token <= kDecodeTokens;
+            };
+            for (; i < end && fits(blocks[i]); ++i) {
+                rows.n_tokens += blocks[i].n_tokens;
+                rows.segments = blocks[i].segments;
+            }
+            joined.push_back(rows);
         }
-        joined.push_back(rows);
     }
     return joined;
 }
@@ -154,7 +162,7 @@ void make_work_lists(const PageTable& table, size_t reach, size_t group, int32_t
         lists.visits.insert(lists.visits.end(), visits.float16.begin(), visits.float16.end());
         const bool in_block = block.n_tokens > kDecodeTokens;
         const size_t n_rows = block.n_tokens * group;
-        const size_t least = in_block ? std::min(kPrefillVisits, block.n_tokens / kTokensAVisit) : 1;
+        const size_t run_visits = in_block ? std::min(kPrefillVisits, block.n_tokens / kTokensAVisit) : 1;
         for (size_t row = 0; row < n_rows; row += kTileRows) {
             const auto index = static_cast<int32_t>(lists.row_tiles.size());
             RowTile tile{.first_token = static_cast<int32_t>(block.first_token),
@@ -163,9 +171,9 @@ void make_work_lists(const PageTable& table, size_t reach, size_t group, int32_t
                          .n_rows = static_cast<int32_t>(std::min<size_t>(kTileRows, n_rows - row)),
                          .first_run = static_cast<int32_t>(lists.runs.size()),
                          .in_block = in_block};
-            tile.n_packed_runs = cut(index, first, visits.packed.size(), least, lists.runs);
-            tile.n_runs =
-                tile.n_packed_runs + cut(index, first + visits.packed.size(), visits.float16.size(), least, lists.runs);
+            tile.n_packed_runs = cut(index, first, visits.packed.size(), run_visits, lists.runs);
+            tile.n_runs = tile.n_packed_runs +
+                          cut(index, first + visits.packed.size(), visits.float16.size(), run_visits, lists.runs);
             lists.row_tiles.push_back(tile);
         }
     }

@@ -29,7 +29,7 @@ struct WorkLists {
 };
 
 /// Every page is visited by the query tokens that see it packed, in f16, or partly so (the rule of ServingCache's attention); a row's runs are
-/// of one kind and of a length that follows from its own pages alone, so results do not depend on other sequences or on the GPU.
+/// of one kind and of a length that follows from its own sequence's pages and tokens side by side, so results do not depend on other sequences or on the GPU.
 /// key_period: Plan::key_period.
 void make_work_lists(const PageTable& table, size_t reach, size_t group, int32_t key_period, WorkLists& lists);
 

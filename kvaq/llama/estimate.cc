@@ -44,7 +44,8 @@ size_t process_bytes(const EstimateRequest& request, const Plan& plan, const Mod
     return reserved_bytes(plan, {.n_seq_max = 1,
                                  .n_ctx = n_ctx,
                                  .max_batch_tokens = std::min(n_batch, request.n_ubatch),
-                                 .keep_sliding = !frees_windows}) +
+                                 .keep_sliding = !frees_windows,
+                                 .rewind = std::min(request.rewind, n_ctx)}) +
            (own[0] + own[1]) * context_of(n_batch);
 }
 
@@ -92,7 +93,8 @@ Estimate estimate(const EstimateRequest& request) {
 nlohmann::ordered_json estimate_json(const EstimateRequest& request, const Estimate& found) {
     nlohmann::ordered_json json = {{"schema_version", 1},        {"kind", "kvaq.estimate"},
                                    {"model", request.model},     {"n_ctx", found.n_ctx},
-                                   {"n_batch", request.n_batch}, {"n_ubatch", request.n_ubatch}};
+                                   {"n_batch", request.n_batch}, {"n_ubatch", request.n_ubatch},
+                                   {"n_rewind", request.rewind}};
     if (request.memory > 0) json["memory"] = request.memory;
     json["plans"] = nlohmann::ordered_json::array();
     for (const Estimate::Row& plan : found.plans) {

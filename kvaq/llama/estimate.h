@@ -18,6 +18,7 @@ struct EstimateRequest {
     size_t memory = 0;               ///< bytes for which the largest context is asked; 0 = not asked
     size_t n_batch = 2048;           ///< llama.cpp's -b: its own cache of one batch stays beside ours
     size_t n_ubatch = 512;           ///< llama.cpp's -ub: f16 rows of one micro-batch stay too
+    size_t rewind = 0;               ///< --kv-rewind: f16 rows of as many more tokens stay
     bool swa_full = false;           ///< sliding-window layers keep everything
 };
 

@@ -268,6 +268,8 @@ bool look_at(ServedContext& context, ggml_tensor* node) {
         ServedNode& served = *context.nodes.at(node);
         program_wants = served.program_wants || served.device < 0;
         try {
+            if (served.device >= 0)
+                context.gpus.at(served.device).in_order = false;  // where the wait was not ours to leave out
             if (served.device >= 0) run_on_gpu(context, served, node);
         } catch (const std::exception& error) {  // the caller is C
             context.fail(-2, error.what());

@@ -86,6 +86,12 @@ size_t f16_token_bytes(const ModelShape& shape) {
     return bytes;
 }
 
+/// f16 rows that one sequence of n_ctx tokens keeps for --kv-rewind beyond its window.
+size_t rewind_bytes(const Plan& plan, const ModelShape& shape, size_t rewind, size_t n_ctx) {
+    const size_t n = std::min(rewind, n_ctx - std::min<size_t>(n_ctx, static_cast<size_t>(plan.window)));
+    return (n + plan.tile_tokens - 1) / plan.tile_tokens * plan.tile_tokens * f16_token_bytes(shape);
+}
+
 void print_start(const ServedContext& context, size_t own_cache) {
     if (context.cache == nullptr || !plans_announced()) return;
     const Plan& plan = context.cache->plan();
@@ -220,11 +226,11 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
     }
     if (options.rewind > 0 && context->cache != nullptr) {
         const Plan& plan = context->cache->plan();
-        const size_t pages = (options.rewind + plan.tile_tokens - 1) / plan.tile_tokens;
         KvCacheOptions without = options;
         without.rewind = 0;
         limit += "kvaq: rewind " + std::to_string(options.rewind) + ": f16 rows of as many more tokens are kept, " +
-                 mebibytes(pages * plan.tile_tokens * f16_token_bytes(context->shape)) + " for each full sequence; " +
+                 mebibytes(rewind_bytes(plan, context->shape, options.rewind, options.n_ctx)) +
+                 " for each full sequence; " +
                  mebibytes(reserved_bytes(plan, options) - reserved_bytes(plan, without)) + " more are reserved\n";
     }
     if (context->cache != nullptr) {
@@ -235,7 +241,8 @@ llama_context* serve(llama_model* model, llama_context_params params, const Hand
             .n_ctx = context->n_ctx,
             .n_seq_max = n_seq_max,
             .budget = budget,
-            .planned = cache_bytes(plan, context->n_ctx, !context->frees_windows).total});
+            .planned = cache_bytes(plan, options.n_ctx, !context->frees_windows).total +
+                       rewind_bytes(plan, context->shape, options.rewind, options.n_ctx)});
         context->publish();
     }
     const std::string metrics_url = context->cache != nullptr ? start_metrics_server() : "";

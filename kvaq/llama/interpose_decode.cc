@@ -102,6 +102,7 @@ int32_t decode_tokens(ServedContext& context, Decode decode) {
     context.micro_open = false;
     context.first_layer = -1;
     context.appended.clear();
+    for (auto& [device, gpu] : context.gpus) gpu.in_order = false;
     context.failed.store(false);
     context.fail_code = 0;
     context.failure.clear();

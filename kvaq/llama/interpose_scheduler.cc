@@ -1,7 +1,7 @@
 // libggml's scheduler functions that libllama calls with a whole graph, interposed: with several backends (a GPU, RPC servers) the
 // attention nodes are assigned to the host, or to the CUDA device that holds their keys and values, before the scheduler assigns the
-// rest. It then copies queries there and results back. And its wait for what comes before an attention node of ours on a CUDA device: our
-// stream waits for that, so the host need not.
+// rest. It then copies queries there and results back. Also interposed: ggml_backend_synchronize, to leave out the scheduler's wait before an
+// attention node of ours on a CUDA device; our stream waits instead.
 #include <ggml-backend.h>
 
 #include <map>

@@ -84,7 +84,9 @@ const std::vector<Family>& families() {
          [=](const M&, const U& u) { return one(number(u.shared)); }},
         {"kvaq_cache_reserved_bytes", "gauge", "Bytes reserved for the cache, touched or not.",
          [=](const M&, const U& u) { return one(number(u.allocated)); }},
-        {"kvaq_cache_planned_bytes", "gauge", "Bytes held when one sequence fills the context.",
+        {"kvaq_cache_planned_bytes", "gauge",
+         "Bytes held when one sequence fills the context (or the room that --kv-budget leaves), with rows kept for "
+         "--kv-rewind.",
          [=](const M& m, const U&) { return one(number(m.facts().planned)); }},
         {"kvaq_cache_budget_bytes", "gauge", "Hard limit of the reserved bytes (--kv-budget); 0 = none.",
          [=](const M& m, const U&) { return one(number(m.facts().budget)); }},

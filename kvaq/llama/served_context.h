@@ -61,8 +61,8 @@ struct ServedNode {
 struct GpuBackend {
     ggml_backend_t backend = nullptr;
     ggml_backend_event_t event = nullptr;
-    bool in_order =
-        false;  ///< the scheduler need not wait for the nodes before ours: our stream does (ggml_backend_synchronize, interposed)
+    /// The scheduler need not wait for the nodes before ours: our stream does (ggml_backend_synchronize, interposed).
+    bool in_order = false;
 };
 
 struct ServedContext {

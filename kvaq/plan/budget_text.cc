@@ -54,12 +54,11 @@ double bytes_of(const std::string& text) {
 size_t parse_bytes(const std::string& text) { return static_cast<size_t>(bytes_of(text)); }
 
 size_t parse_rewind(const std::string& text) {
-    constexpr size_t kMost = size_t{1} << 20;
     size_t n = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), n);
-    if (text.empty() || error != std::errc() || end != text.data() + text.size() || n > kMost) {
+    if (text.empty() || error != std::errc() || end != text.data() + text.size() || n > kMostRewind) {
         throw Error(ErrorCode::kInvalidArgument, "not a number of tokens (--kv-rewind, KVAQ_KV_REWIND)",
-                    "0 to " + std::to_string(kMost) + ", e.g. 512", "'" + text + "'");
+                    "0 to " + std::to_string(kMostRewind) + ", e.g. 512", "'" + text + "'");
     }
     return n;
 }

@@ -9,7 +9,8 @@ namespace kvaq {
 /// Throws Error kInvalidArgument with the forms that are allowed.
 [[nodiscard]] size_t parse_bytes(const std::string& text);
 
-/// Tokens by which a sequence can be shortened without a trace (KvCacheOptions::rewind): 0 to 1048576. Throws Error kInvalidArgument.
+inline constexpr size_t kMostRewind = size_t{1} << 20;
+/// Tokens by which a sequence can be shortened without a trace (KvCacheOptions::rewind): 0 to kMostRewind. Throws Error kInvalidArgument.
 [[nodiscard]] size_t parse_rewind(const std::string& text);
 
 /// What may be spent, in one of three units.

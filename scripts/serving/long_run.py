@@ -65,7 +65,7 @@ def chat(plan, first_seed, arguments):
         code, errors = server.interrupt()
     if code != 0 or errors:
         raise RuntimeError(f"{plan_name(plan)}: exit code {code}, {errors[:3]}")
-    return turns, len(re.findall("context shift, n_keep", log)), len(re.findall("reusing chunk", log))
+    return turns, len(re.findall("context shift, n_keep", log))
 
 
 def surprise(turns):
@@ -122,12 +122,12 @@ def judge(row, reference, allow):
 
 def run(name, arguments):
     plan, _, seed = name.partition("#")
-    turns, n_shifts, n_chunks = chat(plan, int(seed or 0), arguments)
+    turns, n_shifts = chat(plan, int(seed or 0), arguments)
     bounds = [*range(0, arguments.turns, BLOCK), arguments.turns]
     blocks = list(zip(bounds, bounds[1:]))
     asked = [turn["right"] for turn in turns if turn["right"] is not None]
     return {"cache": plan_name(plan) + (f", seeds from {seed}" if seed else ""), "surprise": [surprise(turns[a:b]) for a, b in blocks], "repeated": [repeated(turns, a, b) for a, b in blocks],
-            "recalled": sum(asked), "asked": len(asked), "drops": sum(turn["dropped"] for turn in turns), "shifts": n_shifts, "reused_chunks": n_chunks,
+            "recalled": sum(asked), "asked": len(asked), "drops": sum(turn["dropped"] for turn in turns), "shifts": n_shifts,
             "tokens_reused": sum(turn["cache_n"] for turn in turns), "tokens_computed": sum(turn["prompt_n"] for turn in turns),
             "tokens_said": sum(turn["predicted_n"] for turn in turns), "last_turns": [f"{turn['asked']} {turn['said']}" for turn in turns[-3:]]}
 
@@ -142,10 +142,10 @@ def write_page(arguments, rows):
              f"{BLOCK} turns (± standard deviation of a block), then the means of both halves of the chat. *Repeated*: share of an answer's word 4-grams that one of the five answers "
              "before has. *Recalled*: numbers told two turns before. Answers are sampled (temperature .6), so every chat is another one: how far two chats with the same cache differ is "
              "what the row with other seeds shows.", "",
-             "| cache | surprise | first, second half | repeated: first, second half | recalled | histories cut | context shifts | chunks moved | prompt tokens reused, computed | tokens said |",
-             "|---" * 10 + "|"]
+             "| cache | surprise | first, second half | repeated: first, second half | recalled | histories cut | context shifts | prompt tokens reused, computed | tokens said |",
+             "|---" * 9 + "|"]
     lines += [f"| {row['cache']} | {statistics.mean(row['surprise']):.3f} ± {spread(row['surprise']):.3f} | {pair(row['surprise'], '{:.3f}')} | {pair(row['repeated'], '{:.1%}')} | "
-              f"{row['recalled']} of {row['asked']} | {row['drops']} | {row['shifts']} | {row['reused_chunks']} | {row['tokens_reused']}, {row['tokens_computed']} | {row['tokens_said']} |"
+              f"{row['recalled']} of {row['asked']} | {row['drops']} | {row['shifts']} | {row['tokens_reused']}, {row['tokens_computed']} | {row['tokens_said']} |"
               for row in rows]
     lines += ["", f"Surprise by blocks of {BLOCK} turns:", "", "| cache | " + " | ".join(str(i * BLOCK + 1) + " on" for i in range(len(rows[0]["surprise"]))) + " |",
               "|---" * (1 + len(rows[0]["surprise"])) + "|"]
