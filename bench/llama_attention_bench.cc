@@ -52,7 +52,7 @@ class LlamaAttention {
             }
             ggml_tensor* out =
                 ggml_flash_attn_ext(c, ggml_permute(c, q, 0, 2, 1, 3), sides[0], sides[1], mask, 0.1F, 0, 0);
-            ggml_flash_attn_ext_set_prec(out, GGML_PREC_F32);
+            (void)ggml_prec_set_acc(out, GGML_PREC_F32);
             ggml_build_forward_expand(graph_, out);
         }
         buffer_ = ggml_backend_alloc_ctx_tensors(c, backend_);

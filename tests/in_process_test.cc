@@ -403,6 +403,20 @@ TEST(InProcess, DamagedSlotFilesAreRefusedAndChangeNothing) {
         ++n_unchanged;
     EXPECT_EQ(n_unchanged, 1000U) << said.substr(0, 2000);
     EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1000) << "one line each";
+    // Whole files of others: llama.cpp's own slot, another plan's, nothing at all.
+    for (const std::string plan : {"", "k8v8", "nothing"}) {
+        std::ofstream(damaged, std::ios::trunc).close();
+        if (plan != "nothing") {
+            const Session other(plan);
+            ASSERT_EQ(other.decode(tokens, 0), 0);
+            ASSERT_GT(llama_state_seq_save_file(other.ctx(), damaged.c_str(), 0, tokens.data(), tokens.size()), 0U);
+        }
+        testing::internal::CaptureStderr();
+        EXPECT_EQ(restore(damaged), 0U) << plan;
+        const std::string why = testing::internal::GetCapturedStderr();
+        EXPECT_NE(why.find(" is unchanged"), std::string::npos) << plan << ": " << why;
+        EXPECT_EQ(std::count(why.begin(), why.end(), '\n'), 1) << why;
+    }
     EXPECT_EQ(llama_memory_seq_pos_max(served.memory(), 1), -1);
     ASSERT_EQ(restore(path), good.size());
     EXPECT_EQ(n_found, tokens.size());

@@ -79,6 +79,58 @@ Spread SpeedRuns::ratio(size_t test, size_t cache, size_t reference) const {
     return spread_of(std::move(ratios));
 }
 
+std::optional<std::pair<size_t, size_t>> SpeedRuns::depth_range() const {
+    const auto first = std::find_if(tests.begin(), tests.end(), [](const SpeedTest& test) { return test.n_gen > 0; });
+    if (first == tests.end()) return std::nullopt;
+    std::pair<size_t, size_t> range(first - tests.begin(), first - tests.begin());
+    for (size_t t = range.first; t < tests.size(); ++t) {
+        if (tests[t].n_gen != first->n_gen) continue;
+        if (tests[t].depth < tests[range.first].depth) range.first = t;
+        if (tests[t].depth > tests[range.second].depth) range.second = t;
+    }
+    if (tests[range.first].depth == tests[range.second].depth) return std::nullopt;
+    return range;
+}
+
+std::vector<double> SpeedRuns::depth_cost(std::pair<size_t, size_t> range, size_t cache) const {
+    const auto& [shallow, deep] = range;
+    const auto n = static_cast<double>(tests[deep].depth - tests[shallow].depth) / 1024;
+    std::vector<double> costs;
+    for (size_t i = 0; i < speeds[deep][cache].size(); ++i)
+        costs.push_back(1000 * (1 / speeds[deep][cache][i] - 1 / speeds[shallow][cache][i]) / n);
+    return costs;
+}
+
+namespace {
+
+/// What depth costs a token, beside llama.cpp's types; empty without two depths.
+std::string depth_markdown(const SpeedRuns& runs) {
+    const auto range = runs.depth_range();
+    if (!range) return "";
+    std::string out = fmt::format(
+        "\nWhat 1024 tokens more in the cache add to a token's time, from depth {} to {}:\n\n| cache | ms |",
+        runs.tests[range->first].depth, runs.tests[range->second].depth);
+    std::string rule = "|---|---|";
+    for (size_t c = runs.n_plans; c < runs.caches.size(); ++c) {
+        out += fmt::format(" x {} |", runs.caches[c]);
+        rule += "---|";
+    }
+    out += "\n" + rule + "\n";
+    for (size_t c = 0; c < runs.caches.size(); ++c) {
+        const std::vector<double> costs = runs.depth_cost(*range, c);
+        out += fmt::format("| {} | {} |", column_of(runs, c), spread_text(spread_of(costs), 3));
+        for (size_t r = runs.n_plans; r < runs.caches.size(); ++r) {
+            std::vector<double> ratios = runs.depth_cost(*range, r);
+            for (size_t i = 0; i < costs.size(); ++i) ratios[i] = costs[i] / ratios[i];
+            out += c == r ? " |" : fmt::format(" {} |", spread_text(spread_of(std::move(ratios)), 2));
+        }
+        out += "\n";
+    }
+    return out;
+}
+
+}  // namespace
+
 std::string speed_markdown(const SpeedRuns& runs) {
     std::string out =
         fmt::format("{}, {} rounds, the caches in turn; medians (least to most), ratios within each round. `{}`\n\n",
@@ -101,7 +153,7 @@ std::string speed_markdown(const SpeedRuns& runs) {
             out += "\n";
         }
     }
-    return out;
+    return out + depth_markdown(runs);
 }
 
 std::string speed_csv(const SpeedRuns& runs) {
@@ -144,6 +196,15 @@ std::string speed_json(const SpeedRuns& runs) {
             row["speeds"].push_back(std::move(speed));
         }
         json[test.n_gen > 0 ? "rows" : "prefill"].push_back(std::move(row));
+    }
+    if (const auto range = runs.depth_range()) {
+        Json cost = {{"unit", "ms a token for 1024 more in the cache"},
+                     {"from", runs.tests[range->first].depth},
+                     {"to", runs.tests[range->second].depth},
+                     {"columns", Json::array()}};
+        for (size_t c = 0; c < runs.caches.size(); ++c)
+            cost["columns"].push_back(to_json(spread_of(runs.depth_cost(*range, c))));
+        json["depth_cost"] = std::move(cost);
     }
     return json.dump(1) + "\n";
 }

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace kvaq {
@@ -52,6 +54,11 @@ struct SpeedRuns {
 
     /// speeds[test][cache][i] / speeds[test][reference][i], over the rounds i.
     [[nodiscard]] Spread ratio(size_t test, size_t cache, size_t reference) const;
+
+    /// The shallowest and the deepest decode test of the first number of tokens; none if all decode at one depth.
+    [[nodiscard]] std::optional<std::pair<size_t, size_t>> depth_range() const;
+    /// What 1024 tokens more in the cache add to a token's time, in milliseconds, by round: 1000 (1 / speed_deep - 1 / speed_shallow) 1024 / (depth_deep - depth_shallow).
+    [[nodiscard]] std::vector<double> depth_cost(std::pair<size_t, size_t> range, size_t cache) const;
 };
 
 // llama-bench's table with a column for the cache, medians with their spread, and per type of llama.cpp the median of the ratios in each round.

@@ -76,6 +76,30 @@ TEST(Speed, TableHasARowPerTestAndCacheAndARatioPerType) {
     EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 2 + 2 + 6);
 }
 
+TEST(Speed, WhatDepthCostsIsWithinRoundsToo) {
+    SpeedRuns runs = two_rounds();
+    EXPECT_FALSE(runs.depth_range());
+    EXPECT_EQ(speed_markdown(runs).find("1024 tokens more"), std::string::npos);
+    runs.tests.push_back({.n_prompt = 0, .n_gen = 32, .depth = 0});
+    runs.speeds.push_back({{100, 50}, {100, 50}, {100, 50}});
+    const auto range = runs.depth_range();
+    ASSERT_TRUE(range);
+    EXPECT_EQ(*range, (std::pair<size_t, size_t>{2, 0}));
+    // 4096 tokens: (1000 / 60 - 1000 / 100) / 4 and (1000 / 20 - 1000 / 50) / 4 of f16
+    const std::vector<double> f16 = runs.depth_cost(*range, 1);
+    ASSERT_EQ(f16.size(), 2U);
+    EXPECT_NEAR(f16[0], 1.6667, 1e-4);
+    EXPECT_NEAR(f16[1], 7.5, 1e-9);
+    const std::string table = speed_markdown(runs);
+    EXPECT_NE(table.find("from depth 0 to 4096"), std::string::npos) << table;
+    // The plan's: .2778 and 3.3333, so .1667 and .4444 times f16's
+    EXPECT_NE(table.find("| kvaq k4v4-rot | 1.806 (0.278 to 3.333) | 0.31 (0.17 to 0.44) |"), std::string::npos)
+        << table;
+    const nlohmann::json json = nlohmann::json::parse(speed_json(runs));
+    EXPECT_EQ(json.at("depth_cost").at("to"), 4096);
+    EXPECT_NEAR(json["depth_cost"]["columns"][1].at("max").get<double>(), 7.5, 1e-9);
+}
+
 TEST(Speed, CsvHasEveryRoundAndQuotesCommas) {
     const std::string csv = speed_csv(two_rounds());
     EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 1 + 2 * 3 * 2);
