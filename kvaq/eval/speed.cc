@@ -29,6 +29,28 @@ std::string csv_field(const std::string& text) {
     return out + "\"";
 }
 
+/// A Markdown table's first two lines: its own columns, then one of ratios per type of llama.cpp.
+std::string head_with_ratios(const SpeedRuns& runs, const std::vector<std::string>& columns) {
+    std::string head = "|";
+    std::string rule = "|";
+    const auto add = [&](const std::string& column) {
+        head += " " + column + " |";
+        rule += "---|";
+    };
+    for (const std::string& column : columns) add(column);
+    for (size_t c = runs.n_plans; c < runs.caches.size(); ++c) add("x " + runs.caches[c]);
+    return head + "\n" + rule + "\n";
+}
+
+/// The end of a cache's row there; ratio(r): to cache r.
+template <typename Ratio>
+std::string ratio_cells(const SpeedRuns& runs, size_t cache, Ratio ratio) {
+    std::string cells;
+    for (size_t r = runs.n_plans; r < runs.caches.size(); ++r)
+        cells += cache == r ? " |" : fmt::format(" {} |", spread_text(ratio(r), 2));
+    return cells + "\n";
+}
+
 Json to_json(const Spread& spread) { return {{"median", spread.median}, {"min", spread.least}, {"max", spread.most}}; }
 
 }  // namespace
@@ -107,24 +129,18 @@ namespace {
 std::string depth_markdown(const SpeedRuns& runs) {
     const auto range = runs.depth_range();
     if (!range) return "";
-    std::string out = fmt::format(
-        "\nWhat 1024 tokens more in the cache add to a token's time, from depth {} to {}:\n\n| cache | ms |",
-        runs.tests[range->first].depth, runs.tests[range->second].depth);
-    std::string rule = "|---|---|";
-    for (size_t c = runs.n_plans; c < runs.caches.size(); ++c) {
-        out += fmt::format(" x {} |", runs.caches[c]);
-        rule += "---|";
-    }
-    out += "\n" + rule + "\n";
+    std::string out =
+        fmt::format("\nWhat 1024 tokens more in the cache add to a token's time, from depth {} to {}:\n\n",
+                    runs.tests[range->first].depth, runs.tests[range->second].depth);
+    out += head_with_ratios(runs, {"cache", "ms"});
     for (size_t c = 0; c < runs.caches.size(); ++c) {
         const std::vector<double> costs = runs.depth_cost(*range, c);
         out += fmt::format("| {} | {} |", column_of(runs, c), spread_text(spread_of(costs), 3));
-        for (size_t r = runs.n_plans; r < runs.caches.size(); ++r) {
+        out += ratio_cells(runs, c, [&](size_t r) {
             std::vector<double> ratios = runs.depth_cost(*range, r);
             for (size_t i = 0; i < costs.size(); ++i) ratios[i] = costs[i] / ratios[i];
-            out += c == r ? " |" : fmt::format(" {} |", spread_text(spread_of(std::move(ratios)), 2));
-        }
-        out += "\n";
+            return spread_of(std::move(ratios));
+        });
     }
     return out;
 }
@@ -135,22 +151,14 @@ std::string speed_markdown(const SpeedRuns& runs) {
     std::string out =
         fmt::format("{}, {} rounds, the caches in turn; medians (least to most), ratios within each round. `{}`\n\n",
                     runs.about.cpu, runs.speeds[0][0].size(), runs.command);
-    out += "| model | size | params | backend | threads | cache | test | t/s |";
-    std::string rule = "|---|---|---|---|---|---|---|---|";
-    for (size_t c = runs.n_plans; c < runs.caches.size(); ++c) {
-        out += fmt::format(" x {} |", runs.caches[c]);
-        rule += "---|";
-    }
-    out += "\n" + rule + "\n";
+    out += head_with_ratios(runs, {"model", "size", "params", "backend", "threads", "cache", "test", "t/s"});
     for (size_t t = 0; t < runs.tests.size(); ++t) {
         for (size_t c = 0; c < runs.caches.size(); ++c) {
             out += fmt::format("| {} | {:.2f} MiB | {:.2f} M | {} | {} | {} | {} | {} |", runs.about.model,
                                runs.about.model_bytes / (1 << 20), runs.about.model_parameters / 1e6,
                                runs.about.backend, runs.n_threads, column_of(runs, c), runs.tests[t].name(),
                                spread_text(spread_of(runs.speeds[t][c]), 1));
-            for (size_t r = runs.n_plans; r < runs.caches.size(); ++r)
-                out += c == r ? " |" : fmt::format(" {} |", spread_text(runs.ratio(t, c, r), 2));
-            out += "\n";
+            out += ratio_cells(runs, c, [&](size_t r) { return runs.ratio(t, c, r); });
         }
     }
     return out + depth_markdown(runs);

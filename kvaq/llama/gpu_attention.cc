@@ -19,14 +19,6 @@ struct BackendEvent {
     void* context;
 };
 
-/// The cudaEvent_t of an event; null without one.
-void* cuda_event_of(ggml_backend_event_t event) {
-    if (event == nullptr) return nullptr;
-    BackendEvent inside{};
-    std::memcpy(&inside, event, sizeof inside);
-    return inside.context;
-}
-
 class OneThread final : public Team {
   public:
     [[nodiscard]] size_t index() const noexcept override { return 0; }
@@ -79,9 +71,12 @@ int32_t cuda_device_of(const ggml_tensor* tensor) {
     return cuda_number_of(ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer)));
 }
 
-bool waits_by_event(GpuBackend& gpu) {
+void* shared_event(GpuBackend& gpu) {
     if (gpu.event == nullptr) gpu.event = ggml_backend_event_new(ggml_backend_get_device(gpu.backend));
-    return cuda_event_of(gpu.event) != nullptr;
+    if (gpu.event == nullptr) return nullptr;
+    BackendEvent inside{};
+    std::memcpy(&inside, gpu.event, sizeof inside);
+    return inside.context;
 }
 
 void run_on_gpu(ServedContext& context, ServedNode& served, ggml_tensor* node) {
@@ -117,13 +112,14 @@ void run_on_gpu(ServedContext& context, ServedNode& served, ggml_tensor* node) {
     call.rule.sink_logits = node->src[4] != nullptr ? served.sink_logits.data() : nullptr;
     OneThread team;
     const auto start = std::chrono::steady_clock::now();
-    if (waits_by_event(gpu)) {
+    void* event = shared_event(gpu);
+    if (event != nullptr) {
         ggml_backend_event_record(gpu.event, gpu.backend);
-        context.cache->begin_after(served.device, cuda_event_of(gpu.event));
+        context.cache->begin_after(served.device, event);
     }
     context.handler->attend(call, team);
-    if (waits_by_event(gpu) && !served.program_wants) {
-        context.cache->signal(served.device, cuda_event_of(gpu.event));
+    if (event != nullptr && !served.program_wants) {
+        context.cache->signal(served.device, event);
         ggml_backend_event_wait(gpu.backend, gpu.event);
     } else {
         context.cache->wait(served.device);

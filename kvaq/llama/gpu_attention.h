@@ -29,8 +29,9 @@ enum class KvDevice { kAuto, kCpu, kGpu };
 /// CUDA's number of the device that holds a tensor; -1 for the host and other devices.
 [[nodiscard]] int32_t cuda_device_of(const ggml_tensor* tensor);
 
-/// Whether our stream and the backend's can wait for each other by an event (which is made), so that the host need not wait for either.
-[[nodiscard]] bool waits_by_event(GpuBackend& gpu);
+/// The event (a cudaEvent_t) by which our stream and the backend's wait for each other, so that the host need not wait for either; made at the first call. Null:
+/// the backend has none.
+[[nodiscard]] void* shared_event(GpuBackend& gpu);
 /// Computes a node after what comes before it in the graph. The backend goes on when it is done; the host need not wait.
 void run_on_gpu(ServedContext& context, ServedNode& served, ggml_tensor* node);
 

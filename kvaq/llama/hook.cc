@@ -268,9 +268,10 @@ bool look_at(ServedContext& context, ggml_tensor* node) {
         ServedNode& served = *context.nodes.at(node);
         program_wants = served.program_wants || served.device < 0;
         try {
-            if (served.device >= 0)
+            if (served.device >= 0) {
                 context.gpus.at(served.device).in_order = false;  // where the wait was not ours to leave out
-            if (served.device >= 0) run_on_gpu(context, served, node);
+                run_on_gpu(context, served, node);
+            }
         } catch (const std::exception& error) {  // the caller is C
             context.fail(-2, error.what());
         }
@@ -291,7 +292,7 @@ bool serve_callback(ggml_tensor* node, bool ask, void* user_data) {
         if (served == nullptr || served->device < 0) return program_wants;
         served->program_wants = program_wants;
         GpuBackend& gpu = context.gpus.at(served->device);
-        gpu.in_order = !program_wants && waits_by_event(gpu);
+        gpu.in_order = !program_wants && shared_event(gpu) != nullptr;
     } catch (const std::exception& error) {  // the caller is C
         context.fail(-2, error.what());
         return program_wants;
