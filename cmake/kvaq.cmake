@@ -43,6 +43,13 @@ function(kvaq_sources out folder)
   set(${out} ${sources} PARENT_SCOPE)
 endfunction()
 
+# For what holds no loop that counts (tests, the program's verbs): less optimised in Debug, which builds a third faster.
+function(kvaq_quick_to_build)
+  foreach(target ${ARGV})
+    target_compile_options(${target} PRIVATE $<$<AND:$<CONFIG:Debug>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
+  endforeach()
+endfunction()
+
 # Paths that tests of the whole system need.
 function(kvaq_test_paths target)
   target_compile_definitions(${target} PRIVATE KVAQ_MODEL="${KVAQ_MODEL}" KVAQ_BIN_DIR="${KVAQ_LLAMA_BIN_DIR}"
@@ -58,6 +65,7 @@ function(kvaq_tests folder library)
   endif()
   add_executable(kvaq_${folder}_tests ${sources})
   target_link_libraries(kvaq_${folder}_tests PRIVATE ${library} GTest::gtest_main)
+  kvaq_quick_to_build(kvaq_${folder}_tests)
   target_compile_definitions(kvaq_${folder}_tests PRIVATE KVAQ_DATA_DIR="${CMAKE_SOURCE_DIR}/data")
   set(label fast)
   set(serial FALSE)

@@ -62,8 +62,8 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     const size_t padded_k = (largest.head_dim_k + 15) / 16 * 16;
     grow(keys_, std::max(largest.head_dim_k, largest.head_dim_v) * tile_tokens);  // sealing uses it for both sides
     grow(values_, largest.padded_v() * tile_tokens);
-    const size_t n_scores = rows * kSeveralTiles * tile_tokens;
-    grow(scores_, n_scores);
+    const size_t n_scores = std::min(rows, kStageRows) * kSeveralTiles * tile_tokens;
+    grow(scores_, std::max(n_scores, rows * tile_tokens));
     grow(o_plain_, rows * largest.padded_v());
     grow(o_packed_, rows * largest.padded_v());
     grow(m_, rows);
@@ -74,8 +74,10 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
     grow(matrix_, dim * dim);
     grow(turned_, rows * dim);
     grow(rows_, rows * padded);
-    levels_.reserve(dim, kSeveralTiles * tile_tokens);
-    grow(coefs_, std::max(rows * dim, n_scores));
+    key_levels_.reserve(dim, kSeveralTiles * tile_tokens);
+    value_levels_.reserve(dim, kSeveralTiles * tile_tokens);
+    const size_t stage_rows = std::min(rows, kStageRows);
+    grow(coefs_, std::max(stage_rows * dim, n_scores));
     for (PlainQueries& q : plain_queries_) grow(q.rows, rows * largest.head_dim_k);
     for (PackedQueries& q : packed_queries_) {
         grow(q.rows, rows * largest.head_dim_k);
@@ -85,12 +87,12 @@ void TileAttention::reserve(const Shape& largest, size_t tile_tokens) {
         grow(q.totals, rows * blocks);
         grow(q.offsets, rows);
     }
-    grow(steps_, rows);
-    grow(constants_, rows);
+    grow(steps_, stage_rows);
+    grow(constants_, stage_rows);
     grow(factors_, rows);
-    grow(sums_, rows);
-    grow(init_, rows);
-    grow(acc_, std::max(rows * padded, n_scores));
+    grow(sums_, stage_rows);
+    grow(init_, stage_rows);
+    grow(acc_, std::max(stage_rows * padded, n_scores));
     grow(p_packed_, rows);
     grow(tile_sums_, rows);
 }
@@ -238,15 +240,14 @@ void TileAttention::add_f16(const Keys& keys, size_t tile_tokens, size_t token_b
     if (token_begin >= token_end || keys.begin >= keys.end) return;
     const size_t dim_k = shape_.head_dim_k;
     const size_t dim_v = shape_.padded_v();
-    const size_t row0 = token_begin * shape_.group;
-    const size_t n_rows = (token_end - token_begin) * shape_.group;
+    const Rows rows = rows_of(token_begin, token_end);
     const size_t n_keys = std::min((keys.end + 15) / 16 * 16, tile_tokens);
-    kernels_->scores(&plain_->rows[row0 * dim_k], dim_k, n_rows, dim_k, keys_.data(), tile_tokens, n_keys,
+    kernels_->scores(&plain_->rows[rows.first * dim_k], dim_k, rows.n, dim_k, keys_.data(), tile_tokens, n_keys,
                      scores_.data(), tile_tokens);
-    const Range seen = weigh(keys, n_keys, tile_tokens, token_begin, token_end);
+    const Range seen = weigh(keys, n_keys, tile_tokens, rows);
     if (seen.begin >= seen.end) return;
-    kernels_->accumulate(scores_.data(), tile_tokens, n_rows, seen.begin, seen.end, values_.data(), dim_v, dim_v,
-                         &o_plain_[row0 * dim_v], dim_v);
+    kernels_->accumulate(scores_.data(), tile_tokens, rows.n, seen.begin, seen.end, values_.data(), dim_v, dim_v,
+                         &o_plain_[rows.first * dim_v], dim_v);
 }
 
 void TileAttention::Ahead::begin(const TileLayout& key_layout, size_t keys_but, const TileLayout& value_layout,
@@ -280,47 +281,59 @@ void TileAttention::add_packed(const TileLayout& key_layout, const TileLayout& v
                                size_t token_end, std::span<const PackedTile> soon) noexcept {
     if (token_begin >= token_end || keys.begin >= keys.end) return;
     const size_t n_keys = tiles.size() * key_layout.tile_tokens;
-    const Rows rows{.token_begin = token_begin,
-                    .token_end = token_end,
-                    .first = token_begin * shape_.group,
-                    .n = (token_end - token_begin) * shape_.group};
+    const Rows all = rows_of(token_begin, token_end);
     packed_used_ = true;
     if (!exact_ && !key_layout.spec.is_float16() && !key_reader_)
         key_reader_.emplace(target_, key_layout, tiles[0].keys);
     if (!exact_ && !value_layout.spec.is_float16() && !value_reader_)
         value_reader_.emplace(target_, value_layout, tiles[0].values);
-    const bool key_codes = multiplies_codes(key_reader_, rows.n);
-    const bool value_codes = multiplies_codes(value_reader_, rows.n);
-    const size_t n_steps =  // of what follows
-        (key_codes ? 1 : 2) * tiles.size() + 1 + (value_codes ? 1 : tiles.size() + 1);
+    const bool key_codes = multiplies_codes(key_reader_, all.n);
+    const bool value_codes = multiplies_codes(value_reader_, all.n);
+    const size_t n_stages = (all.n + kStageRows - 1) / kStageRows;
     ahead_.begin(key_layout, key_codes ? code_bytes_of(key_layout) : 0, value_layout,
-                 value_codes ? code_bytes_of(value_layout) : 0, soon, n_steps);
-    if (key_codes) {
-        score_codes(key_layout.tile_tokens, tiles, soon, rows);
-    } else if (key_reader_) {
-        score_levels(key_layout.tile_tokens, tiles, rows);
-    } else {
-        const size_t dim = shape_.head_dim_k;
+                 value_codes ? code_bytes_of(value_layout) : 0, soon,
+                 tiles.size() + (value_codes ? 1 : tiles.size()) + 2 * n_stages);  // steps of what follows
+    if (!key_codes) read_tiles(Side::kKey, key_layout, tiles);
+    if (!value_codes) read_tiles(Side::kValue, value_layout, tiles);
+    for (size_t i = 0; i < all.n; i += kStageRows) {
+        const Rows rows{.first = all.first + i, .n = std::min(kStageRows, all.n - i)};
         ahead_.step();
-        decode_tile(key_layout, tiles[0].keys, keys_.data());
+        if (key_codes) {
+            score_codes(key_layout.tile_tokens, tiles, soon, rows);
+        } else if (key_reader_) {
+            score_levels(n_keys, rows);
+        } else {
+            const size_t dim = shape_.head_dim_k;
+            kernels_->scores(&packed_->rows[rows.first * dim], dim, rows.n, dim, keys_.data(), n_keys, n_keys,
+                             scores_.data(), n_keys);
+        }
         ahead_.step();
-        kernels_->scores(&packed_->rows[rows.first * dim], dim, rows.n, dim, keys_.data(), n_keys, n_keys,
-                         scores_.data(), n_keys);
+        if (value_codes) {
+            sum_codes(value_layout, tiles, soon, keys, rows);
+        } else if (value_reader_) {
+            sum_levels(value_layout, n_keys, keys, rows);
+        } else {
+            const size_t dim = shape_.padded_v();
+            const Range seen = weigh(keys, n_keys, n_keys, rows);
+            if (seen.begin >= seen.end) continue;
+            kernels_->accumulate(scores_.data(), n_keys, rows.n, seen.begin, seen.end, values_.data(), dim, dim,
+                                 &o_packed_[rows.first * dim], dim);
+        }
     }
-    ahead_.step();
-    if (value_codes) {
-        sum_codes(value_layout, tiles, soon, keys, rows);
-    } else if (value_reader_) {
-        sum_levels(value_layout, tiles, keys, rows);
-    } else {
-        const size_t dim = shape_.padded_v();
-        const Range seen = weigh(keys, n_keys, n_keys, token_begin, token_end);
-        if (seen.begin >= seen.end) return;
+    ahead_.finish();
+}
+
+void TileAttention::read_tiles(Side side, const TileLayout& layout, std::span<const PackedTile> tiles) noexcept {
+    const bool key = side == Side::kKey;
+    std::optional<LevelReader>& reader = key ? key_reader_ : value_reader_;
+    for (size_t i = 0; i < tiles.size(); ++i) {
+        const std::byte* tile = key ? tiles[i].keys : tiles[i].values;
         ahead_.step();
-        decode_tile(value_layout, tiles[0].values, values_.data());
-        ahead_.step();
-        kernels_->accumulate(scores_.data(), n_keys, rows.n, seen.begin, seen.end, values_.data(), dim, dim,
-                             &o_packed_[rows.first * dim], dim);
+        if (reader) {
+            reader->read(tile, key ? key_levels_ : value_levels_, i, tiles.size());
+        } else {
+            decode_tile(layout, tile, key ? keys_.data() : values_.data());
+        }
     }
 }
 
@@ -337,37 +350,36 @@ void TileAttention::bend(float* scores, const Range& range, int32_t first_key, s
     }
 }
 
-TileAttention::Range TileAttention::weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin,
-                                          size_t token_end, const TileLevels* scales, bool has_offset) noexcept {
-    const size_t group = shape_.group;
+TileAttention::Range TileAttention::weigh(const Keys& keys, size_t n_keys, size_t ld, const Rows& rows,
+                                          const TileLevels* scales, bool has_offset) noexcept {
     const size_t dim_v = shape_.padded_v();
-    const size_t row0 = token_begin * group;
-    const auto range_of = [&](size_t t) {
+    const size_t end = rows.first + rows.n;
+    const auto range_of = [&](size_t row) {
+        const size_t t = row / shape_.group;
         const int32_t seen_to = first_pos_ + static_cast<int32_t>(t) - keys.first_pos + 1;
         const int32_t seen_from = first_visible(t) - keys.first_pos;
         return Range{.begin = static_cast<size_t>(std::max(static_cast<int32_t>(keys.begin), seen_from)),
                      .end = static_cast<size_t>(std::max(0, std::min(static_cast<int32_t>(keys.end), seen_to)))};
     };
     Range all{.begin = n_keys, .end = 0};
-    for (size_t t = token_begin; t < token_end;) {
-        const Range range = range_of(t);
-        size_t next = t + 1;  // tokens that see the same keys are weighed together
-        while (next < token_end && range_of(next) == range) ++next;
-        const size_t row1 = t * group;
-        const size_t n_rows = (next - t) * group;
-        const size_t r = row1 - row0;
+    for (size_t first = rows.first; first < end;) {
+        const Range range = range_of(first);
+        size_t next = first + 1;  // rows that see the same keys are weighed together
+        while (next < end && range_of(next) == range) ++next;
+        const size_t n_rows = next - first;
+        const size_t r = first - rows.first;
         float* s = &scores_[r * ld];
-        for (size_t row = row1; row < row1 + n_rows; ++row) bend(s + (row - row1) * ld, range, keys.first_pos, row);
+        for (size_t row = first; row < next; ++row) bend(s + (row - first) * ld, range, keys.first_pos, row);
         if (scales != nullptr) {
             kernels_->softmax_coefs(s, ld, n_rows, n_keys, range.begin, range.end, scales->scale.data(),
-                                    has_offset ? scales->offset.data() : nullptr, &m_[row1], &l_[row1],
-                                    &tile_sums_[row1], &factors_[row1], &coefs_[r * ld], ld, &steps_[r], &sums_[r],
+                                    has_offset ? scales->offset.data() : nullptr, &m_[first], &l_[first],
+                                    &tile_sums_[first], &factors_[first], &coefs_[r * ld], ld, &steps_[r], &sums_[r],
                                     &constants_[r]);
         } else {
-            kernels_->softmax_step(s, ld, n_rows, n_keys, range.begin, range.end, &m_[row1], &l_[row1],
-                                   &tile_sums_[row1], &factors_[row1]);
+            kernels_->softmax_step(s, ld, n_rows, n_keys, range.begin, range.end, &m_[first], &l_[first],
+                                   &tile_sums_[first], &factors_[first]);
         }
-        for (size_t row = row1; row < row1 + n_rows; ++row) {
+        for (size_t row = first; row < next; ++row) {
             const float factor = factors_[row];
             if (factor == 1.0F) continue;
             kernels_->scale(&o_plain_[row * dim_v], dim_v, factor);
@@ -378,7 +390,7 @@ TileAttention::Range TileAttention::weigh(const Keys& keys, size_t n_keys, size_
             all.begin = std::min(all.begin, range.begin);
             all.end = std::max(all.end, range.end);
         }
-        t = next;
+        first = next;
     }
     return all;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvaq/attention/block_kernels.h"
+#include "kvaq/base/aligned_vector.h"
 #include "kvaq/base/attention_call.h"
 #include "kvaq/base/rope.h"
 #include "kvaq/cache/tile_levels.h"
@@ -166,16 +167,21 @@ class TileAttention {
     void make_plain(int32_t delta, PlainQueries& plain) noexcept;
     void make_packed(int32_t delta, int32_t steps_back, PackedQueries& packed) noexcept;
     void make_coefs(PackedQueries& packed) noexcept;
-    /// Query tokens of one add_packed, and their rows.
+    /// Rows first to first + n - 1 of the block.
     struct Rows {
-        size_t token_begin = 0, token_end = 0;
         size_t first = 0, n = 0;
     };
-    void score_levels(size_t tile_tokens, std::span<const PackedTile> tiles, const Rows& rows) noexcept;
+    [[nodiscard]] Rows rows_of(size_t token_begin, size_t token_end) const noexcept {
+        return {.first = token_begin * shape_.group, .n = (token_end - token_begin) * shape_.group};
+    }
+    /// Rows that go through scores, weights and sums of packed tiles together: what is between stays in a core's first cache.
+    static constexpr size_t kStageRows = 16;
+    /// Unpacks the side's tiles: as levels_ where there is a reader, else to keys_ or values_.
+    void read_tiles(Side side, const TileLayout& layout, std::span<const PackedTile> tiles) noexcept;
+    void score_levels(size_t n_keys, const Rows& rows) noexcept;
     void add_scores(const LevelShape& shape, size_t block, size_t n_keys, const Rows& rows) noexcept;
     /// Weighs what score_... left, and adds the values.
-    void sum_levels(const TileLayout& layout, std::span<const PackedTile> tiles, const Keys& keys,
-                    const Rows& rows) noexcept;
+    void sum_levels(const TileLayout& layout, size_t n_keys, const Keys& keys, const Rows& rows) noexcept;
     void add_sums(const TileLayout& layout, const LevelShape& shape, size_t block, const Rows& rows) noexcept;
 
     /// Few rows multiply packed codes as they are (dot_codes): their bytes are written nowhere. The sums are the same integers.
@@ -189,8 +195,8 @@ class TileAttention {
     void bend(float* scores, const Range& range, int32_t first_key, size_t row) const noexcept;
     /// Scores to weights, earlier sums rescaled; the keys that any row sees. scales: the weights go on as coefs_ of values with these scales, and constants_
     /// are their sums with the offsets.
-    Range weigh(const Keys& keys, size_t n_keys, size_t ld, size_t token_begin, size_t token_end,
-                const TileLevels* scales = nullptr, bool has_offset = false) noexcept;
+    Range weigh(const Keys& keys, size_t n_keys, size_t ld, const Rows& rows, const TileLevels* scales = nullptr,
+                bool has_offset = false) noexcept;
     void finish(const TileLayout& value_layout) noexcept;
 
     Shape shape_;
@@ -209,15 +215,18 @@ class TileAttention {
     PlainQueries* plain_ = &plain_queries_[0];     ///< those of the f16 tiles being added
     PackedQueries* packed_ = &packed_queries_[0];  ///< of the packed ones
     uint64_t clock_ = 0;
-    std::vector<float> keys_, values_, scores_, o_plain_, o_packed_, m_, l_, matrix_, rows_, turned_;
+    std::vector<float> keys_, values_, o_plain_, o_packed_, m_, l_, matrix_, rows_, turned_;
+    AlignedVector<float> scores_;                           ///< [row of the stage][key]
     const TransformFit* matrix_of_ = nullptr;               ///< whose basis matrix_ holds
     std::optional<LevelReader> key_reader_, value_reader_;  ///< of the run in progress, once a packed tile has been met
-    TileLevels levels_;
+    TileLevels key_levels_, value_levels_;
     Ahead ahead_;
-    std::vector<int16_t> coefs_;
-    std::vector<float> steps_;
-    std::vector<float> constants_, factors_;  ///< [row]
-    std::vector<int32_t> sums_, init_, acc_;
+    // Of the rows of a stage.
+    AlignedVector<int16_t> coefs_;
+    AlignedVector<int32_t> acc_;
+    std::vector<float> steps_, constants_;
+    std::vector<int32_t> sums_, init_;
+    std::vector<float> factors_;    ///< [row]
     std::vector<float> p_packed_;   ///< [row] sum of weights of packed tokens, scaled as o
     std::vector<float> tile_sums_;  ///< [row] sum of weights of the tile that was weighed last
 };

@@ -98,22 +98,18 @@ void TileAttention::make_coefs(PackedQueries& packed) noexcept {
     }
 }
 
-/// Of one tile, or of several side by side.
-void TileAttention::score_levels(size_t tile_tokens, std::span<const PackedTile> tiles, const Rows& rows) noexcept {
-    for (size_t i = 0; i < tiles.size(); ++i) {
-        ahead_.step();
-        key_reader_->read(tiles[i].keys, levels_, i, tiles.size());
-    }
+/// Of the tiles that were read side by side.
+void TileAttention::score_levels(size_t n_keys, const Rows& rows) noexcept {
+    const TileLevels& levels = key_levels_;
     const LevelShape& shape = key_reader_->shape();
-    const size_t n_keys = tiles.size() * tile_tokens;
     const size_t dim = shape_.head_dim_k;
     const size_t all_rows = shape_.n_rows();
     float* s = scores_.data();
     for (size_t block = 0; block < shape.n_blocks; ++block) {
         const size_t first = block * shape.block;
         if (shape.per_channel) {
-            const float* scale = &levels_.scale[block * shape.stride];
-            const float* offset = &levels_.offset[block * shape.stride];
+            const float* scale = &levels.scale[block * shape.stride];
+            const float* offset = &levels.offset[block * shape.stride];
             const float* q = &packed_->rows[rows.first * dim];
             kernels_->quantize_coefs(q, dim, scale, rows.n, dim, CoefSize::kWide, coefs_.data(), dim, steps_.data(),
                                      sums_.data());
@@ -121,7 +117,7 @@ void TileAttention::score_levels(size_t tile_tokens, std::span<const PackedTile>
                 init_[r] = 0;
                 constants_[r] = kernels_->dot(q + r * dim, offset, dim);
             }
-            kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, shape.block / 16, dim / 4,
+            kernels_->dot_cells(&levels.cells[first * 4], levels.cell_stride, shape.block / 16, dim / 4,
                                 CoefSize::kWide, coefs_.data(), dim, rows.n, init_.data(), acc_.data(), n_keys);
             kernels_->add_levels(acc_.data(), n_keys, rows.n, shape.block, steps_.data(), nullptr, nullptr, nullptr,
                                  constants_.data(), s + first, n_keys);
@@ -129,13 +125,9 @@ void TileAttention::score_levels(size_t tile_tokens, std::span<const PackedTile>
         }
         const int32_t* sums = &packed_->sums[block * all_rows + rows.first];
         for (size_t r = 0; r < rows.n; ++r) init_[r] = -shape.bias * sums[r];
-        for (size_t key = 0; key < n_keys; key += tile_tokens) {
-            if (block == 0) ahead_.step();
-            kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride + key * 4], levels_.cell_stride,
-                                tile_tokens / 16, block_channels(shape, block) / 4, coefs_of_q_,
-                                &packed_->coefs[rows.first * dim + first], dim, rows.n, init_.data(), &acc_[key],
-                                n_keys);
-        }
+        kernels_->dot_cells(&levels.cells[first / 4 * levels.cell_stride], levels.cell_stride, n_keys / 16,
+                            block_channels(shape, block) / 4, coefs_of_q_, &packed_->coefs[rows.first * dim + first],
+                            dim, rows.n, init_.data(), acc_.data(), n_keys);
         add_scores(shape, block, n_keys, rows);
     }
 }
@@ -143,8 +135,8 @@ void TileAttention::score_levels(size_t tile_tokens, std::span<const PackedTile>
 /// acc_ is the block's sums of products.
 void TileAttention::add_scores(const LevelShape& shape, size_t block, size_t n_keys, const Rows& rows) noexcept {
     const size_t first = block * shape_.n_rows() + rows.first;
-    const float* scale = &levels_.scale[block * shape.stride];
-    const float* offset = shape.has_offset ? &levels_.offset[block * shape.stride] : nullptr;
+    const float* scale = &key_levels_.scale[block * shape.stride];
+    const float* offset = shape.has_offset ? &key_levels_.offset[block * shape.stride] : nullptr;
     kernels_->add_levels(acc_.data(), n_keys, rows.n, n_keys, &packed_->steps[first], scale, offset,
                          &packed_->totals[first], block == 0 ? &packed_->offsets[rows.first] : nullptr, scores_.data(),
                          n_keys);
@@ -166,7 +158,7 @@ void TileAttention::score_codes(size_t tile_tokens, std::span<const PackedTile> 
     std::array<PackedCodes, LevelReader::kMostBands> runs;
     for (size_t i = 0; i < tiles.size(); ++i) {
         ahead_.step();
-        reader.read_scales(tiles[i].keys, levels_, i);
+        reader.read_scales(tiles[i].keys, key_levels_, i);
         for (size_t band = 0; band < reader.n_bands(); ++band) {
             runs[band] = reader.codes(band, tiles[i].keys);
             if (i < soon.size()) runs[band].soon = bytes_between(tiles[i].keys, soon[i].keys);
@@ -188,9 +180,8 @@ void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTi
     const LevelReader& reader = *value_reader_;
     const size_t dim = shape_.padded_v();
     const size_t n_keys = tiles.size() * layout.tile_tokens;
-    for (size_t i = 0; i < tiles.size(); ++i) reader.read_scales(tiles[i].values, levels_, i);
-    const Range seen =
-        weigh(keys, n_keys, n_keys, rows.token_begin, rows.token_end, &levels_, reader.shape().has_offset);
+    for (size_t i = 0; i < tiles.size(); ++i) reader.read_scales(tiles[i].values, value_levels_, i);
+    const Range seen = weigh(keys, n_keys, n_keys, rows, &value_levels_, reader.shape().has_offset);
     if (seen.begin >= seen.end) return;
     ahead_.step();
     for (size_t r = 0; r < rows.n; ++r) init_[r] = -reader.shape().bias * sums_[r];
@@ -203,34 +194,27 @@ void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTi
         kernels_->dot_codes(runs.data(), tiles.size(), CoefSize::kWide, coefs_.data(), n_keys, rows.n, init_.data(),
                             &acc_[reader.first_channel(band)], dim);
     }
-    ahead_.finish();
     add_sums(layout, reader.shape(), 0, rows);
 }
 
-void TileAttention::sum_levels(const TileLayout& layout, std::span<const PackedTile> tiles, const Keys& keys,
-                               const Rows& rows) noexcept {
-    for (size_t i = 0; i < tiles.size(); ++i) {
-        ahead_.step();
-        value_reader_->read(tiles[i].values, levels_, i, tiles.size());
-    }
+void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, const Keys& keys, const Rows& rows) noexcept {
+    const TileLevels& levels = value_levels_;
     const LevelShape& shape = value_reader_->shape();
-    const size_t n_keys = tiles.size() * layout.tile_tokens;
     const size_t dim = shape_.padded_v();
     const float* p = scores_.data();
     float* o = &o_packed_[rows.first * dim];
     const bool weighed = shape.joins();  // scales and all
-    const Range seen =
-        weigh(keys, n_keys, n_keys, rows.token_begin, rows.token_end, weighed ? &levels_ : nullptr, shape.has_offset);
+    const Range seen = weigh(keys, n_keys, n_keys, rows, weighed ? &levels : nullptr, shape.has_offset);
     if (seen.begin >= seen.end) return;
     for (size_t block = 0; block < shape.n_blocks; ++block) {
-        const float* scale = &levels_.scale[block * shape.stride];
-        const float* offset = &levels_.offset[block * shape.stride];
+        const float* scale = &levels.scale[block * shape.stride];
+        const float* offset = &levels.offset[block * shape.stride];
         const size_t first = block * shape.block;
         if (shape.per_channel) {  // a block of tokens
             kernels_->quantize_coefs(p + first, n_keys, nullptr, rows.n, shape.block, CoefSize::kWide, coefs_.data(),
                                      n_keys, steps_.data(), sums_.data());
             std::fill_n(init_.data(), rows.n, 0);
-            kernels_->dot_cells(&levels_.cells[first / 4 * levels_.cell_stride], levels_.cell_stride, dim / 16,
+            kernels_->dot_cells(&levels.cells[first / 4 * levels.cell_stride], levels.cell_stride, dim / 16,
                                 shape.block / 4, CoefSize::kWide, coefs_.data(), n_keys, rows.n, init_.data(),
                                 acc_.data(), dim);
             for (size_t r = 0; r < rows.n; ++r) constants_[r] = steps_[r] * static_cast<float>(sums_[r]);
@@ -245,8 +229,7 @@ void TileAttention::sum_levels(const TileLayout& layout, std::span<const PackedT
                 constants_[r] = kernels_->dot(p + r * n_keys, offset, n_keys);
         }
         for (size_t r = 0; r < rows.n; ++r) init_[r] = -shape.bias * sums_[r];
-        if (block == 0) ahead_.step();
-        kernels_->dot_cells(&levels_.cells[first * 4], levels_.cell_stride, padded_channels(shape, block) / 16,
+        kernels_->dot_cells(&levels.cells[first * 4], levels.cell_stride, padded_channels(shape, block) / 16,
                             n_keys / 4, CoefSize::kWide, coefs_.data(), n_keys, rows.n, init_.data(), acc_.data(), dim);
         add_sums(layout, shape, block, rows);
     }

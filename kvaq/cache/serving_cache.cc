@@ -13,7 +13,7 @@
 namespace kvaq {
 namespace {
 
-constexpr size_t kBlockRows = 48;   // query rows that share one decoded tile in prefill: o and scores stay in L2
+constexpr size_t kBlockRows = 96;   // query rows that share one decoded tile in prefill: o and scores stay in L2
 constexpr size_t kSplitTokens = 8;  // blocks up to this many query tokens are split over runs of pages
 constexpr size_t kRunPages = 16;    // fixed, so the result does not depend on the number of threads
 constexpr size_t kMaxKvHeads = 256;

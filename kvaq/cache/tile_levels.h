@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kvaq/base/aligned_vector.h"
 #include "kvaq/base/simd_target.h"
 #include "kvaq/cache/tile.h"
 #include "kvaq/cache/tile_codes.h"
@@ -34,7 +35,7 @@ struct LevelShape {
 /// A packed tile as attention's integer kernels read it. cells[quad * cell_stride + lane * 4 + i]; keys: lane = token, 4 quad + i =
 /// channel; values: lane = channel, 4 quad + i = token.
 struct TileLevels {
-    std::vector<uint8_t> cells;
+    AlignedVector<uint8_t> cells;
     size_t cell_stride = 0;
     std::vector<float> scale, offset;  ///< [block][stride], see LevelShape
 

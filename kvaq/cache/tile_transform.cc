@@ -179,20 +179,6 @@ KVAQ_CLONES void add_error(const float* __restrict u, size_t n, const Codebook& 
     }
 }
 
-/// The same with the errors that trellis codes make on average.
-KVAQ_CLONES void add_trellis_error(const float* __restrict u, size_t n, const float* __restrict errors, const Row& gain,
-                                   const Row& inverse, float weight, Row& error) noexcept {
-    for (size_t t = 0; t < n; ++t) {
-        const float v = u[t] * inverse[t];
-        const float size = v < 0 ? -v : v;
-        const float most = 127.5F;
-        const float inside = size < most ? size : most;
-        const float beyond = size - inside;
-        const float e = errors[static_cast<uint32_t>(inside * (1.0F / kTrellisErrorStep))] + beyond * beyond;
-        error[t] += weight * (e * (gain[t] * gain[t]));
-    }
-}
-
 /// Codes of one channel at these gains.
 KVAQ_CLONES void quantize(const float* __restrict u, size_t n, const Codebook& book, const Row& inverse,
                           uint8_t* __restrict codes) noexcept {
@@ -325,9 +311,8 @@ void encode_transform_tile(const TileLayout& layout, const float* x, std::byte* 
             // Reverse water-filling spends bits until all channels' errors cost the same: an error of one step weighs about 4^bits.
             const float weight = std::ldexp(1.0F, 2 * bits);
             if (band.coding == BandCoding::kTrellis) {
-                const float* errors = trellis_errors(static_cast<unsigned>(bits)).data();
-                for (size_t i = band.first_channel; i < size_t{band.first_channel} + band.n_channels; ++i)
-                    add_trellis_error(&s.u[i * n], n, errors, gain, inverse, weight, error);
+                trellis_add_errors(static_cast<unsigned>(bits), &s.u[size_t{band.first_channel} * n], band.n_channels,
+                                   n, gain.data(), inverse.data(), weight, error.data());
                 continue;
             }
             const Codebook book = codebook_of(fit, bits);

@@ -12,7 +12,9 @@ namespace kvaq {
 #if defined(__x86_64__)
 namespace trellis_avx512 {
 void search(unsigned bits, const int16_t* level, const int16_t* x, uint8_t* codes) noexcept;
-}
+void add_errors(const float* table, const float* u, size_t n_channels, size_t n, const float* gain,
+                const float* inverse, float weight, float* error) noexcept;
+}  // namespace trellis_avx512
 #endif
 
 namespace {
@@ -40,6 +42,7 @@ struct Trellis : TrellisShape<kBits> {
     /// One value more.
     [[gnu::always_inline]] static inline void step(const Row& level, int16_t x, std::array<int16_t, kStates>& path,
                                                    std::array<int16_t, kStates>& back, bool normalize) noexcept {
+        // Distances first: the least error is that of the least distance.
         alignas(64) std::array<int16_t, 2 * kStates> error;
         alignas(64) std::array<int16_t, 2 * kStates> pick = {};
         for (size_t i = 0; i < 2 * kStates; ++i) error[i] = INT16_MAX;
@@ -48,11 +51,13 @@ struct Trellis : TrellisShape<kBits> {
             for (size_t i = 0; i < 2 * kStates; ++i) {
                 const auto d = static_cast<int16_t>(x - row[i]);
                 const auto size = d < 0 ? static_cast<int16_t>(-d) : d;
-                const auto near = size < kTrellisSquared ? size : kTrellisSquared;
-                const auto e = static_cast<int16_t>(near * near + (size - near));
-                pick[i] = e < error[i] ? static_cast<int16_t>(2 * k) : pick[i];
-                error[i] = e < error[i] ? e : error[i];
+                pick[i] = size < error[i] ? static_cast<int16_t>(2 * k) : pick[i];
+                error[i] = size < error[i] ? size : error[i];
             }
+        }
+        for (int16_t& e : error) {
+            const auto near = e < kTrellisSquared ? e : kTrellisSquared;
+            e = static_cast<int16_t>(near * near + (e - near));
         }
         alignas(64) std::array<int16_t, kStates> next;  // [u][s]
         for (size_t u = 0; u < 2; ++u) {
@@ -145,13 +150,35 @@ const Row& order_of(unsigned bits) noexcept {
     return rows[bits];
 }
 
+/// In the search's units, rounded half to even.
+KVAQ_CLONES void to_units(const float* __restrict x, float scale, int16_t* __restrict units) noexcept {
+    constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding and taking it away rounds |x| < 2^22
+    for (size_t i = 0; i < kCell; ++i) {
+        const float low = x[i] > -kMostStep ? x[i] : -kMostStep;  // NaN: -kMostStep
+        const float cut = low > kMostStep ? kMostStep : low;
+        units[i] = static_cast<int16_t>(static_cast<int32_t>((cut * scale + kRound) - kRound));
+    }
+}
+
+KVAQ_CLONES void add_errors(const float* __restrict table, const float* __restrict u, size_t n_channels, size_t n,
+                            const float* __restrict gain, const float* __restrict inverse, float weight,
+                            float* __restrict error) noexcept {
+    for (size_t c = 0; c < n_channels; ++c, u += n) {
+        for (size_t t = 0; t < n; ++t) {
+            const float v = u[t] * inverse[t];
+            const float size = v < 0 ? -v : v;
+            const float most = 127.5F;
+            const float inside = size < most ? size : most;
+            const float beyond = size - inside;
+            const float e = table[static_cast<uint32_t>(inside * (1.0F / kTrellisErrorStep))] + beyond * beyond;
+            error[t] += weight * (e * (gain[t] * gain[t]));
+        }
+    }
+}
+
 void search(TrellisTarget target, unsigned bits, const Row& level, const float* x, uint8_t* codes) noexcept {
     alignas(64) std::array<int16_t, kCell> units;
-    const float scale = std::ldexp(1.0F, kShift[bits]);
-    for (size_t i = 0; i < kCell; ++i) {
-        const float cut = std::clamp(x[i], -kMostStep, kMostStep);
-        units[i] = static_cast<int16_t>(std::lrint(cut * scale));
-    }
+    to_units(x, std::ldexp(1.0F, kShift[bits]), units.data());
 #if defined(__x86_64__)
     if (target == TrellisTarget::kAvx512) return trellis_avx512::search(bits, level.data(), units.data(), codes);
 #endif
@@ -204,6 +231,21 @@ uint8_t trellis_window(unsigned bits, const uint8_t* codes, size_t i) noexcept {
 bool trellis_target_runs(TrellisTarget target) noexcept {
     if (target == TrellisTarget::kPlain) return true;
     return best_simd_target() == SimdTarget::kAvx512 || best_simd_target() == SimdTarget::kAvx512Vnni;
+}
+
+void trellis_add_errors_on(TrellisTarget target, unsigned bits, const float* u, size_t n_channels, size_t n,
+                           const float* gain, const float* inverse, float weight, float* error) noexcept {
+    const float* table = trellis_errors(bits).data();
+#if defined(__x86_64__)
+    if (target == TrellisTarget::kAvx512)
+        return trellis_avx512::add_errors(table, u, n_channels, n, gain, inverse, weight, error);
+#endif
+    add_errors(table, u, n_channels, n, gain, inverse, weight, error);
+}
+
+void trellis_add_errors(unsigned bits, const float* u, size_t n_channels, size_t n, const float* gain,
+                        const float* inverse, float weight, float* error) noexcept {
+    trellis_add_errors_on(best_target(), bits, u, n_channels, n, gain, inverse, weight, error);
 }
 
 void trellis_encode_on(TrellisTarget target, unsigned bits, const float* x, uint8_t* codes) noexcept {

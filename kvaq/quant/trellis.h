@@ -31,6 +31,11 @@ inline constexpr size_t kTrellisErrorBins = 16;
 inline constexpr float kTrellisErrorStep = 8;
 [[nodiscard]] const std::array<float, kTrellisErrorBins>& trellis_errors(unsigned bits) noexcept;
 
+/// What gains cost: of each of n tokens (a multiple of 16), error[t] += weight * gain[t]^2 * E(|u[c * n + t] * inverse[t]|), channel after channel,
+/// with E from trellis_errors; inverse[t] = 1 / gain[t]. The same bits on every instruction set.
+void trellis_add_errors(unsigned bits, const float* u, size_t n_channels, size_t n, const float* gain,
+                        const float* inverse, float weight, float* error) noexcept;
+
 /// Window of value i. codes [64], each below 2^bits. The definition; kernels compute the same in registers.
 [[nodiscard]] uint8_t trellis_window(unsigned bits, const uint8_t* codes, size_t i) noexcept;
 

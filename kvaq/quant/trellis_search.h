@@ -1,6 +1,6 @@
 #pragma once
 
-// PRIVATE header of kvaq/quant: what the two implementations of the trellis search share. They compute the same integers.
+// PRIVATE header of kvaq/quant: what the two implementations of the trellis search share. They compute the same numbers.
 
 #include <cstddef>
 #include <cstdint>
@@ -29,5 +29,7 @@ struct TrellisShape {
 enum class TrellisTarget : uint8_t { kPlain, kAvx512 };
 [[nodiscard]] bool trellis_target_runs(TrellisTarget target) noexcept;
 void trellis_encode_on(TrellisTarget target, unsigned bits, const float* x, uint8_t* codes) noexcept;
+void trellis_add_errors_on(TrellisTarget target, unsigned bits, const float* u, size_t n_channels, size_t n,
+                           const float* gain, const float* inverse, float weight, float* error) noexcept;
 
 }  // namespace kvaq

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kvaq/quant/trellis.h"
 #include "kvaq/quant/trellis_search.h"
 
 // g++ 12 takes the intrinsics' own undefined registers for ours (GCC bug 105593).
@@ -39,27 +40,28 @@ class Search {
   public:
     void step(const int16_t* level, int16_t value, int16_t* back, bool normalize) noexcept {
         const __m512i x = _mm512_set1_epi16(value);
-        const __m512i squared = _mm512_set1_epi16(kTrellisSquared);
-        __m512i error[kErrors];
+        __m512i error[kErrors];  // distances first: the least error is that of the least distance
         __m512i pick[kErrors];
         for (size_t v = 0; v < 256 / kLanes; ++v) {
             const __m512i size = _mm512_abs_epi16(_mm512_sub_epi16(x, _mm512_load_si512(level + v * kLanes)));
-            const __m512i near = _mm512_min_epi16(size, squared);
-            const __m512i e = _mm512_add_epi16(_mm512_mullo_epi16(near, near), _mm512_sub_epi16(size, near));
             const size_t at = v % kErrors;
             // Twice the pick; small trellises hold several picks in one register.
             const __m512i own =
                 _mm512_add_epi16(_mm512_set1_epi16(static_cast<int16_t>(2 * (v * kLanes / (2 * kStates)))), part_);
             if (v < kErrors) {
-                error[at] = e;
+                error[at] = size;
                 pick[at] = own;
             } else {
-                const __mmask32 less = _mm512_cmplt_epi16_mask(e, error[at]);
-                error[at] = _mm512_min_epi16(e, error[at]);
+                const __mmask32 less = _mm512_cmplt_epi16_mask(size, error[at]);
+                error[at] = _mm512_min_epi16(size, error[at]);
                 pick[at] = _mm512_mask_mov_epi16(pick[at], less, own);
             }
         }
         if constexpr (2 * kStates < kLanes) fold(error[0], pick[0]);
+        for (__m512i& e : error) {
+            const __m512i near = _mm512_min_epi16(e, _mm512_set1_epi16(kTrellisSquared));
+            e = _mm512_add_epi16(_mm512_mullo_epi16(near, near), _mm512_sub_epi16(e, near));
+        }
         const __m512i most = _mm512_set1_epi16(kTrellisMostPath);
         const __m512i one = _mm512_set1_epi16(1);
         const auto choose = [&](__m512i a, __m512i b, __m512i pick_a, __m512i pick_b, int16_t* to) {
@@ -189,6 +191,28 @@ void run(const int16_t* level, const int16_t* x, uint8_t* codes) noexcept {
 }
 
 }  // namespace
+
+void add_errors(const float* table, const float* u, size_t n_channels, size_t n, const float* gain,
+                const float* inverse, float weight, float* error) noexcept {
+    static_assert(kTrellisErrorBins == 16);  // of one register
+    const __m512 bins = _mm512_loadu_ps(table);
+    const __m512 most = _mm512_set1_ps(127.5F);
+    for (size_t t = 0; t < n; t += 16) {
+        const __m512 factor = _mm512_loadu_ps(inverse + t);
+        const __m512 g = _mm512_loadu_ps(gain + t);
+        const __m512 squared = _mm512_mul_ps(g, g);
+        __m512 sum = _mm512_loadu_ps(error + t);
+        for (size_t c = 0; c < n_channels; ++c) {
+            const __m512 size = _mm512_abs_ps(_mm512_mul_ps(_mm512_loadu_ps(u + c * n + t), factor));
+            const __m512 inside = _mm512_min_ps(size, most);  // NaN: most
+            const __m512 beyond = _mm512_sub_ps(size, inside);
+            const __m512i bin = _mm512_cvttps_epi32(_mm512_mul_ps(inside, _mm512_set1_ps(1.0F / kTrellisErrorStep)));
+            const __m512 e = _mm512_add_ps(_mm512_permutexvar_ps(bin, bins), _mm512_mul_ps(beyond, beyond));
+            sum = _mm512_add_ps(sum, _mm512_mul_ps(_mm512_set1_ps(weight), _mm512_mul_ps(e, squared)));
+        }
+        _mm512_storeu_ps(error + t, sum);
+    }
+}
 
 void search(unsigned bits, const int16_t* level, const int16_t* x, uint8_t* codes) noexcept {
     switch (bits) {

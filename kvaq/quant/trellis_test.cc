@@ -194,6 +194,46 @@ TEST(Trellis, EveryTargetGivesTheSameCodes) {
     }
 }
 
+TEST(Trellis, EveryTargetFindsTheSameCostsOfGains) {
+    constexpr size_t kN = 32, kChannels = 7;
+    std::mt19937 random(13);
+    std::normal_distribution<float> normal;
+    std::vector<float> u(kChannels * kN), gain(kN), inverse(kN), before(kN);
+    for (float& x : u) x = 60.0F * normal(random);  // some beyond all levels
+    u[5] = -0.0F;
+    for (size_t t = 0; t < kN; ++t) {
+        gain[t] = std::exp2(normal(random));
+        inverse[t] = 1.0F / gain[t];
+        before[t] = std::fabs(normal(random));
+    }
+    for (unsigned bits = 1; bits <= kTrellisMostBits; ++bits) {
+        for (const TrellisTarget target : {TrellisTarget::kPlain, TrellisTarget::kAvx512}) {
+            if (!trellis_target_runs(target)) continue;
+            std::vector<float> error = before, plain = before;
+            trellis_add_errors_on(target, bits, u.data(), kChannels, kN, gain.data(), inverse.data(), 3.0F,
+                                  error.data());
+            trellis_add_errors_on(TrellisTarget::kPlain, bits, u.data(), kChannels, kN, gain.data(), inverse.data(),
+                                  3.0F, plain.data());
+            EXPECT_EQ(error, plain) << bits;
+            for (size_t t = 0; t < kN; ++t) {
+                double want = before[t];
+                for (size_t c = 0; c < kChannels; ++c) {
+                    const double size = std::fabs(double{u[c * kN + t]} / gain[t]);
+                    const double beyond = std::max(0.0, size - 127.5);
+                    const auto bin = static_cast<size_t>(std::min(size, 127.5) / double{kTrellisErrorStep});
+                    want += 3.0 * gain[t] * gain[t] * (double{trellis_errors(bits)[bin]} + beyond * beyond);
+                }
+                EXPECT_NEAR(error[t], want, 1e-5 * want) << bits << " bits, token " << t;
+            }
+            std::vector<float> bad = u;
+            bad[3 * kN + 1] = NAN;
+            trellis_add_errors_on(target, bits, bad.data(), kChannels, kN, gain.data(), inverse.data(), 3.0F,
+                                  error.data());
+            EXPECT_TRUE(std::isnan(error[1]) && std::isfinite(error[2])) << bits;
+        }
+    }
+}
+
 TEST(Trellis, ValuesFarOutsideTakeTheOutermostLevels) {
     for (unsigned bits = 1; bits <= kTrellisMostBits; ++bits) {
         const std::array<int8_t, 256>& levels = trellis_levels(bits);
