@@ -106,13 +106,13 @@ void scan(benchmark::State& state, const std::string& plan, const Heads& heads, 
             for (size_t band = 0; band < reader.n_bands(); ++band) {
                 runs[band] = reader.codes(band, tile);
                 if (!key) {
-                    kernels.dot_codes(&runs[band], 1, size, coefs.data(), n_terms, rows, init.data(),
-                                      &out[reader.first_channel(band)], n_lanes);
+                    kernels.dot_codes(&runs[band], 1, 0, runs[band].planes.n_lanes16, size, coefs.data(), n_terms, rows,
+                                      init.data(), &out[reader.first_channel(band)], n_lanes);
                 }
             }
             if (key) {
-                kernels.dot_codes(runs.data(), reader.n_bands(), size, coefs.data(), n_terms, rows, init.data(),
-                                  out.data(), n_lanes);
+                kernels.dot_codes(runs.data(), reader.n_bands(), 0, n_lanes / 16, size, coefs.data(), n_terms, rows,
+                                  init.data(), out.data(), n_lanes);
             }
         }
         benchmark::DoNotOptimize(out.data());
@@ -205,7 +205,8 @@ void copy(benchmark::State& state, const Heads& heads) {
 }
 
 void register_all() {
-    const std::vector<std::pair<std::string, Heads>> shapes = {{"9x3x64", kSmolLm}, {"4x1x256", kGemma}};
+    const std::vector<std::pair<std::string, Heads>> shapes = {
+        {"9x3x64", kSmolLm}, {"4x1x256", kGemma}, {"32x8x128", kLlama8b}};
     const auto add = [](const std::string& name, auto run) {
         benchmark::RegisterBenchmark(name.c_str(), run)->Unit(benchmark::kMicrosecond);
     };

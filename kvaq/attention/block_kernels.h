@@ -54,10 +54,12 @@ struct BlockKernels {
     void (*dot_cells)(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, CoefSize size,
                       const int16_t* coef, size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out,
                       size_t ld_out);
-    /// The same of codes as they are packed, of n_runs runs of terms one after the other, all of the same lanes: out[r * ld_out + i] = init[r] +
-    /// sum_j coef[r * ld_coef + j] * level(j, i). Codes are read again for every four rows. Null where the target is better off with bytes in memory.
-    void (*dot_codes)(const PackedCodes* runs, size_t n_runs, CoefSize size, const int16_t* coef, size_t ld_coef,
-                      size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out);
+    /// The same of codes as they are packed, of n_runs runs of terms one after the other, all of as many lanes, 16 n_lanes16 of them from the 16 first_lane16-th on:
+    /// out[r * ld_out + i] = init[r] + sum_j coef[r * ld_coef + j] * level(j, 16 first_lane16 + i). Codes are read again for every four rows. Null where the target is
+    /// better off with bytes in memory.
+    void (*dot_codes)(const PackedCodes* runs, size_t n_runs, size_t first_lane16, size_t n_lanes16, CoefSize size,
+                      const int16_t* coef, size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out,
+                      size_t ld_out);
     /// out[r, i] = before + acc[r, i] * steps[r] * scale[i] + offset_factors[r] * offset[i], before = start[r], or out[r, i] if start is null; scale
     /// null: 1, offset null: 0; n a multiple of 16.
     void (*add_levels)(const int32_t* acc, size_t ld_acc, size_t n_rows, size_t n, const float* steps,

@@ -113,17 +113,19 @@ static void dot_lanes(const PackedCodes* runs, size_t n_runs, size_t first_lane,
         }
 #undef KVAQ_DOT_RUN
     }
-    store_sums<kSize>(low, high, out + first_lane * 16, ld_out);
+    store_sums<kSize>(low, high, out, ld_out);
 }
 
 template <bool kTrellis, CoefSize kSize, size_t kRows>
-static inline void dot_rows_of_codes(const PackedCodes* runs, size_t n_runs, const int16_t* coef, size_t ld_coef,
-                                     const int32_t* init, int32_t* out, size_t ld_out) {
+static inline void dot_rows_of_codes(const PackedCodes* runs, size_t n_runs, size_t first_lane, size_t n_lanes,
+                                     const int16_t* coef, size_t ld_coef, const int32_t* init, int32_t* out,
+                                     size_t ld_out) {
     // Sums, levels, tables and coefficients share 32 registers.
     constexpr size_t kMost = kSize == CoefSize::kWide && (kRows == 4 || (kRows == 3 && kTrellis)) ? 2 : 4;
-    const size_t n = runs[0].planes.n_lanes16;
+    const size_t n = runs[0].planes.n_lanes16 | first_lane | n_lanes;  // what divides all
     const size_t step = kMost == 4 && n % 4 == 0 ? 4 : n % 2 == 0 ? 2 : 1;
-    for (size_t lane = 0; lane < n; lane += step) {
+    for (size_t i = 0; i < n_lanes; i += step, out += 16 * step) {
+        const size_t lane = first_lane + i;
         if constexpr (kMost == 4) {
             if (step == 4) {
                 dot_lanes<kTrellis, kSize, kRows, 4>(runs, n_runs, lane, coef, ld_coef, init, out, ld_out);
@@ -138,8 +140,9 @@ static inline void dot_rows_of_codes(const PackedCodes* runs, size_t n_runs, con
     }
 }
 
-static void dot_codes(const PackedCodes* runs, size_t n_runs, CoefSize size, const int16_t* coef, size_t ld_coef,
-                      size_t n_rows, const int32_t* init, int32_t* out, size_t ld_out) {
+static void dot_codes(const PackedCodes* runs, size_t n_runs, size_t first_lane16, size_t n_lanes16, CoefSize size,
+                      const int16_t* coef, size_t ld_coef, size_t n_rows, const int32_t* init, int32_t* out,
+                      size_t ld_out) {
     bool trellis = false;
     for (size_t i = 0; i < n_runs; ++i) trellis = trellis || runs[i].levels == CodeLevels::kTrellis;
     by_rows(n_rows, [&](auto rows, size_t r) {
@@ -148,6 +151,6 @@ static void dot_codes(const PackedCodes* runs, size_t n_runs, CoefSize size, con
                                                            : dot_rows_of_codes<false, CoefSize::kByte, kRows>
                          : trellis ? dot_rows_of_codes<true, CoefSize::kWide, kRows>
                                                  : dot_rows_of_codes<false, CoefSize::kWide, kRows>;
-        run(runs, n_runs, coef + r * ld_coef, ld_coef, init + r, out + r * ld_out, ld_out);
+        run(runs, n_runs, first_lane16, n_lanes16, coef + r * ld_coef, ld_coef, init + r, out + r * ld_out, ld_out);
     });
 }

@@ -372,9 +372,19 @@ TEST(LevelKernels, DotsOfPackedCodesAreThoseOfTheirBytesOnEveryTarget) {
                         for (int32_t& x : init) x = static_cast<int32_t>(random() % 1000);
                         kernels.dot_cells(cells.data(), stride, lanes16, n_quads, size, coef.data(), ld, rows,
                                           init.data(), want.data(), n);
-                        kernels.dot_codes(runs.data(), n_runs, size, coef.data(), ld, rows, init.data(), got.data(), n);
+                        kernels.dot_codes(runs.data(), n_runs, 0, lanes16, size, coef.data(), ld, rows, init.data(),
+                                          got.data(), n);
                         ASSERT_EQ(got, want) << to_string(target) << " lanes " << lanes16 << " rows " << rows
                                              << " coding " << first << " of " << n_runs;
+                        const size_t from = random() % lanes16, n_some = 1 + random() % (lanes16 - from);
+                        std::fill(got.begin(), got.end(), -2);
+                        kernels.dot_codes(runs.data(), n_runs, from, n_some, size, coef.data(), ld, rows, init.data(),
+                                          got.data(), n);
+                        for (size_t i = 0; i < got.size(); ++i) {
+                            ASSERT_EQ(got[i], i % n < 16 * n_some ? want[i + 16 * from] : -2)
+                                << to_string(target) << " lanes " << from << " to " << from + n_some << " of "
+                                << lanes16;
+                        }
                     }
                 }
             }

@@ -182,6 +182,7 @@ class TileAttention {
     void add_scores(const LevelShape& shape, size_t block, size_t n_keys, const Rows& rows) noexcept;
     /// Weighs what score_... left, and adds the values.
     void sum_levels(const TileLayout& layout, size_t n_keys, const Keys& keys, const Rows& rows) noexcept;
+    void weigh_block(const LevelShape& shape, size_t block, size_t n_keys, const Rows& rows) noexcept;
     void add_sums(const TileLayout& layout, const LevelShape& shape, size_t block, const Rows& rows) noexcept;
 
     /// Few rows multiply packed codes as they are (dot_codes): their bytes are written nowhere. The sums are the same integers.

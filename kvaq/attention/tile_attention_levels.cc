@@ -54,13 +54,9 @@ ptrdiff_t bytes_between(const std::byte* from, const std::byte* to) noexcept {
                : static_cast<ptrdiff_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from));
 }
 
-size_t block_channels(const LevelShape& shape, size_t block) noexcept {
-    return std::min(shape.block, shape.n_channels - std::min(shape.n_channels, block * shape.block));
-}
-
 /// To whole lanes.
 size_t padded_channels(const LevelShape& shape, size_t block) noexcept {
-    return (block_channels(shape, block) + 15) / 16 * 16;
+    return (shape.channels_of(block) + 15) / 16 * 16;
 }
 
 }  // namespace
@@ -90,10 +86,10 @@ void TileAttention::make_coefs(PackedQueries& packed) noexcept {
         const size_t first = block * shape.block;
         for (size_t row = 0; row < n_rows && shape.has_offset; ++row) {
             packed.totals[block * n_rows + row] =
-                kernels_->dot(&packed.rows[row * dim + first], ones().data(), block_channels(shape, block));
+                kernels_->dot(&packed.rows[row * dim + first], ones().data(), shape.channels_of(block));
         }
         kernels_->quantize_coefs(&packed.rows[first], dim, fit != nullptr ? fit->scale.data() : nullptr, n_rows,
-                                 block_channels(shape, block), coefs_of_q_, &packed.coefs[first], dim,
+                                 shape.channels_of(block), coefs_of_q_, &packed.coefs[first], dim,
                                  &packed.steps[block * n_rows], &packed.sums[block * n_rows]);
     }
 }
@@ -126,8 +122,8 @@ void TileAttention::score_levels(size_t n_keys, const Rows& rows) noexcept {
         const int32_t* sums = &packed_->sums[block * all_rows + rows.first];
         for (size_t r = 0; r < rows.n; ++r) init_[r] = -shape.bias * sums[r];
         kernels_->dot_cells(&levels.cells[first / 4 * levels.cell_stride], levels.cell_stride, n_keys / 16,
-                            block_channels(shape, block) / 4, coefs_of_q_, &packed_->coefs[rows.first * dim + first],
-                            dim, rows.n, init_.data(), acc_.data(), n_keys);
+                            shape.channels_of(block) / 4, coefs_of_q_, &packed_->coefs[rows.first * dim + first], dim,
+                            rows.n, init_.data(), acc_.data(), n_keys);
         add_scores(shape, block, n_keys, rows);
     }
 }
@@ -147,54 +143,78 @@ bool TileAttention::multiplies_codes(const std::optional<LevelReader>& reader, s
            reader->in_planes();
 }
 
-/// As score_levels with one block.
+/// As score_levels.
 void TileAttention::score_codes(size_t tile_tokens, std::span<const PackedTile> tiles, std::span<const PackedTile> soon,
                                 const Rows& rows) noexcept {
-    const LevelReader& reader = *key_reader_;
+    LevelReader& reader = *key_reader_;
     const size_t dim = shape_.head_dim_k;
     const size_t n_keys = tiles.size() * tile_tokens;
-    const int32_t* sums = &packed_->sums[rows.first];
-    for (size_t r = 0; r < rows.n; ++r) init_[r] = -reader.shape().bias * sums[r];
-    std::array<PackedCodes, LevelReader::kMostBands> runs;
     for (size_t i = 0; i < tiles.size(); ++i) {
         ahead_.step();
-        reader.read_scales(tiles[i].keys, key_levels_, i);
-        for (size_t band = 0; band < reader.n_bands(); ++band) {
-            runs[band] = reader.codes(band, tiles[i].keys);
-            if (i < soon.size()) runs[band].soon = bytes_between(tiles[i].keys, soon[i].keys);
-        }
-        int32_t* to = &acc_[i * tile_tokens];
-        if (reader.n_bands() == 0) {  // nothing is coded
-            for (size_t r = 0; r < rows.n; ++r) std::fill_n(to + r * n_keys, tile_tokens, 0);
-            continue;
-        }
-        kernels_->dot_codes(runs.data(), reader.n_bands(), coefs_of_q_, &packed_->coefs[rows.first * dim], dim, rows.n,
-                            init_.data(), to, n_keys);
+        reader.read_scales(tiles[i].keys, key_levels_, i, tiles.size());
     }
-    add_scores(reader.shape(), 0, n_keys, rows);
+    const LevelShape& shape = reader.shape();
+    const size_t n_runs = shape.one_scale() ? reader.n_bands() : 1;
+    std::array<PackedCodes, LevelReader::kMostBands> runs;
+    for (size_t block = 0; block < shape.n_blocks; ++block) {
+        const int32_t* sums = &packed_->sums[block * shape_.n_rows() + rows.first];
+        for (size_t r = 0; r < rows.n; ++r) init_[r] = -shape.bias * sums[r];
+        for (size_t i = 0; i < tiles.size(); ++i) {
+            int32_t* to = &acc_[i * tile_tokens];
+            if (n_runs == 0) {  // nothing is coded
+                for (size_t r = 0; r < rows.n; ++r) std::fill_n(to + r * n_keys, tile_tokens, 0);
+                continue;
+            }
+            for (size_t run = 0; run < n_runs; ++run) {
+                runs[run] =
+                    shape.one_scale() ? reader.codes(run, tiles[i].keys) : reader.key_block_codes(block, tiles[i].keys);
+                if (i < soon.size()) runs[run].soon = bytes_between(tiles[i].keys, soon[i].keys);
+            }
+            kernels_->dot_codes(runs.data(), n_runs, 0, tile_tokens / 16, coefs_of_q_,
+                                &packed_->coefs[rows.first * dim + block * shape.block], dim, rows.n, init_.data(), to,
+                                n_keys);
+        }
+        add_scores(shape, block, n_keys, rows);
+    }
 }
 
-/// As sum_levels with one block.
+/// As sum_levels.
 void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTile> tiles,
                               std::span<const PackedTile> soon, const Keys& keys, const Rows& rows) noexcept {
-    const LevelReader& reader = *value_reader_;
+    LevelReader& reader = *value_reader_;
     const size_t dim = shape_.padded_v();
     const size_t n_keys = tiles.size() * layout.tile_tokens;
-    for (size_t i = 0; i < tiles.size(); ++i) reader.read_scales(tiles[i].values, value_levels_, i);
-    const Range seen = weigh(keys, n_keys, n_keys, rows, &value_levels_, reader.shape().has_offset);
+    for (size_t i = 0; i < tiles.size(); ++i) reader.read_scales(tiles[i].values, value_levels_, i, tiles.size());
+    const LevelShape& shape = reader.shape();
+    const bool weighed = shape.one_scale();
+    const Range seen = weigh(keys, n_keys, n_keys, rows, weighed ? &value_levels_ : nullptr, shape.has_offset);
     if (seen.begin >= seen.end) return;
     ahead_.step();
-    for (size_t r = 0; r < rows.n; ++r) init_[r] = -reader.shape().bias * sums_[r];
     std::array<PackedCodes, kSeveralTiles> runs;
-    for (size_t band = 0; band < reader.n_bands(); ++band) {
-        for (size_t i = 0; i < tiles.size(); ++i) {
-            runs[i] = reader.codes(band, tiles[i].values);
-            if (i < soon.size()) runs[i].soon = bytes_between(tiles[i].values, soon[i].values);
+    for (size_t block = 0; block < shape.n_blocks; ++block) {
+        if (!weighed) weigh_block(shape, block, n_keys, rows);
+        for (size_t r = 0; r < rows.n; ++r) init_[r] = -shape.bias * sums_[r];
+        for (size_t band = 0; band < reader.n_bands(); ++band) {
+            for (size_t i = 0; i < tiles.size(); ++i) {
+                runs[i] = reader.codes(band, tiles[i].values);
+                if (i < soon.size()) runs[i].soon = bytes_between(tiles[i].values, soon[i].values);
+            }
+            const size_t first = weighed ? 0 : block * shape.block / 16;
+            const size_t n = weighed ? runs[0].planes.n_lanes16 : padded_channels(shape, block) / 16;
+            kernels_->dot_codes(runs.data(), tiles.size(), first, n, CoefSize::kWide, coefs_.data(), n_keys, rows.n,
+                                init_.data(), &acc_[reader.first_channel(band)], dim);
         }
-        kernels_->dot_codes(runs.data(), tiles.size(), CoefSize::kWide, coefs_.data(), n_keys, rows.n, init_.data(),
-                            &acc_[reader.first_channel(band)], dim);
+        add_sums(layout, shape, block, rows);
     }
-    add_sums(layout, reader.shape(), 0, rows);
+}
+
+/// Weights times a block's scales as coefs_, and their sums with its offsets, where several scales serve a token.
+void TileAttention::weigh_block(const LevelShape& shape, size_t block, size_t n_keys, const Rows& rows) noexcept {
+    const float* p = scores_.data();
+    kernels_->quantize_coefs(p, n_keys, &value_levels_.scale[block * shape.stride], rows.n, n_keys, CoefSize::kWide,
+                             coefs_.data(), n_keys, steps_.data(), sums_.data());
+    for (size_t r = 0; r < rows.n && shape.has_offset; ++r)
+        constants_[r] = kernels_->dot(p + r * n_keys, &value_levels_.offset[block * shape.stride], n_keys);
 }
 
 void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, const Keys& keys, const Rows& rows) noexcept {
@@ -203,7 +223,7 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, const Ke
     const size_t dim = shape_.padded_v();
     const float* p = scores_.data();
     float* o = &o_packed_[rows.first * dim];
-    const bool weighed = shape.joins();  // scales and all
+    const bool weighed = shape.one_scale();
     const Range seen = weigh(keys, n_keys, n_keys, rows, weighed ? &levels : nullptr, shape.has_offset);
     if (seen.begin >= seen.end) return;
     for (size_t block = 0; block < shape.n_blocks; ++block) {
@@ -222,12 +242,7 @@ void TileAttention::sum_levels(const TileLayout& layout, size_t n_keys, const Ke
                                  nullptr, o, dim);
             continue;
         }
-        if (!weighed) {
-            kernels_->quantize_coefs(p, n_keys, scale, rows.n, n_keys, CoefSize::kWide, coefs_.data(), n_keys,
-                                     steps_.data(), sums_.data());
-            for (size_t r = 0; r < rows.n && shape.has_offset; ++r)
-                constants_[r] = kernels_->dot(p + r * n_keys, offset, n_keys);
-        }
+        if (!weighed) weigh_block(shape, block, n_keys, rows);
         for (size_t r = 0; r < rows.n; ++r) init_[r] = -shape.bias * sums_[r];
         kernels_->dot_cells(&levels.cells[first * 4], levels.cell_stride, padded_channels(shape, block) / 16,
                             n_keys / 4, CoefSize::kWide, coefs_.data(), n_keys, rows.n, init_.data(), acc_.data(), dim);

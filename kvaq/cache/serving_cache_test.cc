@@ -243,6 +243,40 @@ TEST(ServingCache, EveryHeadSizeFrom32To256MatchesTheReference) {
     }
 }
 
+// Heads of more channels than a group, 128 and 64 as a rule: a block of channels after the other, tiles side by side, a last block that is shorter.
+TEST(ServingCache, SeveralScalesATokenMatchTheReferenceOnEveryTarget) {
+    for (const size_t dim : {80U, 128U}) {
+        const ModelShape model = small_model(dim, dim);
+        const ScoreRule rule{.scale = 1.0F / std::sqrt(static_cast<float>(dim))};
+        for (const char* preset : {"k4v4-rot-g32", "k3v5-g64", "k6v2-sym-g32-s4", "k1.58v4-g32", "k4v3-kchan-g32"}) {
+            const Plan plan = make_uniform_plan(parse_preset(preset), model);
+            const auto outputs = [&](auto& handler) {
+                std::vector<std::vector<float>> all;
+                int32_t pos = 0;
+                for (const int32_t n : {330, 1, 4, 70, 1}) {
+                    all.push_back(step(handler, model, text(0, pos, n), rule));
+                    pos += n;
+                }
+                return all;
+            };
+            const auto want = outputs(*make_reference_handler(plan, 1, 512));
+            for (const AttentionMode mode : kModes) {
+                const ForcedMode forced(mode);
+                for (const SimdTarget target : supported_simd_targets()) {
+                    force_simd_target(target);
+                    const auto got =
+                        outputs(*make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 512, .max_batch_tokens = 400}));
+                    for (size_t i = 0; i < want.size(); ++i) {
+                        EXPECT_LE(max_difference(got[i], want[i]), tolerance())
+                            << preset << " " << dim << " " << to_string(target) << " step " << i;
+                    }
+                }
+            }
+            force_simd_target(supported_simd_targets().back());
+        }
+    }
+}
+
 TEST(ServingCache, HeadsWithMoreValueThanKeyChannelsMatchTheReference) {
     const ForcedMode forced(AttentionMode::kWideIntegers);  // its tolerance is narrow
     const ModelShape model = small_model(16, 128);

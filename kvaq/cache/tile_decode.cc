@@ -65,7 +65,7 @@ void decode_affine(const DecodeKernels& kernels, const TileLayout& layout, const
     const size_t tile = layout.tile_tokens;
     const bool key = layout.side == Side::kKey;
     const size_t channels = key ? band.n_channels : (band.n_channels + 15U) / 16U * 16U;
-    affine_params(kernels, layout, band, packed, scratch.scale.data(), scratch.offset.data());
+    affine_params(kernels, layout, band, packed, tile, scratch.scale.data(), scratch.offset.data());
     const bool per_channel = band.group_channels == 1;
     DecodeJob job;
     job.planes = code_planes(layout, band, packed, scratch.codes.data());
@@ -139,7 +139,7 @@ void decode_codebook(const DecodeKernels& kernels, const TileLayout& layout, con
 }  // namespace
 
 void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed,
-                   float* scale, float* offset) noexcept {
+                   size_t stride, float* scale, float* offset) noexcept {
     thread_local std::array<float, kMaxElements / 8> raw_scale, raw_offset;
     const size_t tile = layout.tile_tokens;
     const size_t n_blocks = band.n_channel_blocks;
@@ -157,9 +157,15 @@ void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const
     if (as_stored) return;
     if (band.group_channels > 1) {  // [token block][channel block] to [channel block][token]
         for (size_t block = 0; block < n_blocks; ++block) {
-            for (size_t t = 0; t < tile; ++t) {
-                scale[block * tile + t] = scales[t / band.group_tokens * n_blocks + block];
-                offset[block * tile + t] = offsets[t / band.group_tokens * n_blocks + block];
+            const float* from_scale = scales + block;
+            const float* from_offset = offsets + block;
+            for (size_t t = 0; t < tile;) {
+                for (size_t i = 0; i < band.group_tokens; ++i, ++t) {
+                    scale[block * stride + t] = *from_scale;
+                    offset[block * stride + t] = *from_offset;
+                }
+                from_scale += n_blocks;
+                from_offset += n_blocks;
             }
         }
         return;

@@ -45,10 +45,10 @@ struct DecodeKernels {
     void (*gains)(const uint8_t* from, size_t n, float* to);
 };
 
-/// Scales and offsets of an affine band, spread. One array of the tile's tokens per block of channels ([channel block][token]), or, where
+/// Scales and offsets of an affine band, spread. One array of the tile's tokens per block of channels ([channel block][token], `stride` from block to block), or, where
 /// groups run along tokens, one of the channels padded to 16 per block of tokens ([token block][padded channel], padding 0).
 void affine_params(const DecodeKernels& kernels, const TileLayout& layout, const Band& band, const std::byte* packed,
-                   float* scale, float* offset) noexcept;
+                   size_t stride, float* scale, float* offset) noexcept;
 
 [[nodiscard]] const DecodeKernels& decode_kernels(SimdTarget target) noexcept;
 void decode_tile_on(SimdTarget target, const TileLayout& layout, const std::byte* packed, float* out) noexcept;

@@ -71,24 +71,26 @@ LevelReader::LevelReader(SimdTarget target, const TileLayout& layout, const std:
     }
 }
 
-void LevelReader::read_scales(const std::byte* packed, TileLevels& levels, size_t tile) const noexcept {
+void LevelReader::read_scales(const std::byte* packed, TileLevels& levels, size_t tile, size_t n_tiles) noexcept {
     const size_t n = layout_.tile_tokens;
+    if (shape_.joins()) shape_.stride = n_tiles * n;
     float* scale = &levels.scale[tile * n];
     if (layout_.spec.transform != nullptr) {
         kernels_.gains(reinterpret_cast<const uint8_t*>(packed + layout_.gain_offset), n, scale);
         return;
     }
     float* offset = &levels.offset[tile * n];
-    affine_params(kernels_, layout_, layout_.bands[0], packed, scale, offset);
+    affine_params(kernels_, layout_, layout_.bands[0], packed, shape_.stride, scale, offset);
     if (shape_.bias == 0 || !shape_.has_offset) return;
-    add_multiple(static_cast<float>(shape_.bias), scale, shape_.n_blocks * shape_.stride, offset);
+    for (size_t block = 0; block < shape_.n_blocks; ++block)
+        add_multiple(static_cast<float>(shape_.bias), scale + block * shape_.stride, n, offset + block * shape_.stride);
 }
 
 void LevelReader::read(const std::byte* packed, TileLevels& levels, size_t tile, size_t n_tiles) noexcept {
     thread_local std::array<uint8_t, kMaxElements> spread;
     const size_t n = layout_.tile_tokens;
     const bool key = layout_.side == Side::kKey;
-    read_scales(packed, levels, tile);
+    read_scales(packed, levels, tile, n_tiles);
     levels.cell_stride = (key ? n_tiles * n : padded(layout_.head_dim)) * 4;
     uint8_t* cells = &levels.cells[key ? tile * n * 4 : tile * n / 4 * levels.cell_stride];
     for (size_t i = 0; i < n_bands_; ++i) {
@@ -98,6 +100,17 @@ void LevelReader::read(const std::byte* packed, TileLevels& levels, size_t tile,
         const auto run = band.levels == CodeLevels::kTrellis ? kernels_.trellis : kernels_.levels;
         run(band.planes, band.table, to, levels.cell_stride);
     }
+}
+
+PackedCodes LevelReader::key_block_codes(size_t block, const std::byte* packed) const noexcept {
+    PackedCodes part = codes(0, packed);
+    CodePlanes& planes = part.planes;
+    const size_t cells_before =
+        block * shape_.block / 4 * planes.n_lanes16;  // whole 64-byte blocks: a block has 32 channels or more
+    planes.low += cells_before * 8 * planes.low_bits;
+    if (planes.high != nullptr) planes.high += cells_before * 8 * planes.high_bits;
+    planes.n_quads = shape_.channels_of(block) / 4;
+    return part;
 }
 
 }  // namespace kvaq

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -21,13 +22,19 @@ struct DecodeKernels;
 struct LevelShape {
     bool per_channel = false;
     size_t n_blocks = 1;
-    size_t block = 0;       ///< channels (tokens when per_channel) of a block; the last one of channels may be shorter
-    size_t stride = 0;      ///< of a block in scale and offset: tile_tokens, or channels padded to 16
+    size_t block = 0;   ///< channels (tokens when per_channel) of a block; the last one of channels may be shorter
+    size_t stride = 0;  ///< of a block in scale and offset: tokens that are read side by side, or channels padded to 16
     size_t n_channels = 0;  ///< coded ones, from 0: a transform's last channels may have 0 bits
     int32_t bias = 0;
     bool has_offset = false;
+    /// Scales (and offsets) are of tokens, so tiles may be read side by side.
+    [[nodiscard]] bool joins() const noexcept { return !per_channel; }
     /// One scale (and offset) serves all channels of a token.
-    [[nodiscard]] bool joins() const noexcept { return !per_channel && n_blocks == 1; }
+    [[nodiscard]] bool one_scale() const noexcept { return joins() && n_blocks == 1; }
+    /// Of a block, where blocks are of channels.
+    [[nodiscard]] size_t channels_of(size_t at) const noexcept {
+        return std::min(block, n_channels - std::min(n_channels, at * block));
+    }
 };
 /// Not for float16.
 [[nodiscard]] LevelShape level_shape(const TileLayout& layout) noexcept;
@@ -55,8 +62,9 @@ class LevelReader {
     /// one need a layout that joins_tiles(). No allocation after TileLevels::reserve().
     void read(const std::byte* packed, TileLevels& levels, size_t tile = 0, size_t n_tiles = 1) noexcept;
     /// Its scales and offsets only, for readers of the packed codes.
-    void read_scales(const std::byte* packed, TileLevels& levels, size_t tile = 0) const noexcept;
+    void read_scales(const std::byte* packed, TileLevels& levels, size_t tile = 0, size_t n_tiles = 1) noexcept;
 
+    /// With the stride of what was read last.
     [[nodiscard]] const LevelShape& shape() const noexcept { return shape_; }
     /// Can codes() be read where they lie?
     [[nodiscard]] bool in_planes() const noexcept { return !ternary_; }
@@ -71,6 +79,8 @@ class LevelReader {
             codes.planes.high = reinterpret_cast<const uint8_t*>(packed) + (codes.planes.high - first_);
         return codes;
     }
+    /// Codes of a block's channels in a key tile, where a band has several blocks.
+    [[nodiscard]] PackedCodes key_block_codes(size_t block, const std::byte* packed) const noexcept;
     static constexpr size_t kMostBands = 8;  ///< of different bits: 8, 6, 5, 4, 3, 2, 1, 0
 
   private:
