@@ -11,6 +11,9 @@ const BlockKernels& table() noexcept;
 namespace block_avx2 {
 const BlockKernels& table() noexcept;
 }
+namespace block_avx2vnni {
+const BlockKernels& table() noexcept;
+}
 namespace block_avx512 {
 const BlockKernels& table() noexcept;
 }
@@ -30,6 +33,8 @@ const BlockKernels& block_kernels(SimdTarget target) noexcept {
 #if defined(__x86_64__)
         case SimdTarget::kAvx2:
             return block_avx2::table();
+        case SimdTarget::kAvx2Vnni:
+            return block_avx2vnni::table();
         case SimdTarget::kAvx512:
             return block_avx512::table();
         case SimdTarget::kAvx512Vnni:

@@ -49,8 +49,7 @@ static inline void high_words(const uint8_t* plane, size_t cell, VecU (&words)[k
 template <unsigned kLow, unsigned kHigh, CodeLevels kLevels, CoefSize kSize, size_t kRows, size_t kLanes>
 __attribute__((always_inline)) static inline void dot_run(const PackedCodes& run, size_t first_lane,
                                                           const int16_t* coef, size_t ld_coef,
-                                                          __m512i (&low)[kRows][kLanes],
-                                                          __m512i (&high)[kRows][kLanes]) {
+                                                          VecI (&low)[kRows][kLanes], VecI (&high)[kRows][kLanes]) {
     TrellisTable parts = {};
     VecU table = {};  // look_up_bytes would load it for every cell again
     if constexpr (kLevels == CodeLevels::kTable) table = load_u(run.table);
@@ -86,8 +85,8 @@ __attribute__((always_inline)) static inline void dot_run(const PackedCodes& run
 template <bool kTrellis, CoefSize kSize, size_t kRows, size_t kLanes>
 static void dot_lanes(const PackedCodes* runs, size_t n_runs, size_t first_lane, const int16_t* coef, size_t ld_coef,
                       const int32_t* init, int32_t* out, size_t ld_out) {
-    __m512i low[kRows][kLanes];
-    __m512i high[kRows][kLanes];
+    VecI low[kRows][kLanes];
+    VecI high[kRows][kLanes];
     start_sums(init, low, high);
     for (size_t i = 0; i < n_runs; coef += runs[i].planes.n_quads * 4, ++i) {
         const PackedCodes& run = runs[i];

@@ -8,6 +8,10 @@
 
 #include "kvaq/base/shuffle-inl.h"
 
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define KVAQ_VNNI
+#endif
+
 #if defined(__AVX512VNNI__)
 struct DigitOrder {
     // Of every four numbers their bytes 0, then bytes 1 of the same from another register.
@@ -27,6 +31,13 @@ static inline void store_coefs(VecI rounded, int16_t* coef) {
     const auto digits =
         (VecI)_mm512_permutex2var_epi8((__m512i)rounded, _mm512_load_si512(kDigitOrder.from), (__m512i)(rounded + 128));
     *reinterpret_cast<Half*>(coef) = __builtin_shufflevector(digits, digits, 0, 1, 2, 3, 4, 5, 6, 7);
+#elif defined(__AVXVNNI__)
+    const __m256i low_bytes = _mm256_set1_epi64x(0x808080800C080400);   // of four numbers, 0x80: none
+    const __m256i high_bytes = _mm256_set1_epi64x(0x0D09050180808080);  // likewise, bytes 1
+    const __m256i digits = _mm256_or_si256(_mm256_shuffle_epi8((__m256i)rounded, low_bytes),
+                                           _mm256_shuffle_epi8((__m256i)(rounded + 128), high_bytes));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(coef),
+                     _mm256_castsi256_si128(_mm256_permute4x64_epi64(digits, 0b1000)));  // each half's first half
 #else
     typedef int16_t VecS __attribute__((vector_size(KVAQ_LANES * 2), aligned(2), may_alias));
     VecI order;
@@ -43,7 +54,7 @@ static inline void store_coefs(VecI rounded, int16_t* coef) {
 // Of one number, the i-th of a row.
 static inline void store_coef(int32_t rounded, int16_t* coef, size_t i) {
     const size_t in_quad = i % 4;
-#if defined(__AVX512VNNI__)
+#if defined(KVAQ_VNNI)
     auto* digits = reinterpret_cast<int8_t*>(coef + i - in_quad);
     digits[in_quad] = static_cast<int8_t>(rounded);
     digits[4 + in_quad] = static_cast<int8_t>((rounded + 128) >> 8);
@@ -178,54 +189,69 @@ static void softmax_coefs(float* s, size_t ld, size_t n_rows, size_t n_tokens, s
     });
 }
 
+#if defined(KVAQ_VNNI)
+// Four neighbouring digits in every lane. Assembly here and below: no register is saved by reading them anew in every product.
+__attribute__((always_inline)) static inline VecI four_digits(const int16_t* from) {
+    typedef int32_t Digits __attribute__((aligned(2), may_alias));
+    VecI all;
 #if defined(__AVX512VNNI__)
-// Sums of kRows rows over kUnits blocks of 16 lanes, of the coefficients' low and high digits (kByte: low ones only). References to arrays, all inlined: they
+    asm("vpbroadcastd %1, %0" : "=v"(all) : "m"(*reinterpret_cast<const Digits*>(from)));
+#else
+    asm("vpbroadcastd %1, %0" : "=x"(all) : "m"(*reinterpret_cast<const Digits*>(from)));
+#endif
+    return all;
+}
+// sum += bytes times digits, four of each lane.
+__attribute__((always_inline)) static inline void add_products(VecI& sum, VecI bytes, VecI digits) {
+#if defined(__AVX512VNNI__)
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(digits));
+#else
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(bytes), "x"(digits));
+#endif
+}
+
+// Sums of kRows rows over kVecs registers of lanes, of the coefficients' low and high digits (kByte: low ones only). References to arrays, all inlined: they
 // stay in registers.
-template <size_t kRows, size_t kUnits>
-__attribute__((always_inline)) static inline void start_sums(const int32_t* init, __m512i (&low)[kRows][kUnits],
-                                                             __m512i (&high)[kRows][kUnits]) {
+template <size_t kRows, size_t kVecs>
+__attribute__((always_inline)) static inline void start_sums(const int32_t* init, VecI (&low)[kRows][kVecs],
+                                                             VecI (&high)[kRows][kVecs]) {
 #pragma GCC unroll 4
     for (size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-        for (size_t j = 0; j < kUnits; ++j) {
-            low[r][j] = _mm512_set1_epi32(init[r]);
-            high[r][j] = _mm512_setzero_si512();
+        for (size_t j = 0; j < kVecs; ++j) {
+            low[r][j] = splat_i(init[r]);
+            high[r][j] = splat_i(0);
         }
     }
 }
 
 // The products of four terms: u holds their bytes, coef those of the first row.
-template <CoefSize kSize, typename V, size_t kRows, size_t kUnits>
-__attribute__((always_inline)) static inline void add_quad(const V (&u)[kUnits], const int16_t* coef, size_t ld_coef,
-                                                           __m512i (&low)[kRows][kUnits],
-                                                           __m512i (&high)[kRows][kUnits]) {
-    constexpr bool kWide = kSize == CoefSize::kWide;
-    typedef int32_t Digits __attribute__((aligned(2), may_alias));
+template <CoefSize kSize, typename V, size_t kRows, size_t kVecs>
+__attribute__((always_inline)) static inline void add_quad(const V (&u)[kVecs], const int16_t* coef, size_t ld_coef,
+                                                           VecI (&low)[kRows][kVecs], VecI (&high)[kRows][kVecs]) {
 #pragma GCC unroll 4
     for (size_t r = 0; r < kRows; ++r) {
-        __m512i c0;
-        __m512i c1;
-        asm("vpbroadcastd %1, %0" : "=v"(c0) : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef)));
-        if constexpr (kWide)
-            asm("vpbroadcastd %1, %0" : "=v"(c1) : "m"(*reinterpret_cast<const Digits*>(coef + r * ld_coef + 2)));
+        const VecI c0 = four_digits(coef + r * ld_coef);
 #pragma GCC unroll 4
-        for (size_t j = 0; j < kUnits; ++j) {
-            asm("vpdpbusd %2, %1, %0" : "+v"(low[r][j]) : "v"(u[j]), "v"(c0));
-            if constexpr (kWide) asm("vpdpbusd %2, %1, %0" : "+v"(high[r][j]) : "v"(u[j]), "v"(c1));
+        for (size_t j = 0; j < kVecs; ++j) add_products(low[r][j], (VecI)u[j], c0);
+        if constexpr (kSize == CoefSize::kWide) {
+            const VecI c1 = four_digits(coef + r * ld_coef + 2);
+#pragma GCC unroll 4
+            for (size_t j = 0; j < kVecs; ++j) add_products(high[r][j], (VecI)u[j], c1);
         }
     }
 }
 
-template <CoefSize kSize, size_t kRows, size_t kUnits>
-__attribute__((always_inline)) static inline void store_sums(const __m512i (&low)[kRows][kUnits],
-                                                             const __m512i (&high)[kRows][kUnits], int32_t* out,
+template <CoefSize kSize, size_t kRows, size_t kVecs>
+__attribute__((always_inline)) static inline void store_sums(const VecI (&low)[kRows][kVecs],
+                                                             const VecI (&high)[kRows][kVecs], int32_t* out,
                                                              size_t ld_out) {
 #pragma GCC unroll 4
     for (size_t r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-        for (size_t j = 0; j < kUnits; ++j) {
-            *reinterpret_cast<VecI*>(out + r * ld_out + j * 16) =
-                kSize == CoefSize::kWide ? (VecI)low[r][j] + ((VecI)high[r][j] << 8) : (VecI)low[r][j];
+        for (size_t j = 0; j < kVecs; ++j) {
+            *reinterpret_cast<VecI*>(out + r * ld_out + j * KVAQ_LANES) =
+                kSize == CoefSize::kWide ? low[r][j] + (high[r][j] << 8) : low[r][j];
         }
     }
 }
@@ -234,14 +260,15 @@ __attribute__((always_inline)) static inline void store_sums(const __m512i (&low
 template <CoefSize kSize, size_t kRows, size_t kUnits>
 static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_quads, const int16_t* coef,
                             size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
-    __m512i low[kRows][kUnits];
-    __m512i high[kRows][kUnits];
+    constexpr size_t kVecs = kUnits * (16 / KVAQ_LANES);
+    VecI low[kRows][kVecs];
+    VecI high[kRows][kVecs];
     start_sums(init, low, high);
     for (size_t quad = 0; quad < n_quads; ++quad) {
         const uint8_t* from = cells + quad * cell_stride;
-        __m512i u[kUnits];
+        VecI u[kVecs];
 #pragma GCC unroll 4
-        for (size_t j = 0; j < kUnits; ++j) u[j] = _mm512_loadu_si512(from + j * 64);
+        for (size_t j = 0; j < kVecs; ++j) u[j] = *reinterpret_cast<const VecI*>(from + j * KVAQ_LANES * 4);
         add_quad<kSize>(u, coef + quad * 4, ld_coef, low, high);
     }
     store_sums<kSize>(low, high, out, ld_out);
@@ -296,7 +323,17 @@ static inline void dot_rows(const uint8_t* cells, size_t cell_stride, size_t n_q
 template <CoefSize kSize, size_t kRows>
 static void dot_units(const uint8_t* cells, size_t cell_stride, size_t n_lanes16, size_t n_quads, const int16_t* coef,
                       size_t ld_coef, const int32_t* init, int32_t* out, size_t ld_out) {
-#if defined(__AVX512VNNI__)
+#if defined(__AVXVNNI__)
+    if constexpr (kSize == CoefSize::kWide &&
+                  kRows == 4) {  // 8 sums of two rows, the levels and a coefficient in 16 registers
+        for (size_t r = 0; r < 4; r += 2) {
+            dot_units<kSize, 2>(cells, cell_stride, n_lanes16, n_quads, coef + r * ld_coef, ld_coef, init + r,
+                                out + r * ld_out, ld_out);
+        }
+        return;
+    }
+    constexpr size_t kMost = 1;
+#elif defined(__AVX512VNNI__)
     // 24 sums at most, the levels and two coefficients in 32 registers
     constexpr size_t kMost = kRows == 4 && kSize == CoefSize::kWide ? 2 : 4;
 #else
@@ -352,15 +389,19 @@ static float dot(const float* a, const float* b, size_t n) {
     return total;
 }
 
-#if defined(__AVX512VNNI__)
-#include "kvaq/attention/code_dots-inl.h"
+#if defined(KVAQ_VNNI)
 static constexpr bool kByteDigits = true;
-static constexpr auto kDotCodes = dot_codes;
 #else
 static constexpr bool kByteDigits = false;
+#endif
+#if defined(__AVX512VNNI__)
+#include "kvaq/attention/code_dots-inl.h"
+static constexpr auto kDotCodes = dot_codes;
+#else
 static constexpr decltype(BlockKernels::dot_codes) kDotCodes = nullptr;
 #endif
 
 static const BlockKernels kTable = {scores,         accumulate,    softmax_step, scale,     bytes_to_float, to_float,
                                     quantize_coefs, softmax_coefs, dot_cells,    kDotCodes, add_levels,     dot,
                                     kByteDigits};
+#undef KVAQ_VNNI

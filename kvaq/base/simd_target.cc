@@ -1,28 +1,56 @@
 #include "kvaq/base/simd_target.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <iterator>
 
 namespace kvaq {
 namespace {
 
-SimdTarget detect() noexcept {
+bool runs(SimdTarget target) noexcept {
+    if (target == SimdTarget::kScalar) return true;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-        const bool integers = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
-                              __builtin_cpu_supports("gfni");
-        return integers ? SimdTarget::kAvx512Vnni : SimdTarget::kAvx512;
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    switch (target) {
+        case SimdTarget::kAvx2:
+            return avx2;
+        case SimdTarget::kAvx2Vnni: {  // g++ 12 has no name for it
+            constexpr unsigned kAvxVnni = 1U << 4;
+            unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+            return avx2 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxVnni) != 0;
+        }
+        case SimdTarget::kAvx512:
+            return avx512;
+        case SimdTarget::kAvx512Vnni:
+            return avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi") &&
+                   __builtin_cpu_supports("gfni");
+        default:
+            return false;
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-        return SimdTarget::kAvx2;
-    }
-    return SimdTarget::kScalar;
 #elif defined(__aarch64__)
-    return SimdTarget::kNeon;
+    return target == SimdTarget::kNeon;
 #else
-    return SimdTarget::kScalar;
+    return false;
 #endif
+}
+
+constexpr std::array kAll = {SimdTarget::kScalar, SimdTarget::kAvx2,       SimdTarget::kAvx2Vnni,
+                             SimdTarget::kAvx512, SimdTarget::kAvx512Vnni, SimdTarget::kNeon};
+
+SimdTarget detect() noexcept {
+    SimdTarget best = SimdTarget::kScalar;
+    for (const SimdTarget target : kAll) {
+        if (runs(target)) best = target;
+    }
+    return best;
 }
 
 std::atomic<SimdTarget>& chosen() noexcept {
@@ -33,13 +61,8 @@ std::atomic<SimdTarget>& chosen() noexcept {
 }  // namespace
 
 std::vector<SimdTarget> supported_simd_targets() {
-    std::vector<SimdTarget> targets{SimdTarget::kScalar};
-    const SimdTarget best = detect();
-    if (best == SimdTarget::kNeon) targets.push_back(SimdTarget::kNeon);
-    for (const SimdTarget target :
-         {SimdTarget::kAvx2, SimdTarget::kAvx512, SimdTarget::kAvx512Vnni}) {  // each has all of those before it
-        if (best != SimdTarget::kNeon && target <= best) targets.push_back(target);
-    }
+    std::vector<SimdTarget> targets;
+    std::copy_if(kAll.begin(), kAll.end(), std::back_inserter(targets), runs);
     return targets;
 }
 
@@ -51,6 +74,8 @@ std::string to_string(SimdTarget target) {
     switch (target) {
         case SimdTarget::kAvx2:
             return "avx2";
+        case SimdTarget::kAvx2Vnni:
+            return "avx2vnni";
         case SimdTarget::kAvx512:
             return "avx512";
         case SimdTarget::kAvx512Vnni:

@@ -34,6 +34,7 @@ const DecodeKernels& decode_kernels(SimdTarget target) noexcept {
             return tile_decode_scalar::table();
 #if defined(__x86_64__)
         case SimdTarget::kAvx2:
+        case SimdTarget::kAvx2Vnni:
             return tile_decode_avx2::table();
         case SimdTarget::kAvx512:
             return tile_decode_avx512::table();

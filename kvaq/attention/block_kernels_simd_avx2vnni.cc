@@ -1,0 +1,18 @@
+// Compiled with the flags of its target (CMakeLists.txt); reached only through block_kernels().
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "kvaq/attention/block_kernels.h"
+
+#define KVAQ_LANES 8
+
+namespace kvaq::block_avx2vnni {
+#include "kvaq/attention/block_kernels-inl.h"
+#include "kvaq/attention/level_kernels-inl.h"
+
+const BlockKernels& table() noexcept { return kTable; }
+
+}  // namespace kvaq::block_avx2vnni
