@@ -92,7 +92,8 @@ void scan(benchmark::State& state, const std::string& plan, const Heads& heads, 
     TileLevels levels;
     levels.reserve(heads.head_dim, kDefaultTileTokens);
     LevelReader reader(target, layout, tiles.data());
-    const bool as_packed = kernels.dot_codes != nullptr && joins_tiles(layout);  // as attention does
+    const bool as_packed = kernels.dot_codes != nullptr &&
+                           joins_tiles(layout);  // as attention does; of several scales a token all at once
     for (auto _ : state) {
         for (size_t i = 0; i < kTiles; ++i) {
             const std::byte* tile = &tiles[i * layout.bytes];

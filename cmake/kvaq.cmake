@@ -45,7 +45,7 @@ function(kvaq_sources out folder)
   set(${out} ${sources} PARENT_SCOPE)
 endfunction()
 
-# For what holds no loop that counts (tests, the program's verbs): less optimised in Debug, which builds a third faster.
+# For what holds no loop that counts (tests, the program's verbs): -O1 in Debug, which builds a third faster than the -O2 of preset dev.
 function(kvaq_quick_to_build)
   foreach(target ${ARGV})
     target_compile_options(${target} PRIVATE $<$<AND:$<CONFIG:Debug>,$<COMPILE_LANGUAGE:CXX>>:-O1>)

@@ -297,6 +297,17 @@ TEST(LevelKernels, DotsAreExactAtTheLargestNumbersOnEveryTarget) {
                     std::vector<int32_t> out(rows * lanes16 * 16, -1);
                     block_kernels(target).dot_cells(cells.data(), stride, lanes16, n_quads, size, coef.data(), ld, rows,
                                                     init.data(), out.data(), lanes16 * 16);
+                    if (block_kernels(target).dot_codes != nullptr) {  // codes of 8 bits are the bytes, cell after cell
+                        std::vector<uint8_t> plane;
+                        for (size_t quad = 0; quad < n_quads; ++quad)
+                            plane.insert(plane.end(), &cells[quad * stride], &cells[quad * stride + lanes16 * 64]);
+                        const PackedCodes run = {
+                            .planes = {.low = plane.data(), .low_bits = 8, .n_lanes16 = lanes16, .n_quads = n_quads}};
+                        std::vector<int32_t> of_codes(out.size(), -1);
+                        block_kernels(target).dot_codes(&run, 1, 0, lanes16, size, coef.data(), ld, rows, init.data(),
+                                                        of_codes.data(), lanes16 * 16);
+                        ASSERT_EQ(of_codes, out) << to_string(target);
+                    }
                     for (size_t r = 0; r < rows; ++r) {
                         for (size_t i = 0; i < lanes16 * 16; ++i) {
                             int64_t want = init[r];
@@ -404,6 +415,32 @@ TEST(LevelKernels, GainsAreTheTablesBitForBitOnEveryTarget) {
     }
 }
 
+/// The tile read four times, side by side, is `one` four times.
+void expect_four_side_by_side(SimdTarget target, const TileLayout& layout, const std::byte* packed,
+                              const TileLevels& one) {
+    const bool key = layout.side == Side::kKey;
+    const size_t n = layout.tile_tokens, dim = layout.head_dim;
+    TileLevels four;
+    four.reserve(dim, 4 * n);
+    LevelReader reader(target, layout, packed);
+    for (size_t tile = 0; tile < 4; ++tile) reader.read(packed, four, tile, 4);
+    const LevelShape& shape = reader.shape();
+    ASSERT_EQ(shape.stride, 4 * n);
+    const auto byte = [&](const TileLevels& levels, size_t t, size_t c) {
+        const size_t lane = key ? t : c, quad = key ? c : t;
+        return levels.cells[quad / 4 * levels.cell_stride + lane * 4 + quad % 4];
+    };
+    for (size_t t = 0; t < 4 * n; ++t) {
+        for (size_t c = 0; c < shape.n_channels; ++c) {
+            ASSERT_EQ(byte(four, t, c), byte(one, t % n, c)) << to_string(layout.spec) << " " << to_string(target);
+            const size_t block = c / shape.block;
+            ASSERT_EQ(four.scale[block * 4 * n + t], one.scale[block * n + t % n]) << to_string(layout.spec);
+            if (!shape.has_offset) continue;
+            ASSERT_EQ(four.offset[block * 4 * n + t], one.offset[block * n + t % n]) << to_string(layout.spec);
+        }
+    }
+}
+
 TEST(LevelKernels, LevelsAreWhatTheReferenceDecodesOnEveryTarget) {
     std::vector<CodecSpec> specs;
     for (const CodeBits bits : {CodeBits::k1, CodeBits::kTernary, CodeBits::k2, CodeBits::k3, CodeBits::k4,
@@ -439,6 +476,7 @@ TEST(LevelKernels, LevelsAreWhatTheReferenceDecodesOnEveryTarget) {
                     TileLevels levels;
                     levels.reserve(dim, tile);
                     LevelReader(target, layout, packed.data()).read(packed.data(), levels);
+                    if (joins_tiles(layout)) expect_four_side_by_side(target, layout, packed.data(), levels);
                     for (size_t t = 0; t < tile; ++t) {
                         for (size_t c = 0; c < dim; ++c) {
                             const size_t lane = side == Side::kKey ? t : c;

@@ -176,7 +176,7 @@ class TileAttention {
     }
     /// Rows that go through scores, weights and sums of packed tiles together: what is between stays in a core's first cache.
     static constexpr size_t kStageRows = 16;
-    /// Unpacks the side's tiles: as levels_ where there is a reader, else to keys_ or values_.
+    /// Unpacks the side's tiles: to key_levels_ or value_levels_ where there is a reader, else to keys_ or values_.
     void read_tiles(Side side, const TileLayout& layout, std::span<const PackedTile> tiles) noexcept;
     void score_levels(size_t n_keys, const Rows& rows) noexcept;
     void add_scores(const LevelShape& shape, size_t block, size_t n_keys, const Rows& rows) noexcept;

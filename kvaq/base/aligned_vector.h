@@ -16,7 +16,7 @@ struct LineAllocator {
     template <typename U>
     explicit LineAllocator(const LineAllocator<U>& /*other*/) noexcept {}
     [[nodiscard]] T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kLine)); }
-    void deallocate(T* at, size_t n) noexcept { ::operator delete(at, n * sizeof(T), kLine); }
+    void deallocate(T* at, size_t /*n*/) noexcept { ::operator delete(at, kLine); }
     bool operator==(const LineAllocator&) const = default;
 };
 

@@ -60,9 +60,15 @@ inline ModelShape small_model(size_t head_dim_k = 32, size_t head_dim_v = 32, in
     return shape;
 }
 
+/// Of a name as plan_of() takes it: with "128:" before it heads of 128 channels, else of 32.
+inline ModelShape model_of(const std::string& name) {
+    return name.rfind("128:", 0) == 0 ? small_model(128, 128) : small_model();
+}
+
 /// A preset, or "klt" and suffixes: sample transform codecs, another one for every head; "bytes": such keys of 5 to 0 bits, values of 8. With "turned:" before it packed keys are turned back by
 /// multiples of 96 positions, in layer 3 only and by pairs of their own.
 inline Plan plan_of(const std::string& name, const ModelShape& model) {
+    if (name.rfind("128:", 0) == 0) return plan_of(name.substr(4), model);
     if (name.rfind("turned:", 0) == 0) {
         Plan plan = plan_of(name.substr(7), model);
         plan.key_period = 96;

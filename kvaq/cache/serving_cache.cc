@@ -13,7 +13,8 @@
 namespace kvaq {
 namespace {
 
-constexpr size_t kBlockRows = 96;   // query rows that share one decoded tile in prefill: o and scores stay in L2
+constexpr size_t kBlockRows = 96;   // query rows that share one decoded tile in prefill: o stays in L2
+constexpr size_t kFewRows = 48;     // the same where one KV head is all there is, so that many threads find work
 constexpr size_t kSplitTokens = 8;  // blocks up to this many query tokens are split over runs of pages
 constexpr size_t kRunPages = 16;    // fixed, so the result does not depend on the number of threads
 constexpr size_t kMaxKvHeads = 256;
@@ -158,7 +159,9 @@ void ServingCache::make_works(size_t n_threads) {
     }
 }
 
-size_t ServingCache::block_tokens() const noexcept { return std::max<size_t>(1, kBlockRows / largest_.group); }
+size_t ServingCache::block_tokens() const noexcept {
+    return std::max<size_t>(1, (max_kv_heads_ > 1 ? kBlockRows : kFewRows) / largest_.group);
+}
 
 const LayerStore& ServingCache::store(int32_t layer) const noexcept {
     const int32_t index =

@@ -17,7 +17,7 @@ namespace {
 class ServingCachePreset : public testing::TestWithParam<const char*> {};
 
 TEST_P(ServingCachePreset, EqualsTheReferenceInPrefillAndDecodeOnEveryTarget) {
-    const ModelShape model = small_model();
+    const ModelShape model = model_of(GetParam());
     const Plan plan = plan_of(GetParam(), model);
     for (const AttentionMode mode : kModes) {
         const ForcedMode forced(mode);
@@ -38,7 +38,7 @@ TEST_P(ServingCachePreset, EqualsTheReferenceInPrefillAndDecodeOnEveryTarget) {
 }
 
 TEST_P(ServingCachePreset, AnyBatchSplitLeavesTheSameBytes) {
-    const ModelShape model = small_model();
+    const ModelShape model = model_of(GetParam());
     const Plan plan = plan_of(GetParam(), model);
     std::vector<std::vector<std::byte>> saved;
     for (const std::vector<int32_t>& split :
@@ -59,7 +59,7 @@ TEST_P(ServingCachePreset, AnyBatchSplitLeavesTheSameBytes) {
 }
 
 TEST_P(ServingCachePreset, AnyNumberOfThreadsGivesTheSameBits) {
-    const ModelShape model = small_model();
+    const ModelShape model = model_of(GetParam());
     const Plan plan = plan_of(GetParam(), model);
     for (const AttentionMode mode : kModes) {
         const ForcedMode forced(mode);
@@ -81,7 +81,7 @@ TEST_P(ServingCachePreset, AnyNumberOfThreadsGivesTheSameBits) {
 }
 
 TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
-    const ModelShape model = small_model();
+    const ModelShape model = model_of(GetParam());
     const Plan plan = plan_of(GetParam(), model);
     const auto cache = make_kv_cache(plan, {.n_seq_max = 1, .n_ctx = 640, .max_batch_tokens = 128});
     int32_t pos = 0;
@@ -99,7 +99,7 @@ TEST_P(ServingCachePreset, HoldsExactlyThePlannedBytes) {
 TEST_P(ServingCachePreset, ARejectedDraftLeavesTheBitsAsIfItHadNeverBeenAdded) {
     // Drafts of 15 tokens of which k are kept, wherever that is in a tile; another cache never sees the rejected ones. A neighbour
     // holds the same prompt and goes on before the draft is rejected.
-    const ModelShape model = small_model();
+    const ModelShape model = model_of(GetParam());
     const Plan plan = plan_of(GetParam(), model);
     const auto drafted = make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 1024, .max_batch_tokens = 256});
     const auto plain = make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 1024, .max_batch_tokens = 256});
@@ -134,7 +134,7 @@ TEST_P(ServingCachePreset, ARejectedDraftLeavesTheBitsAsIfItHadNeverBeenAdded) {
 
 // A server's slot goes from prompt to prompt that begin alike: what they share is read as it was sealed first.
 TEST_P(ServingCachePreset, APrefixKeepsItsBitsHoweverOftenItIsReused) {
-    const ModelShape model = small_model();
+    const ModelShape model = model_of(GetParam());
     const Plan plan = plan_of(GetParam(), model);
     const auto cache = make_kv_cache(plan, {.n_seq_max = 2, .n_ctx = 512, .max_batch_tokens = 256});
     std::vector<std::byte> first;
@@ -156,7 +156,7 @@ INSTANTIATE_TEST_SUITE_P(Plans, ServingCachePreset,
                          testing::Values("f16", "k4v2", "k8v8-g32", "k4v4-rot-w64-s4", "k3v2-kchan-g32-w70",
                                          "k5v6-rotk-s8", "k2v1.58-g32", "k6v3-sym-w5", "k4v4-kchan-g128-w32", "q4_0",
                                          "k4v3-lm-s4", "k3v2-tcq-s4", "klt", "klt-w40-s4", "turned:klt-w40-s4",
-                                         "turned:k4v2", "turned:k3v2-tcq"));
+                                         "turned:k4v2", "turned:k3v2-tcq", "128:k4v4-rot-g64-s4", "128:k3v5-g32"));
 
 // At the second place that a sequence is cut at, and at others after it, tokens are quantized a second time, but not a third time; and the cache can still be
 // filled to its last token.

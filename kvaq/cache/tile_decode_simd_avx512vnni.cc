@@ -1,4 +1,4 @@
-// Compiled with the flags of its target (CMakeLists.txt); reached only through decode_kernels().
+// Compiled with the flags of its target (cmake/kvaq.cmake); reached only through decode_kernels().
 #include <immintrin.h>
 
 #include <cstddef>

@@ -95,7 +95,7 @@ class LevelReader {
     alignas(64) std::array<std::array<uint8_t, 64>, kMostBands> tables_;
 };
 
-/// Can tiles lie side by side? Not where several blocks of channels or tokens have scales of their own.
+/// Can tiles lie side by side? Not where scales are of channels and blocks of tokens.
 [[nodiscard]] bool joins_tiles(const TileLayout& layout) noexcept;
 
 }  // namespace kvaq

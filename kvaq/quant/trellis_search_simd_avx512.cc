@@ -1,5 +1,5 @@
 // The trellis search of kvaq/quant/trellis.cc in registers: the same integers, the same codes. Compiled with the flags of its target
-// (CMakeLists.txt); reached only through trellis_encode().
+// (cmake/kvaq.cmake); reached only through trellis_encode().
 #include <immintrin.h>
 
 #include <cstddef>
