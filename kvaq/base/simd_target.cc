@@ -16,15 +16,17 @@ bool runs(SimdTarget target) noexcept {
     if (target == SimdTarget::kScalar) return true;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    // clang 16 has no name for F16C, nor g++ 12 one for AVX-VNNI.
+    const bool f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && f16c;
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
     switch (target) {
         case SimdTarget::kAvx2:
             return avx2;
-        case SimdTarget::kAvx2Vnni: {  // g++ 12 has no name for it
+        case SimdTarget::kAvx2Vnni: {
             constexpr unsigned kAvxVnni = 1U << 4;
-            unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
             return avx2 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxVnni) != 0;
         }
         case SimdTarget::kAvx512:
