@@ -51,8 +51,11 @@ TEST_F(Gemma, FreesWhatNoLaterTokenSeesAndGivesPlainLlamaCppsLogits) {
         EXPECT_EQ(llama_memory_can_shift(s->memory()), llama_memory_can_shift(plain.memory()));
     }
     for (size_t first = 0; first < 2000; first += 500) {
-        for (const Session* s : {&plain, &f16, &packed})
+        for (const Session* s : {&f16, &packed})
             ASSERT_EQ(s->decode(part(tokens, first, first + 500), static_cast<llama_pos>(first)), 0);
+        // In small batches: llama.cpp's attention for long ones differs from its own for these by .3 to .4 here (Sapphire Rapids), the f16 plan by .25 to .32.
+        for (size_t at = first; at < first + 500; at += 5)
+            ASSERT_EQ(plain.decode(part(tokens, at, at + 5), static_cast<llama_pos>(at)), 0);
         EXPECT_LT(rms_difference(plain.logits(), f16.logits()), kSameLogits) << first;
         for (const Session* s : {&f16, &packed}) {
             const KvCache* cache = cache_of(s->ctx());
