@@ -199,10 +199,9 @@ void TileAttention::sum_codes(const TileLayout& layout, std::span<const PackedTi
                 runs[i] = reader.codes(band, tiles[i].values);
                 if (i < soon.size()) runs[i].soon = bytes_between(tiles[i].values, soon[i].values);
             }
-            const size_t first = weighed ? 0 : block * shape.block / 16;
             const size_t n = weighed ? runs[0].planes.n_lanes16 : padded_channels(shape, block) / 16;
-            kernels_->dot_codes(runs.data(), tiles.size(), first, n, CoefSize::kWide, coefs_.data(), n_keys, rows.n,
-                                init_.data(), &acc_[reader.first_channel(band)], dim);
+            kernels_->dot_codes(runs.data(), tiles.size(), block * shape.block / 16, n, CoefSize::kWide, coefs_.data(),
+                                n_keys, rows.n, init_.data(), &acc_[reader.first_channel(band)], dim);
         }
         add_sums(layout, shape, block, rows);
     }
