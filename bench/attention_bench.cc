@@ -19,8 +19,10 @@
 
 #include "bench/bench_cache.h"
 #include "kvaq/attention/block_kernels.h"
+#include "kvaq/base/aligned_vector.h"
 #include "kvaq/base/simd_target.h"
 #include "kvaq/cache/kv_cache.h"
+#include "kvaq/cache/layer_store.h"
 #include "kvaq/cache/tile.h"
 #include "kvaq/cache/tile_levels.h"
 #include "kvaq/plan/plan.h"
@@ -76,7 +78,7 @@ void scan(benchmark::State& state, const std::string& plan, const Heads& heads, 
     std::normal_distribution<float> normal;
     std::vector<float> x(kDefaultTileTokens * heads.head_dim);
     for (float& value : x) value = normal(random);
-    std::vector<std::byte> tiles(kTiles * layout.bytes);
+    AlignedVector<std::byte> tiles(kTiles * layout.bytes);
     for (size_t i = 0; i < kTiles; ++i) encode_tile(layout, x.data(), &tiles[i * layout.bytes]);
     const SimdTarget target = best_simd_target();
     const BlockKernels& kernels = block_kernels(target);
@@ -157,15 +159,18 @@ size_t packed_size(const Heads& heads, size_t n_layers) {
     return tile * 2 * heads.n_kv_heads * n_layers * 8192 / kDefaultTileTokens;
 }
 
-/// They are read and no more: the roof of memory for decode_30_layers.
+/// They are read and no more, from huge pages and asked for long before: the roof of memory for decode_30_layers.
 void read(benchmark::State& state, const Heads& heads) {
     using Vec = uint64_t __attribute__((vector_size(64), aligned(64)));
+    constexpr size_t kAhead = 128;
     const size_t n = packed_size(heads, 30) / sizeof(Vec) / 8 * 8;
-    std::vector<std::byte> bytes((n + 1) * sizeof(Vec), std::byte{1});
-    const auto* from = reinterpret_cast<const Vec*>((reinterpret_cast<uintptr_t>(bytes.data()) + 63) / 64 * 64);
+    const Arena arena(n, sizeof(Vec), "bytes to read", SystemPages::kHuge);
+    std::memset(arena.item(0), 1, n * sizeof(Vec));
+    const auto* from = reinterpret_cast<const Vec*>(arena.item(0));
     for (auto _ : state) {
         Vec sums[8] = {};
         for (size_t i = 0; i < n; i += 8) {
+            for (size_t j = 0; j < 8; ++j) __builtin_prefetch(from + i + j + kAhead);
             for (size_t j = 0; j < 8; ++j) sums[j] += from[i + j];
         }
         benchmark::DoNotOptimize(sums);

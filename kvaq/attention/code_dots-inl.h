@@ -45,6 +45,24 @@ static inline void high_words(const uint8_t* plane, size_t cell, VecU (&words)[k
     }
 }
 
+// Where a quad's cells begin in a plane of kBits: bytes on where quads begin with a block, which saves finding the block of every cell, else a cell.
+template <unsigned kBits, size_t kLanes>
+struct PlaneWalk {
+    static constexpr size_t kCells = kBits > 0 ? 8 / kBits : 1;  // of a block
+    static constexpr bool kWholeBlocks = kLanes % kCells == 0;   // n_lanes16 too is a multiple of kLanes
+    const uint8_t* plane;
+    size_t cell;
+    PlaneWalk(const uint8_t* begin, size_t first_lane)
+        : plane(begin + (kWholeBlocks ? first_lane / kCells * 64 : 0)), cell(kWholeBlocks ? 0 : first_lane) {}
+    void next(size_t n_lanes16) {
+        if constexpr (kWholeBlocks) {
+            plane += n_lanes16 / kCells * 64;
+        } else {
+            cell += n_lanes16;
+        }
+    }
+};
+
 // Adds a run's products to low and high, the sums of the coefficients' low and high digits.
 template <unsigned kLow, unsigned kHigh, CodeLevels kLevels, CoefSize kSize, size_t kRows, size_t kLanes>
 __attribute__((always_inline)) static inline void dot_run(const PackedCodes& run, size_t first_lane,
@@ -56,16 +74,18 @@ __attribute__((always_inline)) static inline void dot_run(const PackedCodes& run
     if constexpr (kLevels == CodeLevels::kTrellis) parts = load_trellis(run.table);
     const size_t n_quads = run.planes.n_quads;
     const size_t n_lanes16 = run.planes.n_lanes16;
-    const uint8_t* from_low = run.planes.low;
-    const uint8_t* from_high = run.planes.high;
-    for (size_t quad = 0, cell = first_lane; quad < n_quads; ++quad, cell += n_lanes16, coef += 4) {
+    PlaneWalk<kLow, kLanes> from_low(run.planes.low, first_lane);
+    PlaneWalk<kHigh, kLanes> from_high(run.planes.high, first_lane);
+    for (size_t quad = 0; quad < n_quads; ++quad, coef += 4) {
         VecU u[kLanes];
         VecU upper[kLanes] = {};
-        low_words<kLow>(from_low, cell, u);
-        ask_for<kLow, kLanes>(from_low + run.soon, cell);
+        low_words<kLow>(from_low.plane, from_low.cell, u);
+        ask_for<kLow, kLanes>(from_low.plane + run.soon, from_low.cell);
+        from_low.next(n_lanes16);
         if constexpr (kHigh > 0) {
-            high_words<kHigh>(from_high, cell, upper);
-            ask_for<kHigh, kLanes>(from_high + run.soon, cell);
+            high_words<kHigh>(from_high.plane, from_high.cell, upper);
+            ask_for<kHigh, kLanes>(from_high.plane + run.soon, from_high.cell);
+            from_high.next(n_lanes16);
         }
 #pragma GCC unroll 4
         for (size_t j = 0; j < kLanes; ++j) {

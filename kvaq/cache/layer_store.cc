@@ -14,19 +14,28 @@ namespace {
 
 constexpr size_t kMaxTile = 128;
 constexpr size_t kMaxTurnedDim = 2 * kMaxRopePairs;
+constexpr size_t kHugePage = size_t{2} << 20;
 
 }  // namespace
 
-Arena::Arena(size_t n_items, size_t item_bytes, const char* what)
+Arena::Arena(size_t n_items, size_t item_bytes, const char* what, SystemPages pages)
     : item_bytes_(item_bytes), bytes_(n_items * item_bytes) {
     if (bytes_ == 0) return;
-    void* data = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) {
+    const bool huge = pages == SystemPages::kHuge && bytes_ >= kHugePage;
+    const size_t mapped = bytes_ + (huge ? kHugePage : 0);  // room to begin with a huge page
+    void* mapping = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED) {
         throw Error(ErrorCode::kOutOfMemory, std::string("cannot allocate the K/V cache (") + what + ")",
                     std::to_string(bytes_ / (1024 * 1024)) + " MiB", "the system refused",
                     "Use a smaller context (-c), fewer bits, or fewer sequences (-np)");
     }
-    data_ = {static_cast<std::byte*>(data), Unmapper{bytes_}};
+    mapping_ = {static_cast<std::byte*>(mapping), Unmapper{mapped}};
+    data_ = mapping_.get();
+    if (!huge) return;
+    data_ += (kHugePage - reinterpret_cast<uintptr_t>(data_) % kHugePage) % kHugePage;
+#if defined(MADV_HUGEPAGE)
+    madvise(data_, bytes_, MADV_HUGEPAGE);  // refused: small pages, as before
+#endif
 }
 
 void Unmapper::operator()(std::byte* data) const noexcept { munmap(data, bytes); }
@@ -47,14 +56,19 @@ OpenPageShape LayerStore::open_shape(const LayerPlan& plan, size_t tile_tokens) 
             .head_dim_v = plan.shape.head_dim_v};
 }
 
-LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach,
-                       std::shared_ptr<const TurnTable> key_turns)
-    : plan_(&plan), table_(&table), reach_(reach), key_turns_(std::move(key_turns)) {
+LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach, const Arena& packed,
+                       size_t first_packed, std::shared_ptr<const TurnTable> key_turns)
+    : plan_(&plan),
+      table_(&table),
+      reach_(reach),
+      key_turns_(std::move(key_turns)),
+      packed_(&packed),
+      first_packed_(first_packed) {
     const size_t tile = table.options().tile_tokens;
     open_shape_ = open_shape(plan, tile);
     KVAQ_CHECK(plan.shape.head_dim_k <= kMaxTurnedDim);
     sink_shape_ = open_shape(plan, static_cast<size_t>(table.options().sinks));
-    size_t offset = 0;
+    size_t& offset = packed_bytes_;
     for (const HeadPlan& head : plan.heads) {
         key_layouts_.push_back(make_tile_layout(head.key, Side::kKey, plan.shape.head_dim_k, tile));
         key_offsets_.push_back(offset);
@@ -65,7 +79,6 @@ LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table, size_t rea
         value_offsets_.push_back(offset);
         offset += value_layouts_.back().bytes;
     }
-    packed_ = Arena(table.n_packed(reach), offset, "packed tiles");
     open_ = Arena(table.n_open(), open_shape_.bytes(), "f16 pages");
     sinks_ = Arena(table.n_sink(), sink_shape_.bytes(), "sink tokens");
 }

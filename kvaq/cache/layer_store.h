@@ -18,20 +18,21 @@ struct Unmapper {
     void operator()(std::byte* data) const noexcept;
 };
 
-/// Zeroed anonymous memory that the system hands out page by page as it is touched: resident bytes follow use.
+enum class SystemPages : uint8_t { kAsSet, kHuge };
+
+/// Zeroed anonymous memory that the system hands out page by page as it is touched: resident bytes follow use, by 2 MiB at a time where pages are huge.
 class Arena {
   public:
     Arena() = default;
-    /// Throws Error kOutOfMemory naming `what`.
-    Arena(size_t n_items, size_t item_bytes, const char* what);
-    [[nodiscard]] std::byte* item(int32_t id) const noexcept {
-        return data_.get() + static_cast<size_t>(id) * item_bytes_;
-    }
+    /// kHuge: asks the system for huge pages, which it may not have. Throws Error kOutOfMemory naming `what`.
+    Arena(size_t n_items, size_t item_bytes, const char* what, SystemPages pages = SystemPages::kAsSet);
+    [[nodiscard]] std::byte* item(int32_t id) const noexcept { return data_ + static_cast<size_t>(id) * item_bytes_; }
     [[nodiscard]] size_t item_bytes() const noexcept { return item_bytes_; }
     [[nodiscard]] size_t bytes() const noexcept { return bytes_; }
 
   private:
-    std::unique_ptr<std::byte, Unmapper> data_;
+    std::unique_ptr<std::byte, Unmapper> mapping_;
+    std::byte* data_ = nullptr;
     size_t item_bytes_ = 0;
     size_t bytes_ = 0;
 };
@@ -51,11 +52,14 @@ struct OpenPageShape {
     }
 };
 
-/// K and V of one layer: packed tiles, f16 pages and sink rows in arenas indexed by the page table's ids. Plan and table must outlive it.
+/// K and V of one layer: packed tiles, f16 pages and sink rows in arenas indexed by the page table's ids. Plan, table and the arena of packed tiles must
+/// outlive it.
 class LayerStore {
   public:
-    /// reach: which of the table's slots the layer uses. key_turns: how packed keys are turned back (Plan::key_period), or null.
-    LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach, std::shared_ptr<const TurnTable> key_turns);
+    /// reach: which of the table's slots the layer uses. packed: an item holds the layer's part of a sealed page from byte first_packed on, beside those of other
+    /// layers. key_turns: how packed keys are turned back (Plan::key_period), or null.
+    LayerStore(const LayerPlan& plan, const PageTable& table, size_t reach, const Arena& packed, size_t first_packed,
+               std::shared_ptr<const TurnTable> key_turns);
 
     /// What a layer holds per sealed page: the sum of packed_bytes over sides and heads.
     [[nodiscard]] static size_t packed_page_bytes(const LayerPlan& plan, size_t tile_tokens);
@@ -75,20 +79,23 @@ class LayerStore {
         return key_turns_ != nullptr ? table_->page(page).frame / key_turns_->step() : 0;
     }
     [[nodiscard]] std::byte* tile(int32_t packed, Side side, size_t head) const noexcept {
-        return packed_.item(packed) + (side == Side::kKey ? key_offsets_[head] : value_offsets_[head]);
+        return packed_page(packed) + (side == Side::kKey ? key_offsets_[head] : value_offsets_[head]);
     }
-    [[nodiscard]] std::byte* packed_page(int32_t packed) const noexcept { return packed_.item(packed); }
+    [[nodiscard]] std::byte* packed_page(int32_t packed) const noexcept {
+        return packed_->item(packed) + first_packed_;
+    }
     [[nodiscard]] std::byte* sink_page(int32_t sink) const noexcept { return sinks_.item(sink); }
     /// The f16 page of a page, in this layer's arena or in the scratch shared by all layers.
     [[nodiscard]] std::byte* f16_page(int32_t page, const Arena& scratch) const noexcept {
         const int32_t open = slots(page).open;
         return open != kNone ? open_.item(open) : scratch.item(table_->page(page).scratch);
     }
-    [[nodiscard]] size_t packed_bytes() const noexcept { return packed_.item_bytes(); }
+    [[nodiscard]] size_t packed_bytes() const noexcept { return packed_bytes_; }
     [[nodiscard]] size_t sink_bytes() const noexcept { return sinks_.item_bytes(); }
     /// Shape of a sink page: as an f16 page of `sinks` slots.
     [[nodiscard]] const OpenPageShape& sink_shape() const noexcept { return sink_shape_; }
-    [[nodiscard]] size_t allocated_bytes() const noexcept { return packed_.bytes() + open_.bytes() + sinks_.bytes(); }
+    /// Without packed tiles.
+    [[nodiscard]] size_t allocated_bytes() const noexcept { return open_.bytes() + sinks_.bytes(); }
 
     /// Writes one token's key and value of one head into an f16 page. turn: of the key, or null.
     void write_token(std::byte* page, size_t slot, size_t head, const float16* key, const float16* value,
@@ -112,7 +119,9 @@ class LayerStore {
     std::vector<TileLayout> key_layouts_, value_layouts_;
     std::vector<size_t> key_offsets_, value_offsets_;
     std::shared_ptr<const TurnTable> key_turns_;
-    Arena packed_, open_, sinks_;
+    const Arena* packed_;
+    size_t first_packed_, packed_bytes_ = 0;
+    Arena open_, sinks_;
 };
 
 }  // namespace kvaq

@@ -106,6 +106,7 @@ class ServingCache : public KvCache {
 
     Plan plan_;
     PageTable table_;
+    std::vector<Arena> packed_;  ///< of each reach: a sealed page of all its layers lies together
     std::vector<LayerStore> layers_;
     std::vector<int32_t> layer_index_;  ///< model layer -> index in layers_, -1
     std::vector<ReachUnits> units_;     ///< of each reach
