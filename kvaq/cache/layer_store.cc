@@ -68,16 +68,15 @@ LayerStore::LayerStore(const LayerPlan& plan, const PageTable& table, size_t rea
     open_shape_ = open_shape(plan, tile);
     KVAQ_CHECK(plan.shape.head_dim_k <= kMaxTurnedDim);
     sink_shape_ = open_shape(plan, static_cast<size_t>(table.options().sinks));
-    size_t& offset = packed_bytes_;
     for (const HeadPlan& head : plan.heads) {
         key_layouts_.push_back(make_tile_layout(head.key, Side::kKey, plan.shape.head_dim_k, tile));
-        key_offsets_.push_back(offset);
-        offset += key_layouts_.back().bytes;
+        key_offsets_.push_back(packed_bytes_);
+        packed_bytes_ += key_layouts_.back().bytes;
     }
     for (const HeadPlan& head : plan.heads) {
         value_layouts_.push_back(make_tile_layout(head.value, Side::kValue, plan.shape.head_dim_v, tile));
-        value_offsets_.push_back(offset);
-        offset += value_layouts_.back().bytes;
+        value_offsets_.push_back(packed_bytes_);
+        packed_bytes_ += value_layouts_.back().bytes;
     }
     open_ = Arena(table.n_open(), open_shape_.bytes(), "f16 pages");
     sinks_ = Arena(table.n_sink(), sink_shape_.bytes(), "sink tokens");

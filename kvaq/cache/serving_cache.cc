@@ -99,13 +99,16 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
     size_t max_group = 1;
     const std::vector<int32_t>& windows = table_.options().sliding_windows;
     units_.resize(table_.n_reaches());
-    for (const LayerPlan& layer : plan_.layers)
-        units_[reach_of(layer, windows)].packed += LayerStore::packed_page_bytes(layer, plan_.tile_tokens);
+    std::vector<size_t> first_packed;  // of each layer, in a sealed page of its reach
+    for (const LayerPlan& layer : plan_.layers) {
+        size_t& packed = units_[reach_of(layer, windows)].packed;
+        first_packed.push_back(packed);
+        packed += LayerStore::packed_page_bytes(layer, plan_.tile_tokens);
+    }
     for (size_t reach = 0; reach < units_.size(); ++reach) {
         packed_.emplace_back(table_.n_packed(reach), units_[reach].packed, "packed tiles", SystemPages::kHuge);
         allocated_bytes_ += packed_.back().bytes();
     }
-    std::vector<size_t> filled(units_.size(), 0);  // bytes of a page, of the layers so far
     layers_.reserve(plan_.layers.size());
     for (const LayerPlan& layer : plan_.layers) {
         const LayerShape& shape = layer.shape;
@@ -114,14 +117,13 @@ ServingCache::ServingCache(const Plan& plan, const KvCacheOptions& options)
             layer_index_.resize(static_cast<size_t>(shape.layer) + 1, -1);
         layer_index_[static_cast<size_t>(shape.layer)] = static_cast<int32_t>(layers_.size());
         const size_t reach = reach_of(layer, windows);
-        layers_.emplace_back(layer, table_, reach, packed_[reach], filled[reach], turns_of(layer));
+        layers_.emplace_back(layer, table_, reach, packed_[reach], first_packed[layers_.size()], turns_of(layer));
         largest_open = std::max(largest_open, layers_.back().open_shape().bytes());
         largest_.head_dim_k = std::max(largest_.head_dim_k, shape.head_dim_k);
         largest_.head_dim_v = std::max(largest_.head_dim_v, shape.head_dim_v);
         max_group = std::max(max_group, shape.heads_per_kv());
         max_kv_heads_ = std::max(max_kv_heads_, shape.n_kv_heads);
         const LayerStore& store = layers_.back();
-        filled[reach] += store.packed_bytes();
         ReachUnits& units = units_[reach];
         units.open += store.open_shape().bytes();
         units.sink += store.sink_bytes();
